@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// The map of a VM's one linear memory: where device state, vCPU control blocks, kvm_run pages and guest RAM lie.
+//
+// Imported by AssemblyScript and by TypeScript alike, so: plain integer constants only, each built on the one before.
+//
+//   0x0000_0000  never used: a null pointer in a device must not hit anything
+//   0x0001_0000  CONTROL    one page: doorbells and VM-wide flags
+//   0x0002_0000  DEVICE     one 4 KiB state page for each device slot
+//   0x0004_0000  RING       byte rings between devices and character back ends
+//   0x0010_0000  VCPU       one 4 KiB control block for each vCPU
+//   0x0020_0000  KVM_RUN    1 MiB stride for each vCPU; the kernel's kvm_run, pio and coalesced pages are mapped here
+//   0x0100_0000  DIRTY_RING 1 MiB stride for each vCPU; the kernel's dirty ring is mapped here
+//   0x0200_0000  SCRATCH    dirty bitmaps and scanner results
+//   0x1000_0000  RAM        guest RAM below the 3 GiB hole: guest physical 0 is here
+//   0xd000_0000  (end)
+
+export const PAGE_SIZE_BYTES = 4096;
+export const WASM_PAGE_SIZE_BYTES = 65536;
+
+export const MAX_VCPUS = 8;
+export const MAX_DEVICES = 32;
+
+export const CONTROL_BASE = 0x1_0000;
+export const CONTROL_SIZE_BYTES = 0x1000;
+/** i32: bumped and notified by any thread that has something for the main thread. */
+export const CONTROL_DOORBELL = CONTROL_BASE + 0x00;
+/** i32 bit set of `EVENT_*`: what the guest asked of the machine; set by devices, taken by the main thread. */
+export const CONTROL_EVENTS = CONTROL_BASE + 0x04;
+
+export const EVENT_SHUTDOWN = 1;
+export const EVENT_RESET = 2;
+export const EVENT_SUSPEND = 4;
+export const EVENT_DEBUG_EXIT = 8;
+export const EVENT_TIMER = 16;
+export const EVENT_CHARDEV = 32;
+export const EVENT_VCPU_ERROR = 64;
+
+export const DEVICE_BASE = 0x2_0000;
+export const DEVICE_STRIDE_BYTES = PAGE_SIZE_BYTES;
+
+export const RING_BASE = 0x4_0000;
+/** Each ring: i32 head (consumer), i32 tail (producer) on their own cache lines, then the bytes. */
+export const RING_STRIDE_BYTES = 0x1_0000;
+export const RING_HEAD = 0;
+export const RING_TAIL = 64;
+export const RING_DATA = 128;
+/** A power of two; indices run freely and are masked on access. */
+export const RING_CAPACITY_BYTES = 0x8000;
+export const MAX_RINGS = 8;
+
+export const VCPU_BASE = 0x10_0000;
+export const VCPU_STRIDE_BYTES = PAGE_SIZE_BYTES;
+/** i32 `VCPU_REQUEST_*`: what the main thread wants of this vCPU's thread. */
+export const VCPU_REQUEST = 0x00;
+/** i32 `VCPU_STATE_*`: what the thread is doing. */
+export const VCPU_STATE = 0x04;
+/** i32: Linux thread id of the thread that runs the vCPU. */
+export const VCPU_TID = 0x08;
+/** i32: exits to user space since start. */
+export const VCPU_EXITS = 0x0c;
+/** i32: KVM exit reason (or -errno) that stopped the vCPU for good. */
+export const VCPU_FAILURE = 0x10;
+
+export const VCPU_REQUEST_PARK = 0;
+export const VCPU_REQUEST_RUN = 1;
+export const VCPU_REQUEST_EXIT = 2;
+
+export const VCPU_STATE_ABSENT = 0;
+export const VCPU_STATE_PARKED = 1;
+export const VCPU_STATE_RUNNING = 2;
+export const VCPU_STATE_GONE = 3;
+
+export const KVM_RUN_BASE = 0x20_0000;
+export const KVM_RUN_STRIDE_BYTES = 0x10_0000;
+
+export const DIRTY_RING_BASE = 0x100_0000;
+export const DIRTY_RING_STRIDE_BYTES = 0x10_0000;
+
+export const SCRATCH_BASE = 0x200_0000;
+export const SCRATCH_SIZE_BYTES = 0x100_0000;
+
+export const RAM_BASE = 0x1000_0000;
+/** Guest RAM that can be mapped directly: what lies below the PCI hole. 3 GiB. */
+export const RAM_MAX_SIZE_BYTES = 3 * 0x4000_0000;

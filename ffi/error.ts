@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// Failed system calls as errors: syscall, errno name, the arguments that matter.
+import { constants } from "node:os";
+
+const names = new Map<number, string>(Object.entries(constants.errno).map(([name, value]) => [value, name]));
+
+/** Name of an errno value (`ENOENT`), or `errno 999` for one that node:os does not know. */
+export function errnoName(errno: number): string {
+  return names.get(errno) ?? `errno ${errno}`;
+}
+
+/** A system call that failed. `code` is the errno name; the message names syscall, errno and key arguments. */
+export class SysError extends Error {
+  override readonly name = "SysError";
+  readonly code: string;
+  readonly syscall: string;
+  readonly errno: number;
+
+  constructor(syscall: string, errno: number, detail = "") {
+    super(`${syscall}${detail === "" ? "" : `(${detail})`} failed: ${errnoName(errno)}`);
+    this.code = errnoName(errno);
+    this.syscall = syscall;
+    this.errno = errno;
+  }
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs a command with the project's pinned tools on PATH, installing them first when this checkout has none yet.
+// Plain Node on purpose: it is the one thing a fresh machine has.
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "..");
+const stamp = join(root, "node_modules", ".baton-lock");
+const lockHash = createHash("sha256")
+  .update(readFileSync(join(root, "package-lock.json")))
+  .digest("hex");
+
+if (!existsSync(stamp) || readFileSync(stamp, "utf8") !== lockHash) {
+  console.error("setup: installing the pinned tools from npm (npm ci)");
+  const npm = spawnSync("npm", ["ci", "--no-audit", "--no-fund", "--loglevel=error"], {
+    cwd: root,
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  if (npm.status !== 0) {
+    console.error(`setup: npm ci failed with ${npm.error?.message ?? `exit code ${npm.status}`}`);
+    process.exit(1);
+  }
+  writeFileSync(stamp, lockHash);
+}
+
+const [command, ...args] = process.argv.slice(2);
+const run = spawnSync(command, args, {
+  cwd: root,
+  stdio: "inherit",
+  env: { ...process.env, PATH: `${join(root, "node_modules", ".bin")}:${process.env.PATH}` },
+});
+if (run.error) console.error(`setup: ${command}: ${run.error.message}`);
+process.exit(run.status ?? 1);

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs every test file alone, on Bun and on Deno, and closes with `N passed, N failed, N skipped`.
+//
+//   bun run tools/test.ts [--runtime bun|deno] [--only SUBSTRING] [--verbose]
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const { values: options } = parseArgs({
+  options: { runtime: { type: "string" }, only: { type: "string" }, verbose: { type: "boolean" } },
+});
+
+const runtimes: Record<string, string[]> = {
+  bun: ["bun", "run"],
+  deno: ["deno", "run", "--allow-all", "--quiet"],
+};
+/** A file that takes longer hangs: the slowest takes well under a minute. */
+const FILE_TIMEOUT_MS = 240_000;
+
+interface Counts {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+/** Reads the closing lines uvu prints when a file runs by itself; a file that registered no test prints none. */
+function readCounts(output: string): { total: number; passed: number; skipped: number } | undefined {
+  let found: { total: number; passed: number; skipped: number } | undefined;
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: uvu colours its output
+  const plain = output.replace(/\x1b\[\d+m/g, "");
+  for (const match of plain.matchAll(/Total: +(\d+)\s+Passed: +(\d+)\s+Skipped: +(\d+)/g)) {
+    found = { total: Number(match[1]), passed: Number(match[2]), skipped: Number(match[3]) };
+  }
+  return found;
+}
+
+async function run(command: string[], timeoutMs = FILE_TIMEOUT_MS): Promise<{ exitCode: number; output: string }> {
+  const child = Bun.spawn(command, { cwd: root, stdin: "ignore", stdout: "pipe", stderr: "pipe", timeout: timeoutMs });
+  const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+  const exitCode = await child.exited;
+  return { exitCode: child.signalCode === null ? exitCode : 124, output: stdout + stderr };
+}
+
+async function runFile(runtime: string, file: string): Promise<Counts> {
+  const { exitCode, output } = await run([...runtimes[runtime]!, file]);
+  const counts = readCounts(output);
+  const passed = counts?.passed ?? 0;
+  // uvu counts a skipped test in `skipped` only; `total` is what ran.
+  const skipped = counts?.skipped ?? 0;
+  let failed = counts === undefined ? 0 : counts.total - counts.passed;
+  let problem = "";
+  if (counts === undefined || counts.total + counts.skipped === 0) problem = "registered no test";
+  else if (exitCode === 124) problem = `did not end within ${FILE_TIMEOUT_MS / 1000} s`;
+  else if (exitCode !== 0 && failed === 0) problem = `exited with ${exitCode} though no test failed`;
+  if (problem !== "") failed++;
+  console.log(`${failed > 0 ? "FAIL" : "ok  "} ${runtime.padEnd(4)} ${file} (${passed} passed, ${skipped} skipped)`);
+  for (const line of output.split("\n")) if (line.startsWith("SKIP ")) console.log(`     ${line}`);
+  if (failed > 0) console.log(`${problem === "" ? "" : `     ${problem}\n`}${output.replace(/^/gm, "     | ")}`);
+  else if (options.verbose) console.log(output);
+  return { passed, failed, skipped };
+}
+
+const build = await run(["bun", "run", "tools/build.ts", "--dist"]);
+if (build.exitCode !== 0) {
+  console.error(build.output);
+  console.log("0 passed, 1 failed, 0 skipped");
+  process.exit(1);
+}
+
+const totals: Counts = { passed: 0, failed: 0, skipped: 0 };
+const files = readdirSync(join(root, "test"), { recursive: true, encoding: "utf8" })
+  .filter((file) => file.endsWith(".test.ts"))
+  .map((file) => `test/${file}`)
+  .filter((file) => options.only === undefined || file.includes(options.only))
+  .sort();
+for (const runtime of options.runtime === undefined ? Object.keys(runtimes) : [options.runtime]) {
+  for (const file of files) {
+    const counts = await runFile(runtime, file);
+    totals.passed += counts.passed;
+    totals.failed += counts.failed;
+    totals.skipped += counts.skipped;
+  }
+}
+console.log(`${totals.passed} passed, ${totals.failed} failed, ${totals.skipped} skipped`);
+process.exit(totals.failed > 0 || totals.passed === 0 ? 1 : 0);
