@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// The configuration of a VM: what a user writes (`VmConfig`) and what it means (`MachineSpec`).
+
+/** Machine types of QEMU that Baton accepts; all name the same board. */
+export type MachineType = "microvm" | "q35" | "pc";
+
+export type AcceleratorName = "kvm" | "wasm";
+
+/** RAM back ends, with QEMU's names and defaults (`share` is on for memfd, off for the others). */
+export interface MemoryBackendSpec {
+  qomType: "memory-backend-memfd" | "memory-backend-file" | "memory-backend-ram";
+  id: string;
+  sizeBytes: number;
+  share: boolean;
+  /** memory-backend-file: path of the file, or of a directory (hugetlbfs) to create one in. */
+  memPath?: string;
+  hugetlb?: boolean;
+  hugetlbSizeBytes?: number;
+  prealloc?: boolean;
+  /** memory-backend-memfd: seal against shrinking and growing. QEMU's default: on. */
+  seal?: boolean;
+}
+
+/** A character device back end: `-chardev BACKEND,id=ID,…`. */
+export type ChardevSpec =
+  | { backend: "stdio"; id: string; signal: boolean }
+  | { backend: "file"; id: string; path: string; append: boolean; inputPath?: string }
+  | { backend: "pipe"; id: string; path: string }
+  | { backend: "pty"; id: string; path?: string }
+  | { backend: "null"; id: string }
+  | { backend: "socket"; id: string; address: SocketAddressSpec; server: boolean; wait: boolean; reconnectMs?: number };
+
+export type SocketAddressSpec =
+  | { type: "unix"; path: string }
+  | { type: "inet"; host: string; port: string; ipv4?: boolean; ipv6?: boolean };
+
+export interface MonitorSpec {
+  chardev: string;
+  /** `control` is QMP, `readline` is the human monitor. */
+  mode: "control" | "readline";
+  pretty: boolean;
+}
+
+/** Where incoming state comes from: `-incoming`. */
+export type IncomingSpec =
+  | { channel: "main"; defer: true }
+  | { channel: "main" | "cpr"; address: MigrationAddress };
+
+/** QAPI `MigrationAddress` (qapi/migration.json). */
+export type MigrationAddress =
+  | { transport: "socket"; type: "unix"; path: string }
+  | { transport: "socket"; type: "inet"; host: string; port: string }
+  | { transport: "socket"; type: "fd"; str: string }
+  | { transport: "socket"; type: "vsock"; cid: string; port: string }
+  | { transport: "file"; filename: string; offset: number }
+  | { transport: "exec"; args: string[] };
+
+/** Everything a VM is made of, checked and with all defaults filled in. Plain JSON: it travels in the state stream. */
+export interface MachineSpec {
+  name?: string;
+  uuid?: string;
+  machine: { type: MachineType; memoryBackend?: string; auxRamShare: boolean };
+  /** In order of preference. */
+  accelerators: AcceleratorName[];
+  memoryBackends: MemoryBackendSpec[];
+  memorySizeBytes: number;
+  cpuCount: number;
+  cpu: { model: string; features: Record<string, boolean> };
+  kernel?: string;
+  initrd?: string;
+  append?: string;
+  bios?: string;
+  chardevs: ChardevSpec[];
+  /** Up to four serial ports: a chardev id, or null for an absent port. */
+  serials: (string | null)[];
+  /** `-device isa-debug-exit,iobase=…,iosize=…`: where a payload reports its exit code. */
+  debugExit?: { ioBase: number };
+  monitors: MonitorSpec[];
+  noReboot: boolean;
+  /** `-S`: do not start the vCPUs. */
+  startPaused: boolean;
+  pidfile?: string;
+  incoming: IncomingSpec[];
+}
