@@ -42,9 +42,7 @@ export interface MonitorSpec {
 }
 
 /** Where incoming state comes from: `-incoming`. */
-export type IncomingSpec =
-  | { channel: "main"; defer: true }
-  | { channel: "main" | "cpr"; address: MigrationAddress };
+export type IncomingSpec = { channel: "main"; defer: true } | { channel: "main" | "cpr"; address: MigrationAddress };
 
 /** QAPI `MigrationAddress` (qapi/migration.json). */
 export type MigrationAddress =
@@ -59,12 +57,15 @@ export type MigrationAddress =
 export interface MachineSpec {
   name?: string;
   uuid?: string;
+  /** `memoryBackend` is the id of the guest's RAM among `memoryBackends`; `resolve` always fills it in. */
   machine: { type: MachineType; memoryBackend?: string; auxRamShare: boolean };
   /** In order of preference. */
   accelerators: AcceleratorName[];
   memoryBackends: MemoryBackendSpec[];
   memorySizeBytes: number;
   cpuCount: number;
+  /** How the CPUs show themselves to the guest; the product is `cpuCount`. Absent: one socket of that many cores. */
+  cpuTopology?: { sockets: number; cores: number; threads: number };
   cpu: { model: string; features: Record<string, boolean> };
   kernel?: string;
   initrd?: string;
@@ -74,11 +75,21 @@ export interface MachineSpec {
   /** Up to four serial ports: a chardev id, or null for an absent port. */
   serials: (string | null)[];
   /** `-device isa-debug-exit,iobase=…,iosize=…`: where a payload reports its exit code. */
-  debugExit?: { ioBase: number };
+  debugExit?: { ioBase: number; ioSizeBytes?: number };
   monitors: MonitorSpec[];
   noReboot: boolean;
   /** `-S`: do not start the vCPUs. */
   startPaused: boolean;
   pidfile?: string;
   incoming: IncomingSpec[];
+}
+
+/**
+ * What a command line or a configuration says and nothing else: what is absent was not mentioned. `resolve` fills it up
+ * with defaults, an update with what is running. Every `MachineSpec` is also one.
+ */
+export interface WantedSpec extends Partial<Omit<MachineSpec, "machine">> {
+  machine?: Partial<MachineSpec["machine"]>;
+  /** `-nodefaults`. */
+  noDefaults?: boolean;
 }

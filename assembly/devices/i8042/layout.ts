@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stub of a keyboard controller has no state.
+
+/** Offsets from port 0x60. */
+export const DATA_OFFSET = 0;
+export const STATUS_OFFSET = 4;
+
+export const STATE_VERSION = 1;
+
+export const STATE_SIZE_BYTES = 0;

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+// The module `dirty`: dirty bitmaps and page contents, at the speed of memory. Stateless, for any thread.
+//
+// It is always given addresses in the VM's linear memory; nothing is checked, so the caller's ranges must be right.
+
+export { clearRange, orBitmap, setRange } from "./bitmap";
+export { hashPage } from "./hash";
+export { collectDirty, countDirty, nextDirtyRun } from "./scan";
+export { isZeroPage, scanZeroPages } from "./zero";

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Replacing the program image of this process, and keeping its old address space alive for a moment (execveat(2),
+// clone(2)).
+import { SysError } from "./error.ts";
+import { lazyCall } from "./libc.ts";
+import { mapStack } from "./mmap.ts";
+import { addressOf, errno, libcFunction } from "./native.ts";
+import { __WALL, kill, SIGKILL, WNOHANG, wait4 } from "./process.ts";
+
+const SYS_EXECVEAT = 322; // <asm/unistd_64.h>
+const AT_EMPTY_PATH = 0x1000; // <linux/fcntl.h>
+const CLONE_VM = 0x100; // <linux/sched.h>
+const CLONE_FILES = 0x400;
+const HOLDER_STACK_BYTES = 64 * 1024;
+
+const cExecveat = lazyCall(
+  "long syscall(long number, int fd, const char *path, uintptr_t argv, uintptr_t envp, int flags)",
+);
+
+/** A NULL-terminated array of C strings. `bytes` must stay referenced until the call that takes `pointers` is over. */
+function stringArray(strings: readonly string[]): { pointers: BigUint64Array; bytes: Uint8Array[] } {
+  const bytes = strings.map((text) => new TextEncoder().encode(`${text}\0`));
+  const pointers = new BigUint64Array(bytes.length + 1);
+  for (const [index, text] of bytes.entries()) pointers[index] = addressOf(text);
+  return { pointers, bytes };
+}
+
+/** What a later exec needs, encoded beforehand: nothing of it is left to do inside the pause. */
+export interface ExecPlan {
+  fd: number;
+  argv: ReturnType<typeof stringArray>;
+  envp: ReturnType<typeof stringArray>;
+}
+
+/** Prepares an exec of the program that `fd` is open on. @throws TypeError when a string has a NUL in it */
+export function planExec(fd: number, argv: readonly string[], env: Readonly<Record<string, string>>): ExecPlan {
+  const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
+  for (const text of [...argv, ...variables]) {
+    if (text.includes("\0")) throw new TypeError(`Program argument or variable contains a NUL: ${JSON.stringify(text)}`);
+  }
+  return { fd, argv: stringArray(argv), envp: stringArray(variables) };
+}
+
+/**
+ * Replaces this process's program. Returns only by throwing: the process is as it was then.
+ *
+ * SAFETY: on success nothing of this program runs any more, in any thread: what must survive is in fds without
+ * FD_CLOEXEC. The kernel copies the strings before it returns or commits; the plan keeps them alive until then.
+ *
+ * @throws SysError E2BIG, ENOENT (of a missing interpreter), EACCES, ENOEXEC, …
+ */
+export function exec(plan: ExecPlan): never {
+  const { fd, argv, envp } = plan;
+  const result = cExecveat(SYS_EXECVEAT, fd, "", addressOf(argv.pointers), addressOf(envp.pointers), AT_EMPTY_PATH);
+  throw new SysError("execveat", -result, `fd ${fd}, ${argv.bytes.length} arguments`);
+}
+
+/**
+ * Starts a process that does nothing but share this address space and these fds, and returns its pid.
+ *
+ * exec destroys the caller's address space before the new program starts, at a cost that grows with mapped RAM, unless
+ * somebody else still uses it. This process does, until `releaseHolder`, or for `seconds` when nobody comes for it.
+ *
+ * SAFETY: the child runs libc's sleep() on a stack of its own and touches nothing else. It shares the caller's
+ * thread-local storage, of which sleep() writes only errno, and only when a signal interrupts it.
+ */
+export function holdAddressSpace(seconds: number): number {
+  const dlsym = libcFunction("uintptr_t dlsym(uintptr_t handle, const char *symbol)");
+  const clone = libcFunction("int clone(uintptr_t fn, uintptr_t stack, int flags, uintptr_t arg)");
+  const stackTop = mapStack(HOLDER_STACK_BYTES) + BigInt(HOLDER_STACK_BYTES) - 64n;
+  const sleep = dlsym(0n, "sleep") as bigint;
+  const pid = clone(sleep, stackTop, CLONE_VM | CLONE_FILES, seconds) as number;
+  const failure = errno();
+  if (pid < 0) throw new SysError("clone", failure);
+  return pid;
+}
+
+/** Kills a holder. Its memory is torn down by the kernel as it dies, which `reapHolder` waits for. */
+export function killHolder(pid: number): void {
+  kill(pid, SIGKILL);
+}
+
+/** True when the holder has gone and is reaped; false while it is still dying. */
+export function reapHolder(pid: number): boolean {
+  return wait4(pid, WNOHANG | __WALL) !== undefined;
+}

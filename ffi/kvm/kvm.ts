@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// /dev/kvm, typed: one method for each ioctl (https://docs.kernel.org/virt/kvm/api.html).
+//
+// Every buffer is given by the caller and is exactly the kernel's struct, so state goes from the kernel to the state
+// image and back without a copy in between.
+import { SysError } from "../error.ts";
+import { close, open } from "../fd.ts";
+import { mapOver } from "../mmap.ts";
+import { addressOf, errno, libcFunction } from "../native.ts";
+import * as abi from "./abi.ts";
+
+const ioctlValue = libcFunction("int ioctl(int fd, unsigned long request, uintptr_t arg)");
+const ioctlBuffer = libcFunction("int ioctl(int fd, unsigned long request, void *arg)");
+
+const EINTR = 4;
+const EAGAIN = 11;
+const E2BIG = 7;
+const O_RDWR = 2;
+
+function call(name: string, fd: number, request: number, arg: number | bigint | Uint8Array, detail = ""): number {
+  const result = (typeof arg === "object" ? ioctlBuffer : ioctlValue)(fd, request, arg) as number;
+  const failure = errno();
+  if (result < 0) throw new SysError(name, failure, detail);
+  return result;
+}
+
+/** The system fd of KVM. */
+export class KvmSystem {
+  readonly fd: number;
+
+  /** Opens /dev/kvm. @throws SysError (ENOENT: no KVM; EACCES: no permission) or Error when the API is not version 12. */
+  constructor(path = "/dev/kvm") {
+    this.fd = open(path, O_RDWR);
+    const version = call("KVM_GET_API_VERSION", this.fd, abi.KVM_GET_API_VERSION, 0);
+    if (version !== abi.KVM_API_VERSION) {
+      close(this.fd);
+      throw new Error(`${path} has KVM API version ${version}; Baton needs ${abi.KVM_API_VERSION}`);
+    }
+  }
+
+  checkExtension(capability: number): number {
+    return call("KVM_CHECK_EXTENSION", this.fd, abi.KVM_CHECK_EXTENSION, capability);
+  }
+
+  createVm(): KvmVm {
+    return new KvmVm(call("KVM_CREATE_VM", this.fd, abi.KVM_CREATE_VM, 0));
+  }
+
+  /** Size of the area to map for each vCPU: kvm_run and the pages behind it. */
+  vcpuMmapSizeBytes(): number {
+    return call("KVM_GET_VCPU_MMAP_SIZE", this.fd, abi.KVM_GET_VCPU_MMAP_SIZE, 0);
+  }
+
+  /** struct kvm_cpuid2 with what this host can give a guest. */
+  supportedCpuid(): Uint8Array {
+    for (let entries = 128; ; entries *= 2) {
+      const cpuid = new Uint8Array(abi.KVM_CPUID2_HEADER_SIZE_BYTES + entries * abi.KVM_CPUID_ENTRY2_SIZE_BYTES);
+      const view = new DataView(cpuid.buffer);
+      view.setUint32(0, entries, true);
+      try {
+        call("KVM_GET_SUPPORTED_CPUID", this.fd, abi.KVM_GET_SUPPORTED_CPUID, cpuid);
+      } catch (error) {
+        if (error instanceof SysError && error.errno === E2BIG && entries < 4096) continue;
+        throw error;
+      }
+      const used = view.getUint32(0, true);
+      return cpuid.slice(0, abi.KVM_CPUID2_HEADER_SIZE_BYTES + used * abi.KVM_CPUID_ENTRY2_SIZE_BYTES);
+    }
+  }
+
+  /** Indices of the MSRs that KVM can save and restore. */
+  msrIndices(): Uint32Array {
+    const head = new Uint8Array(4);
+    try {
+      call("KVM_GET_MSR_INDEX_LIST", this.fd, abi.KVM_GET_MSR_INDEX_LIST, head);
+    } catch (error) {
+      if (!(error instanceof SysError && error.errno === E2BIG)) throw error;
+    }
+    const count = new DataView(head.buffer).getUint32(0, true);
+    const list = new Uint32Array(1 + count);
+    list[0] = count;
+    call("KVM_GET_MSR_INDEX_LIST", this.fd, abi.KVM_GET_MSR_INDEX_LIST, new Uint8Array(list.buffer));
+    return list.slice(1);
+  }
+
+  close(): void {
+    close(this.fd);
+  }
+}
+
+/** One VM fd. It works only in the address space that made it: after exec, or in another process, it answers EIO. */
+export class KvmVm {
+  readonly fd: number;
+  readonly #irq = new Uint32Array(2);
+  readonly #irqBytes = new Uint8Array(this.#irq.buffer);
+
+  constructor(fd: number) {
+    this.fd = fd;
+  }
+
+  setTssAddr(gpa: number): void {
+    call("KVM_SET_TSS_ADDR", this.fd, abi.KVM_SET_TSS_ADDR, gpa);
+  }
+
+  setIdentityMapAddr(gpa: number): void {
+    const arg = new Uint8Array(new BigUint64Array([BigInt(gpa)]).buffer);
+    call("KVM_SET_IDENTITY_MAP_ADDR", this.fd, abi.KVM_SET_IDENTITY_MAP_ADDR, arg);
+  }
+
+  createIrqchip(): void {
+    call("KVM_CREATE_IRQCHIP", this.fd, abi.KVM_CREATE_IRQCHIP, 0);
+  }
+
+  createPit2(): void {
+    const config = new Uint8Array(abi.KVM_PIT_CONFIG_SIZE_BYTES);
+    new DataView(config.buffer).setUint32(0, abi.KVM_PIT_SPEAKER_DUMMY, true);
+    call("KVM_CREATE_PIT2", this.fd, abi.KVM_CREATE_PIT2, config);
+  }
+
+  /**
+   * Makes `memory[offset, offset + sizeBytes)` guest RAM at `gpa`.
+   *
+   * SAFETY: KVM keeps the host address for the life of the VM; `memory` is the VM's WebAssembly.Memory, which never moves
+   * and outlives it.
+   */
+  setUserMemoryRegion(slot: number, gpa: number, sizeBytes: number, memory: Uint8Array, offset: number): void {
+    const region = new Uint8Array(32);
+    const view = new DataView(region.buffer);
+    view.setUint32(0, slot, true);
+    view.setBigUint64(8, BigInt(gpa), true);
+    view.setBigUint64(16, BigInt(sizeBytes), true);
+    view.setBigUint64(24, addressOf(memory) + BigInt(offset), true);
+    call("KVM_SET_USER_MEMORY_REGION", this.fd, abi.KVM_SET_USER_MEMORY_REGION, region, `slot ${slot}`);
+  }
+
+  createVcpu(index: number): KvmVcpu {
+    return new KvmVcpu(call("KVM_CREATE_VCPU", this.fd, abi.KVM_CREATE_VCPU, index, `vCPU ${index}`));
+  }
+
+  setIrqLine(gsi: number, level: number): void {
+    this.#irq[0] = gsi;
+    this.#irq[1] = level;
+    call("KVM_IRQ_LINE", this.fd, abi.KVM_IRQ_LINE, this.#irqBytes);
+  }
+
+  /** `chip` is a struct kvm_irqchip whose chip_id the caller has set. */
+  getIrqchip(chip: Uint8Array): void {
+    call("KVM_GET_IRQCHIP", this.fd, abi.KVM_GET_IRQCHIP, chip);
+  }
+
+  setIrqchip(chip: Uint8Array): void {
+    call("KVM_SET_IRQCHIP", this.fd, abi.KVM_SET_IRQCHIP, chip);
+  }
+
+  getPit2(state: Uint8Array): void {
+    call("KVM_GET_PIT2", this.fd, abi.KVM_GET_PIT2, state);
+  }
+
+  setPit2(state: Uint8Array): void {
+    call("KVM_SET_PIT2", this.fd, abi.KVM_SET_PIT2, state);
+  }
+
+  getClock(data: Uint8Array): void {
+    call("KVM_GET_CLOCK", this.fd, abi.KVM_GET_CLOCK, data);
+  }
+
+  setClock(data: Uint8Array): void {
+    call("KVM_SET_CLOCK", this.fd, abi.KVM_SET_CLOCK, data);
+  }
+
+  close(): void {
+    close(this.fd);
+  }
+}
+
+/** One vCPU fd. Its ioctls may come from any thread while the vCPU is not in KVM_RUN. */
+export class KvmVcpu {
+  readonly fd: number;
+
+  constructor(fd: number) {
+    this.fd = fd;
+  }
+
+  /** Maps kvm_run and the pages behind it over the VM's memory. SAFETY: as for `mapOver`; the area is the vCPU's own. */
+  mapRun(memory: Uint8Array, offset: number, sizeBytes: number): void {
+    mapOver(memory, offset, { fd: this.fd, sizeBytes });
+  }
+
+  /**
+   * Runs the guest until an exit. Returns 0, or the errno EINTR/EAGAIN when a signal or `immediate_exit` ended it.
+   * @throws SysError for any other failure
+   */
+  run(): number {
+    const result = ioctlValue(this.fd, abi.KVM_RUN, 0) as number;
+    const failure = errno();
+    if (result >= 0) return 0;
+    if (failure === EINTR || failure === EAGAIN) return failure;
+    throw new SysError("KVM_RUN", failure);
+  }
+
+  /** Signals blocked during KVM_RUN: none, so that a signal blocked by the thread can still interrupt the guest. */
+  unblockSignalsInRun(): void {
+    const mask = new Uint8Array(12);
+    new DataView(mask.buffer).setUint32(0, 8, true);
+    call("KVM_SET_SIGNAL_MASK", this.fd, abi.KVM_SET_SIGNAL_MASK, mask);
+  }
+
+  setCpuid2(cpuid: Uint8Array): void {
+    call("KVM_SET_CPUID2", this.fd, abi.KVM_SET_CPUID2, cpuid);
+  }
+
+  /** Reads or writes one whole struct; `request` is one of the KVM_GET_ or KVM_SET_ numbers that take a plain struct. */
+  transfer(name: string, request: number, struct: Uint8Array): void {
+    call(name, this.fd, request, struct);
+  }
+
+  /** Fills in the data of a struct kvm_msrs. Returns how many were read; the first one that failed has that position. */
+  getMsrs(msrs: Uint8Array): number {
+    return call("KVM_GET_MSRS", this.fd, abi.KVM_GET_MSRS, msrs);
+  }
+
+  /** Writes a struct kvm_msrs. Returns how many were written. */
+  setMsrs(msrs: Uint8Array): number {
+    return call("KVM_SET_MSRS", this.fd, abi.KVM_SET_MSRS, msrs);
+  }
+
+  tscKhz(): number {
+    return call("KVM_GET_TSC_KHZ", this.fd, abi.KVM_GET_TSC_KHZ, 0);
+  }
+
+  /** Whether the TSC offset can be read and written (Linux ≥ 5.16). */
+  hasTscOffset(): boolean {
+    const attr = tscOffsetAttr(0n);
+    return (ioctlBuffer(this.fd, abi.KVM_HAS_DEVICE_ATTR, attr) as number) === 0;
+  }
+
+  /** `value` is one u64: guest TSC minus host TSC. SAFETY: the kernel uses its address only during the call. */
+  getTscOffset(value: Uint8Array): void {
+    call("KVM_GET_DEVICE_ATTR", this.fd, abi.KVM_GET_DEVICE_ATTR, tscOffsetAttr(addressOf(value)), "TSC offset");
+  }
+
+  setTscOffset(value: Uint8Array): void {
+    call("KVM_SET_DEVICE_ATTR", this.fd, abi.KVM_SET_DEVICE_ATTR, tscOffsetAttr(addressOf(value)), "TSC offset");
+  }
+
+  close(): void {
+    close(this.fd);
+  }
+}
+
+function tscOffsetAttr(address: bigint): Uint8Array {
+  const attr = new Uint8Array(24);
+  const view = new DataView(attr.buffer);
+  view.setUint32(4, abi.KVM_VCPU_TSC_CTRL, true);
+  view.setBigUint64(8, BigInt(abi.KVM_VCPU_TSC_OFFSET), true);
+  view.setBigUint64(16, address, true);
+  return attr;
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Processes and threads: identity, signals, waiting.
+import { check, ESRCH, lazyCall } from "./libc.ts";
+
+/** asm-generic/signal.h (x86-64) */
+export const SIGHUP = 1;
+export const SIGINT = 2;
+export const SIGKILL = 9;
+export const SIGPIPE = 13;
+export const SIGTERM = 15;
+export const SIGCHLD = 17;
+export const SIGCONT = 18;
+export const SIGSTOP = 19;
+export const SIGTSTP = 20;
+
+/** linux/wait.h */
+export const WNOHANG = 1;
+/** Also waits for children made by clone(2) with an exit signal other than SIGCHLD. */
+export const __WALL = 0x40000000;
+
+/** asm/unistd_64.h */
+const SYS_pidfd_send_signal = 424;
+const SYS_pidfd_open = 434;
+
+const cGetpid = lazyCall("int getpid(void)");
+const cGettid = lazyCall("int gettid(void)");
+const cKill = lazyCall("int kill(int pid, int signal)");
+const cTgkill = lazyCall("int tgkill(int pid, int tid, int signal)");
+const cWait4 = lazyCall("int wait4(int pid, void *status, int options, void *usage)");
+// By number: glibc has wrappers for these only since 2.36.
+const cPidfdOpen = lazyCall("long syscall(long number, int pid, unsigned int flags)");
+const cPidfdSendSignal = lazyCall("long syscall(long number, int pidfd, int signal, void *info, unsigned int flags)");
+
+/** How a child ended. */
+export type ExitStatus = { pid: number; exitCode: number } | { pid: number; signal: number };
+
+export function getPid(): number {
+  return cGetpid();
+}
+
+/** Linux thread id of the calling thread: a worker has its own. */
+export function getTid(): number {
+  return cGettid();
+}
+
+/** A close-on-exec fd that becomes readable when the process ends. */
+export function pidfdOpen(pid: number): number {
+  return check("pidfd_open", cPidfdOpen(SYS_pidfd_open, pid, 0), `pid ${pid}`);
+}
+
+export function pidfdSendSignal(pidfd: number, signal: number): void {
+  const result = cPidfdSendSignal(SYS_pidfd_send_signal, pidfd, signal, null, 0);
+  check("pidfd_send_signal", result, `fd ${pidfd}, signal ${signal}`);
+}
+
+/** Sends a signal; signal 0 only checks that the process is there and may be signalled. */
+export function kill(pid: number, signal: number): void {
+  check("kill", cKill(pid, signal), `pid ${pid}, signal ${signal}`);
+}
+
+/** Sends a signal to one thread; false when that thread has ended. */
+export function tgkill(pid: number, tid: number, signal: number): boolean {
+  const result = cTgkill(pid, tid, signal);
+  if (result === -ESRCH) return false;
+  check("tgkill", result, `pid ${pid}, tid ${tid}, signal ${signal}`);
+  return true;
+}
+
+/** Reaps a child: `pid` or -1 for any. `undefined` when WNOHANG was given and none has ended. */
+export function wait4(pid: number, options = 0): ExitStatus | undefined {
+  const status = new Int32Array(1);
+  const reaped = check("wait4", cWait4(pid, status, options, null), `pid ${pid}`);
+  if (reaped === 0) return undefined;
+  // W* macros of bits/waitstatus.h; stopped children are reported only when asked for, which nobody here does.
+  const value = status[0]!;
+  const signal = value & 0x7f;
+  return signal === 0 ? { pid: reaped, exitCode: (value >> 8) & 0xff } : { pid: reaped, signal };
+}

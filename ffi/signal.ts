@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// The signal that kicks a vCPU out of KVM_RUN: blocked in every thread, let through only inside KVM_RUN.
+import { check, lazyCall } from "./libc.ts";
+import { getTid, tgkill } from "./process.ts";
+
+/** SIGRTMIN + 1 of glibc: not used by Bun, Deno or glibc itself. */
+export const KICK_SIGNAL = 35;
+
+const SIG_BLOCK = 0; // <asm-generic/signal-defs.h>
+const SIGSET_BYTES = 128; // <bits/types/__sigset_t.h>
+
+const cSigmask = lazyCall("int pthread_sigmask(int how, const void *set, void *oldset)");
+const cSigtimedwait = lazyCall("int sigtimedwait(const void *set, void *info, const void *timeout)", { retry: false });
+
+const kickSet = new BigUint64Array(SIGSET_BYTES / 8);
+kickSet[0] = 1n << BigInt(KICK_SIGNAL - 1);
+const NO_TIME = new BigInt64Array(2);
+
+/** Blocks the kick signal in the calling thread, so that it only ever interrupts KVM_RUN. Call before the first KVM_RUN. */
+export function blockKickSignal(): void {
+  check("pthread_sigmask", -cSigmask(SIG_BLOCK, kickSet, null));
+}
+
+/** Sends the kick signal to one thread of this process. The thread must have blocked it, or the process dies. */
+export function kickThread(tid: number): void {
+  tgkill(process.pid, tid, KICK_SIGNAL);
+}
+
+/**
+ * Takes a pending kick signal of the calling thread, if there is one. It is blocked, so nobody else ever takes it, and as
+ * long as it is pending every KVM_RUN returns at once.
+ */
+export function consumeKickSignal(): void {
+  cSigtimedwait(kickSet, null, NO_TIME);
+}
+
+// <asm-generic/siginfo.h>, <linux/time.h>: struct sigevent is u64 value, i32 signo, i32 notify, i32 tid, padding to 64.
+const CLOCK_MONOTONIC = 1;
+const SIGEV_THREAD_ID = 4;
+
+const cTimerCreate = lazyCall("int timer_create(int clock, void *event, void *timer)");
+const cTimerSettime = lazyCall("int timer_settime(uintptr_t timer, int flags, const void *value, void *old)");
+const cTimerDelete = lazyCall("int timer_delete(uintptr_t timer)");
+
+/** Kicks the calling thread once, after `delayMs`. Returns the timer for `disarmKickTimer`. */
+export function armKickTimer(delayMs: number): bigint {
+  const event = new Int32Array(16);
+  event[2] = KICK_SIGNAL;
+  event[3] = SIGEV_THREAD_ID;
+  event[4] = getTid();
+  const timer = new BigUint64Array(1);
+  check("timer_create", cTimerCreate(CLOCK_MONOTONIC, event, timer));
+  const nanoseconds = BigInt(Math.round(delayMs * 1e6));
+  const value = BigInt64Array.of(0n, 0n, nanoseconds / 1_000_000_000n, nanoseconds % 1_000_000_000n);
+  check("timer_settime", cTimerSettime(timer[0]!, 0, value, null), `${delayMs} ms`);
+  return timer[0]!;
+}
+
+export function disarmKickTimer(timer: bigint): void {
+  check("timer_delete", cTimerDelete(timer));
+}

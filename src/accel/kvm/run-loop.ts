@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// One vCPU's life on KVM: enter the guest, serve the exit, park when asked. Runs in the vCPU's worker, and for a moment
+// on the main thread after an update (see `lend`).
+import {
+  EVENT_RESET,
+  EVENT_VCPU_ERROR,
+  KVM_RUN_BASE,
+  KVM_RUN_STRIDE_BYTES,
+  VCPU_REQUEST_EXIT,
+  VCPU_REQUEST_PARK,
+  VCPU_REQUEST_RUN,
+  VCPU_STATE_GONE,
+  VCPU_STATE_PARKED,
+  VCPU_STATE_RUNNING,
+} from "../../../assembly/layout.ts";
+import * as abi from "../../../ffi/kvm/abi.ts";
+import type { KvmVcpu } from "../../../ffi/kvm/kvm.ts";
+import { getTid } from "../../../ffi/process.ts";
+import { armKickTimer, consumeKickSignal, disarmKickTimer, kickThread } from "../../../ffi/signal.ts";
+import type { IoBus } from "../../machine/io-bus.ts";
+import { signalMain } from "../../machine/io-bus.ts";
+import type { VcpuControl } from "../vcpu-control.ts";
+
+export class VcpuRunner {
+  readonly #vcpu: KvmVcpu;
+  readonly #control: VcpuControl;
+  readonly #bus: () => IoBus;
+  readonly #words: Int32Array;
+  readonly #bytes: Uint8Array;
+  readonly #view: DataView;
+
+  /** `bus` is asked for at the first exit: after an update the guest runs before any device module is compiled. */
+  constructor(vcpu: KvmVcpu, index: number, memory: WebAssembly.Memory, control: VcpuControl, bus: () => IoBus) {
+    const base = KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES;
+    this.#vcpu = vcpu;
+    this.#control = control;
+    this.#bus = bus;
+    this.#words = new Int32Array(memory.buffer);
+    this.#bytes = new Uint8Array(memory.buffer, base, KVM_RUN_STRIDE_BYTES);
+    this.#view = new DataView(memory.buffer, base, KVM_RUN_STRIDE_BYTES);
+  }
+
+  /** Serves the vCPU until the request is EXIT, waiting here while it is PARK. */
+  serve(): void {
+    this.#control.tid = getTid();
+    this.#unpark();
+    for (;;) {
+      const request = this.#control.request;
+      if (request === VCPU_REQUEST_EXIT) break;
+      if (request === VCPU_REQUEST_PARK) {
+        this.#park();
+        this.#control.waitWhileRequest(VCPU_REQUEST_PARK);
+        this.#unpark();
+      } else {
+        this.#runOnce();
+      }
+    }
+    this.#control.state = VCPU_STATE_GONE;
+  }
+
+  /**
+   * Runs the vCPU on the main thread until its worker takes over: after an update the guest need not wait for a worker
+   * to start. False when the worker did not come within `timeoutMs`; the vCPU is parked then.
+   */
+  lend(timeoutMs: number): boolean {
+    const deadlineMs = performance.now() + timeoutMs;
+    const timer = armKickTimer(timeoutMs + 1);
+    this.#unpark();
+    let isTaken = false;
+    while (!isTaken && performance.now() < deadlineMs) {
+      this.#runOnce();
+      isTaken = this.#control.request !== VCPU_REQUEST_RUN;
+    }
+    disarmKickTimer(timer);
+    this.#park();
+    return isTaken;
+  }
+
+  /** The worker's side of `lend`: gets the vCPU from the main thread. */
+  takeOver(): void {
+    this.#control.request = VCPU_REQUEST_PARK;
+    this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
+    kickThread(this.#control.tid);
+    this.#control.waitForState(VCPU_STATE_PARKED, Number.POSITIVE_INFINITY);
+    this.#control.request = VCPU_REQUEST_RUN;
+  }
+
+  #unpark(): void {
+    consumeKickSignal();
+    this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 0;
+    // The request may have changed back before immediate_exit was cleared; look again, now that it can be set for good.
+    if (this.#control.request === VCPU_REQUEST_RUN) this.#control.state = VCPU_STATE_RUNNING;
+  }
+
+  /** KVM completes a port or MMIO access only at the next KVM_RUN: do that before anybody reads the registers. */
+  #park(): void {
+    this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
+    this.#vcpu.run();
+    this.#control.state = VCPU_STATE_PARKED;
+  }
+
+  #runOnce(): void {
+    if (this.#vcpu.run() !== 0) return;
+    this.#control.countExit();
+    const reason = this.#view.getUint32(abi.KVM_RUN_EXIT_REASON_U32, true);
+    switch (reason) {
+      case abi.KVM_EXIT_IO:
+        this.#serveIo();
+        return;
+      case abi.KVM_EXIT_MMIO:
+        // Nothing is mapped outside RAM and the in-kernel interrupt controllers.
+        if (this.#view.getUint8(abi.KVM_RUN_MMIO_IS_WRITE_U8) === 0) {
+          this.#bytes.fill(0xff, abi.KVM_RUN_MMIO_DATA_U8X8, abi.KVM_RUN_MMIO_DATA_U8X8 + 8);
+        }
+        return;
+      case abi.KVM_EXIT_INTR:
+      case abi.KVM_EXIT_IRQ_WINDOW_OPEN:
+      case abi.KVM_EXIT_HLT:
+        return;
+      case abi.KVM_EXIT_SHUTDOWN:
+        // A triple fault is how guests without ACPI reboot.
+        this.#stop(EVENT_RESET);
+        return;
+      default:
+        this.#control.failure = reason;
+        this.#stop(EVENT_VCPU_ERROR);
+    }
+  }
+
+  /** Asks the main thread to act and waits parked until it does. */
+  #stop(event: number): void {
+    this.#control.request = VCPU_REQUEST_PARK;
+    signalMain(this.#words, event);
+  }
+
+  #serveIo(): void {
+    const sizeBytes = this.#view.getUint8(abi.KVM_RUN_IO_SIZE_U8);
+    const port = this.#view.getUint16(abi.KVM_RUN_IO_PORT_U16, true);
+    const count = this.#view.getUint32(abi.KVM_RUN_IO_COUNT_U32, true);
+    let offset = Number(this.#view.getBigUint64(abi.KVM_RUN_IO_DATA_OFFSET_U64, true));
+    const isRead = this.#view.getUint8(abi.KVM_RUN_IO_DIRECTION_U8) === abi.KVM_EXIT_IO_IN;
+    const bus = this.#bus();
+    for (let repeat = 0; repeat < count; repeat++, offset += sizeBytes) {
+      if (isRead) this.#store(offset, sizeBytes, bus.read(port, sizeBytes));
+      else bus.write(port, sizeBytes, this.#load(offset, sizeBytes));
+    }
+  }
+
+  #load(offset: number, sizeBytes: number): number {
+    if (sizeBytes === 1) return this.#view.getUint8(offset);
+    return sizeBytes === 2 ? this.#view.getUint16(offset, true) : this.#view.getUint32(offset, true);
+  }
+
+  #store(offset: number, sizeBytes: number, value: number): void {
+    if (sizeBytes === 1) this.#view.setUint8(offset, value);
+    else if (sizeBytes === 2) this.#view.setUint16(offset, value, true);
+    else this.#view.setUint32(offset, value, true);
+  }
+}

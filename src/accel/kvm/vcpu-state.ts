@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// The state of one vCPU in KVM's own structs: what is saved, and the order in which it goes back.
+//
+// Order of restoring, and why (https://docs.kernel.org/virt/kvm/api.html and arch/x86/kvm/x86.c):
+//   CPUID      first: since Linux 6.13 MSRs that CPUID does not announce can be neither read nor written
+//   sregs      CR4 and the APIC base decide how XSAVE and the LAPIC page are understood
+//   xcrs       before xsave, which checks its features against XCR0
+//   lapic      after the APIC base, before TSC_DEADLINE, which arms only a timer in deadline mode
+//   msrs       TSC_DEADLINE last of them
+//   TSC offset instead of the TSC itself: the guest's TSC goes on as if nothing had happened
+//   mp_state, then events: setting the mp_state of a halted vCPU may drop a pending SIPI
+import * as abi from "../../../ffi/kvm/abi.ts";
+import type { KvmSystem, KvmVcpu } from "../../../ffi/kvm/kvm.ts";
+import { VmmError } from "../../errors.ts";
+import type { StateSection } from "../../migration/state/reader.ts";
+import type { PartPlan, StateWriter } from "../../migration/state/writer.ts";
+
+export const VCPU_SECTION = "vcpu";
+export const VCPU_SECTION_VERSION = 1;
+
+const MSR_IA32_TSC = 0x10;
+const MSR_IA32_TSC_DEADLINE = 0x6e0;
+
+interface StructPart {
+  name: string;
+  type: string;
+  sizeBytes: number;
+  get: readonly [name: string, request: number];
+  set: readonly [name: string, request: number];
+}
+
+const REGS: StructPart = {
+  name: "regs",
+  type: "struct kvm_regs",
+  sizeBytes: abi.KVM_REGS_SIZE_BYTES,
+  get: ["KVM_GET_REGS", abi.KVM_GET_REGS],
+  set: ["KVM_SET_REGS", abi.KVM_SET_REGS],
+};
+const SREGS: StructPart = {
+  name: "sregs",
+  type: "struct kvm_sregs",
+  sizeBytes: abi.KVM_SREGS_SIZE_BYTES,
+  get: ["KVM_GET_SREGS", abi.KVM_GET_SREGS],
+  set: ["KVM_SET_SREGS", abi.KVM_SET_SREGS],
+};
+/** Has the PDPTRs of a 32-bit PAE guest, which need not be what memory now says. */
+const SREGS2: StructPart = {
+  name: "sregs2",
+  type: "struct kvm_sregs2",
+  sizeBytes: abi.KVM_SREGS2_SIZE_BYTES,
+  get: ["KVM_GET_SREGS2", abi.KVM_GET_SREGS2],
+  set: ["KVM_SET_SREGS2", abi.KVM_SET_SREGS2],
+};
+const XCRS: StructPart = {
+  name: "xcrs",
+  type: "struct kvm_xcrs",
+  sizeBytes: abi.KVM_XCRS_SIZE_BYTES,
+  get: ["KVM_GET_XCRS", abi.KVM_GET_XCRS],
+  set: ["KVM_SET_XCRS", abi.KVM_SET_XCRS],
+};
+const DEBUGREGS: StructPart = {
+  name: "debugregs",
+  type: "struct kvm_debugregs",
+  sizeBytes: abi.KVM_DEBUGREGS_SIZE_BYTES,
+  get: ["KVM_GET_DEBUGREGS", abi.KVM_GET_DEBUGREGS],
+  set: ["KVM_SET_DEBUGREGS", abi.KVM_SET_DEBUGREGS],
+};
+const LAPIC: StructPart = {
+  name: "lapic",
+  type: "struct kvm_lapic_state",
+  sizeBytes: abi.KVM_LAPIC_STATE_SIZE_BYTES,
+  get: ["KVM_GET_LAPIC", abi.KVM_GET_LAPIC],
+  set: ["KVM_SET_LAPIC", abi.KVM_SET_LAPIC],
+};
+const MP_STATE: StructPart = {
+  name: "mp_state",
+  type: "struct kvm_mp_state",
+  sizeBytes: abi.KVM_MP_STATE_SIZE_BYTES,
+  get: ["KVM_GET_MP_STATE", abi.KVM_GET_MP_STATE],
+  set: ["KVM_SET_MP_STATE", abi.KVM_SET_MP_STATE],
+};
+const EVENTS: StructPart = {
+  name: "events",
+  type: "struct kvm_vcpu_events",
+  sizeBytes: abi.KVM_VCPU_EVENTS_SIZE_BYTES,
+  get: ["KVM_GET_VCPU_EVENTS", abi.KVM_GET_VCPU_EVENTS],
+  set: ["KVM_SET_VCPU_EVENTS", abi.KVM_SET_VCPU_EVENTS],
+};
+
+/** What the host's KVM can save; the same for all vCPUs of a VM. */
+export interface VcpuProfile {
+  sregs: StructPart;
+  xsave: StructPart;
+  hasTscOffset: boolean;
+  /** MSRs that are saved, TSC_DEADLINE last. */
+  msrIndices: Uint32Array;
+}
+
+/** Asks the host once, with a vCPU whose CPUID is set and that has not run yet. */
+export function probeVcpu(system: KvmSystem, vcpu: KvmVcpu): VcpuProfile {
+  // KVM_GET_XSAVE2 differs from KVM_GET_XSAVE only for states of more than 4096 bytes.
+  const xsaveSizeBytes = Math.max(system.checkExtension(abi.KVM_CAP_XSAVE2), abi.KVM_XSAVE_SIZE_BYTES);
+  const isLarge = xsaveSizeBytes > abi.KVM_XSAVE_SIZE_BYTES;
+  const hasTscOffset = vcpu.hasTscOffset();
+  return {
+    sregs: system.checkExtension(abi.KVM_CAP_SREGS2) > 0 ? SREGS2 : SREGS,
+    xsave: {
+      name: "xsave",
+      type: "struct kvm_xsave",
+      sizeBytes: xsaveSizeBytes,
+      get: isLarge ? ["KVM_GET_XSAVE2", abi.KVM_GET_XSAVE2] : ["KVM_GET_XSAVE", abi.KVM_GET_XSAVE],
+      set: ["KVM_SET_XSAVE", abi.KVM_SET_XSAVE],
+    },
+    hasTscOffset,
+    msrIndices: settableMsrs(vcpu, system.msrIndices(), hasTscOffset),
+  };
+}
+
+/** A struct kvm_msrs with all data zero. */
+export function msrList(indices: Uint32Array, into?: Uint8Array): Uint8Array {
+  const list = into ?? new Uint8Array(msrListSizeBytes(indices.length));
+  const view = new DataView(list.buffer, list.byteOffset, list.byteLength);
+  view.setUint32(0, indices.length, true);
+  for (const [position, index] of indices.entries()) {
+    view.setUint32(abi.KVM_MSRS_HEADER_SIZE_BYTES + position * abi.KVM_MSR_ENTRY_SIZE_BYTES, index, true);
+  }
+  return list;
+}
+
+function msrListSizeBytes(count: number): number {
+  return abi.KVM_MSRS_HEADER_SIZE_BYTES + count * abi.KVM_MSR_ENTRY_SIZE_BYTES;
+}
+
+/** The MSRs of `indices` that can be read and written back; KVM lists some that this CPU model has not. */
+function settableMsrs(vcpu: KvmVcpu, indices: Uint32Array, hasTscOffset: boolean): Uint32Array {
+  const settable: number[] = [];
+  for (const index of indices) {
+    if (index === MSR_IA32_TSC_DEADLINE || (index === MSR_IA32_TSC && hasTscOffset)) continue;
+    const one = msrList(Uint32Array.of(index));
+    if (vcpu.getMsrs(one) === 1 && vcpu.setMsrs(one) === 1) settable.push(index);
+  }
+  if (indices.includes(MSR_IA32_TSC_DEADLINE)) settable.push(MSR_IA32_TSC_DEADLINE);
+  return Uint32Array.from(settable);
+}
+
+/** Plans the section of one vCPU; the returned function fills it in, and nothing in it allocates much or waits. */
+export function planVcpu(writer: StateWriter, vcpu: KvmVcpu, index: number, profile: VcpuProfile, cpuid: Uint8Array): () => void {
+  const structs = [REGS, profile.sregs, profile.xsave, XCRS, DEBUGREGS, LAPIC, MP_STATE, EVENTS];
+  const plain: PartPlan[] = structs.map(({ name, type, sizeBytes }) => ({ name, type, sizeBytes }));
+  const section = writer.plan({ id: VCPU_SECTION, instance: index, version: VCPU_SECTION_VERSION }, [
+    ...plain,
+    { name: "cpuid", type: "struct kvm_cpuid2", sizeBytes: cpuid.length },
+    { name: "msrs", type: "struct kvm_msrs", sizeBytes: msrListSizeBytes(profile.msrIndices.length) },
+    ...(profile.hasTscOffset ? [{ name: "tsc-offset", type: "u64", sizeBytes: 8 }] : []),
+  ]);
+  return () => {
+    // The mp_state ioctl makes KVM settle pending INIT and SIPI, so it comes before the registers that they change.
+    for (const part of [MP_STATE, REGS, profile.sregs, profile.xsave, XCRS, DEBUGREGS, LAPIC, EVENTS]) {
+      vcpu.transfer(part.get[0], part.get[1], writer.view(section, part.name));
+    }
+    writer.view(section, "cpuid").set(cpuid);
+    const msrs = msrList(profile.msrIndices, writer.view(section, "msrs"));
+    const read = vcpu.getMsrs(msrs);
+    if (read !== profile.msrIndices.length) {
+      throw new VmmError("msr", `MSR 0x${profile.msrIndices[read]!.toString(16)} of vCPU ${index} could not be read`);
+    }
+    if (profile.hasTscOffset) vcpu.getTscOffset(writer.view(section, "tsc-offset"));
+  };
+}
+
+/** Gives a new vCPU the saved state. Its CPUID is part of it. @throws VmmError "state-refused", SysError */
+export function restoreVcpu(vcpu: KvmVcpu, section: StateSection): void {
+  const set = (part: StructPart): void => {
+    vcpu.transfer(part.set[0], part.set[1], section.part(part.name, part.sizeBytes));
+  };
+  vcpu.setCpuid2(section.part("cpuid"));
+  set(REGS);
+  set(section.has(SREGS2.name) ? SREGS2 : SREGS);
+  set(XCRS);
+  vcpu.transfer("KVM_SET_XSAVE", abi.KVM_SET_XSAVE, section.part("xsave"));
+  set(DEBUGREGS);
+  set(LAPIC);
+  setMsrs(vcpu, section);
+  if (section.has("tsc-offset")) vcpu.setTscOffset(section.part("tsc-offset", 8));
+  set(MP_STATE);
+  set(EVENTS);
+}
+
+function setMsrs(vcpu: KvmVcpu, section: StateSection): void {
+  const msrs = section.part("msrs");
+  const view = new DataView(msrs.buffer, msrs.byteOffset, msrs.byteLength);
+  const count = msrs.length >= abi.KVM_MSRS_HEADER_SIZE_BYTES ? view.getUint32(0, true) : 0;
+  if (msrs.length !== msrListSizeBytes(count)) {
+    throw new VmmError("state-refused", `State part msrs of ${section.title} has a wrong count`);
+  }
+  const written = vcpu.setMsrs(msrs);
+  if (written === count) return;
+  const entry = abi.KVM_MSRS_HEADER_SIZE_BYTES + written * abi.KVM_MSR_ENTRY_SIZE_BYTES;
+  const index = view.getUint32(entry, true).toString(16);
+  const value = view.getBigUint64(entry + 8, true).toString(16);
+  throw new VmmError("state-refused", `MSR 0x${index} of ${section.title} cannot be set to 0x${value} on this host`);
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// The main thread's hold on a vCPU worker. Started as early as possible, told later what to run.
+import type { VmmError } from "../../errors.ts";
+import { spawnWorker } from "../../runtime/worker.ts";
+import type { VcpuWorkerStart } from "./vcpu-worker.ts";
+
+export class VcpuWorker {
+  readonly #worker: Worker;
+  #death: VmmError | undefined;
+  #onDeath: ((error: VmmError) => void) | undefined;
+
+  constructor() {
+    this.#worker = spawnWorker("accel/kvm/vcpu-worker.ts", (error) => {
+      this.#death = error;
+      this.#onDeath?.(error);
+    });
+  }
+
+  /** Calls `handler` when the worker dies, at once when it is dead already. */
+  onDeath(handler: (error: VmmError) => void): void {
+    this.#onDeath = handler;
+    if (this.#death !== undefined) handler(this.#death);
+  }
+
+  start(message: VcpuWorkerStart): void {
+    this.#worker.postMessage(message);
+  }
+
+  terminate(): void {
+    this.#worker.terminate();
+  }
+}

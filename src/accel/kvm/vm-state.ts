@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// The state of a KVM VM beside its vCPUs: interrupt controllers, PIT, kvmclock.
+import { monotonicNs, realtimeNs } from "../../../ffi/clock.ts";
+import * as abi from "../../../ffi/kvm/abi.ts";
+import type { KvmVm } from "../../../ffi/kvm/kvm.ts";
+import type { StateReader } from "../../migration/state/reader.ts";
+import type { StateWriter } from "../../migration/state/writer.ts";
+
+export const IRQCHIP_SECTION = "irqchip";
+export const PIT_SECTION = "pit";
+export const KVMCLOCK_SECTION = "kvmclock";
+export const VM_SECTION_VERSION = 1;
+
+const CHIPS = [abi.KVM_IRQCHIP_PIC_MASTER, abi.KVM_IRQCHIP_PIC_SLAVE, abi.KVM_IRQCHIP_IOAPIC];
+
+/** Clocks that went apart by more than this during the update were stepped: do not follow CLOCK_REALTIME then. */
+const CLOCK_STEP_NS = 1_000_000n;
+
+export function planVm(writer: StateWriter, vm: KvmVm): () => void {
+  const head = { version: VM_SECTION_VERSION };
+  const irqchips = CHIPS.map((chip) =>
+    writer.plan({ ...head, id: IRQCHIP_SECTION, instance: chip }, [
+      { name: "irqchip", type: "struct kvm_irqchip", sizeBytes: abi.KVM_IRQCHIP_SIZE_BYTES },
+    ]),
+  );
+  const pit = writer.plan({ ...head, id: PIT_SECTION }, [
+    { name: "pit", type: "struct kvm_pit_state2", sizeBytes: abi.KVM_PIT_STATE2_SIZE_BYTES },
+  ]);
+  const clock = writer.plan({ ...head, id: KVMCLOCK_SECTION }, [
+    { name: "clock", type: "struct kvm_clock_data", sizeBytes: abi.KVM_CLOCK_DATA_SIZE_BYTES },
+    { name: "host", type: "u64 monotonic_ns, u64 realtime_ns", sizeBytes: 16 },
+  ]);
+  return () => {
+    for (const [position, section] of irqchips.entries()) {
+      const chip = writer.view(section, "irqchip");
+      chip[0] = CHIPS[position]!;
+      vm.getIrqchip(chip);
+    }
+    vm.getPit2(writer.view(pit, "pit"));
+    vm.getClock(writer.view(clock, "clock"));
+    const host = writer.view(clock, "host");
+    const view = new DataView(host.buffer, host.byteOffset, host.byteLength);
+    view.setBigUint64(0, monotonicNs(), true);
+    view.setBigUint64(8, realtimeNs(), true);
+  };
+}
+
+export function restoreVm(reader: StateReader, vm: KvmVm): void {
+  for (const chip of CHIPS) {
+    vm.setIrqchip(reader.section(IRQCHIP_SECTION, chip).part("irqchip", abi.KVM_IRQCHIP_SIZE_BYTES));
+  }
+  vm.setPit2(reader.section(PIT_SECTION).part("pit", abi.KVM_PIT_STATE2_SIZE_BYTES));
+  restoreClock(reader, vm);
+}
+
+/**
+ * kvmclock goes on over the update, as time in the world did. KVM does that exactly by CLOCK_REALTIME, unless somebody
+ * stepped that clock in between; then by CLOCK_MONOTONIC, a few microseconds late.
+ */
+function restoreClock(reader: StateReader, vm: KvmVm): void {
+  const section = reader.section(KVMCLOCK_SECTION);
+  const saved = section.part("clock", abi.KVM_CLOCK_DATA_SIZE_BYTES);
+  const host = section.part("host", 16);
+  const savedView = new DataView(saved.buffer, saved.byteOffset, saved.byteLength);
+  const hostView = new DataView(host.buffer, host.byteOffset, host.byteLength);
+  const data = new Uint8Array(abi.KVM_CLOCK_DATA_SIZE_BYTES);
+  const view = new DataView(data.buffer);
+  const elapsedNs = monotonicNs() - hostView.getBigUint64(0, true);
+  const realElapsedNs = realtimeNs() - hostView.getBigUint64(8, true);
+  const differenceNs = elapsedNs > realElapsedNs ? elapsedNs - realElapsedNs : realElapsedNs - elapsedNs;
+  const hasRealtime = (savedView.getUint32(abi.KVM_CLOCK_FLAGS_U32, true) & abi.KVM_CLOCK_REALTIME) !== 0;
+  if (hasRealtime && differenceNs < CLOCK_STEP_NS) {
+    view.setBigUint64(0, savedView.getBigUint64(0, true), true);
+    view.setUint32(abi.KVM_CLOCK_FLAGS_U32, abi.KVM_CLOCK_REALTIME, true);
+    view.setBigUint64(abi.KVM_CLOCK_REALTIME_U64, savedView.getBigUint64(abi.KVM_CLOCK_REALTIME_U64, true), true);
+  } else {
+    view.setBigUint64(0, savedView.getBigUint64(0, true) + elapsedNs, true);
+  }
+  vm.setClock(data);
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// A VM on KVM: builds the kernel's side, starts the vCPU workers, stops and starts them, saves and restores their state.
+import {
+  KVM_RUN_BASE,
+  KVM_RUN_STRIDE_BYTES,
+  RAM_BASE,
+  VCPU_REQUEST_EXIT,
+  VCPU_REQUEST_PARK,
+  VCPU_REQUEST_RUN,
+  VCPU_STATE_ABSENT,
+  VCPU_STATE_PARKED,
+  VCPU_STATE_RUNNING,
+} from "../../../assembly/layout.ts";
+import * as abi from "../../../ffi/kvm/abi.ts";
+import { KvmSystem, type KvmVcpu, type KvmVm } from "../../../ffi/kvm/kvm.ts";
+import { mapAnonymousOver } from "../../../ffi/mmap.ts";
+import { getTid } from "../../../ffi/process.ts";
+import { blockKickSignal, kickThread } from "../../../ffi/signal.ts";
+import { describeError, VmmError } from "../../errors.ts";
+import { KVM_IDENTITY_MAP_GPA, KVM_TSS_GPA } from "../../machine/board.ts";
+import type { InitialVcpuState } from "../../machine/boot/types.ts";
+import { IoBus } from "../../machine/io-bus.ts";
+import type { StateReader } from "../../migration/state/reader.ts";
+import type { StateWriter } from "../../migration/state/writer.ts";
+import type { AcceleratedVm, AcceleratorOptions } from "../types.ts";
+import { VcpuControl } from "../vcpu-control.ts";
+import { encodeRegs, patchSregs } from "./boot-state.ts";
+import { capturePowerOnState, cpuidsFor, createIrqchips, type PowerOnState } from "./power-on.ts";
+import { VcpuRunner } from "./run-loop.ts";
+import { planVcpu, restoreVcpu, VCPU_SECTION } from "./vcpu-state.ts";
+import { VcpuWorker } from "./vcpu-worker-handle.ts";
+import { planVm, restoreVm } from "./vm-state.ts";
+
+/** A vCPU leaves the guest within microseconds; one that does not in this time never will. */
+const PARK_TIMEOUT_MS = 5000;
+/** A worker starts in 3 ms. */
+const LEND_TIMEOUT_MS = 1000;
+
+interface VcpuThread {
+  vcpu: KvmVcpu;
+  control: VcpuControl;
+  worker: VcpuWorker;
+}
+
+export interface KvmVmOptions extends AcceleratorOptions {
+  /** CPUIDs to give the vCPUs: an update carries them. Made for this host when absent. */
+  cpuids?: readonly Uint8Array[];
+  /** Workers that were started beforehand, in the order of the vCPUs. */
+  workers?: readonly VcpuWorker[];
+}
+
+export class KvmAcceleratedVm implements AcceleratedVm {
+  readonly name = "kvm";
+  readonly #options: KvmVmOptions;
+  readonly #system: KvmSystem;
+  readonly #vm: KvmVm;
+  readonly #memory: Uint8Array;
+  readonly #threads: VcpuThread[] = [];
+  readonly #runSizeBytes: number;
+  readonly #cpuids: readonly Uint8Array[];
+  #powerOn: PowerOnState | undefined;
+  #areWorkersStarted = false;
+
+  /** @throws VmmError "kvm-unavailable" when /dev/kvm cannot be used, SysError when the kernel refuses a step */
+  constructor(options: KvmVmOptions) {
+    this.#options = options;
+    this.#memory = new Uint8Array(options.memory.buffer);
+    this.#system = openKvm();
+    this.#runSizeBytes = this.#system.vcpuMmapSizeBytes();
+    this.#cpuids = options.cpuids ?? cpuidsFor(this.#system, options.cpuCount, options.cpu.features);
+    this.#vm = this.#system.createVm();
+    this.#vm.setUserMemoryRegion(0, 0, options.ramSizeBytes, this.#memory, RAM_BASE);
+    this.#vm.setTssAddr(KVM_TSS_GPA);
+    this.#vm.setIdentityMapAddr(KVM_IDENTITY_MAP_GPA);
+    createIrqchips(this.#vm);
+    for (let index = 0; index < options.cpuCount; index++) {
+      const vcpu = this.#vm.createVcpu(index);
+      vcpu.mapRun(this.#memory, KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES, this.#runSizeBytes);
+      vcpu.unblockSignalsInRun();
+      const control = new VcpuControl(options.memory, index);
+      control.clear();
+      const worker = options.workers?.[index] ?? new VcpuWorker();
+      worker.onDeath((error) => options.onVcpuError(index, describeError(error)));
+      this.#threads.push({ vcpu, control, worker });
+    }
+  }
+
+  vcpuThreadIds(): number[] {
+    return this.#threads.map(({ control }) => control.tid);
+  }
+
+  setIrqLine(gsi: number, level: number): void {
+    this.#vm.setIrqLine(gsi, level);
+  }
+
+  reset(boot: InitialVcpuState): void {
+    const { reader } = this.#getPowerOn();
+    restoreVm(reader, this.#vm);
+    for (const [index, { vcpu }] of this.#threads.entries()) restoreVcpu(vcpu, reader.section(VCPU_SECTION, index));
+    const first = this.#threads[0]!.vcpu;
+    const sregs = new Uint8Array(abi.KVM_SREGS_SIZE_BYTES);
+    first.transfer("KVM_GET_SREGS", abi.KVM_GET_SREGS, sregs);
+    patchSregs(sregs, boot.sregs);
+    first.transfer("KVM_SET_SREGS", abi.KVM_SET_SREGS, sregs);
+    first.transfer("KVM_SET_REGS", abi.KVM_SET_REGS, encodeRegs(boot.regs));
+  }
+
+  run(): void {
+    for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
+    this.#startWorkers(false);
+  }
+
+  /**
+   * Lets the guest run before the workers are up: the main thread itself runs vCPU 0 until its worker takes it over.
+   * Blocks for that long, a few milliseconds. For the first start of a restored VM.
+   */
+  runLent(): void {
+    blockKickSignal();
+    for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
+    const { vcpu, control } = this.#threads[0]!;
+    control.tid = getTid();
+    control.state = VCPU_STATE_RUNNING;
+    this.#startWorkers(true);
+    const bus = (): IoBus =>
+      new IoBus(this.#options.memory, this.#options.devices, (gsi, level) => this.#vm.setIrqLine(gsi, level));
+    let lentBus: IoBus | undefined;
+    const runner = new VcpuRunner(vcpu, 0, this.#options.memory, control, () => {
+      lentBus ??= bus();
+      return lentBus;
+    });
+    if (!runner.lend(LEND_TIMEOUT_MS)) {
+      this.#options.onVcpuError(0, `its worker did not start within ${LEND_TIMEOUT_MS} ms`);
+    }
+  }
+
+  park(): void {
+    const threads = this.#threads.filter(({ control }) => control.state !== VCPU_STATE_ABSENT || this.#areWorkersStarted);
+    for (const { control } of threads) control.request = VCPU_REQUEST_PARK;
+    for (const [index, { control }] of threads.entries()) this.#kick(index, control);
+    for (const [index, { control }] of threads.entries()) {
+      if (control.waitForState(VCPU_STATE_PARKED, PARK_TIMEOUT_MS)) continue;
+      for (const other of threads) other.control.request = VCPU_REQUEST_RUN;
+      throw new VmmError("vcpu-stuck", `vCPU ${index} did not stop within ${PARK_TIMEOUT_MS} ms; the guest runs on`);
+    }
+  }
+
+  #kick(index: number, control: VcpuControl): void {
+    if (control.state !== VCPU_STATE_RUNNING) return;
+    this.#memory[KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES + abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
+    kickThread(control.tid);
+  }
+
+  planState(writer: StateWriter): () => void {
+    const { profile } = this.#getPowerOn();
+    const fills = [
+      ...this.#threads.map(({ vcpu }, index) => planVcpu(writer, vcpu, index, profile, this.#cpuids[index]!)),
+      planVm(writer, this.#vm),
+    ];
+    return () => {
+      for (const fill of fills) fill();
+    };
+  }
+
+  restoreState(reader: StateReader): void {
+    for (const [index, { vcpu }] of this.#threads.entries()) restoreVcpu(vcpu, reader.section(VCPU_SECTION, index));
+    restoreVm(reader, this.#vm);
+  }
+
+  async close(): Promise<void> {
+    for (const { control } of this.#threads) control.request = VCPU_REQUEST_EXIT;
+    for (const [index, { control, worker }] of this.#threads.entries()) {
+      this.#kick(index, control);
+      worker.terminate();
+    }
+    for (const [index, { vcpu }] of this.#threads.entries()) {
+      mapAnonymousOver(this.#memory, KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES, this.#runSizeBytes);
+      vcpu.close();
+    }
+    this.#vm.close();
+    this.#system.close();
+  }
+
+  #startWorkers(isLent: boolean): void {
+    if (this.#areWorkersStarted) return;
+    this.#areWorkersStarted = true;
+    for (const [index, { vcpu, worker }] of this.#threads.entries()) {
+      worker.start({
+        memory: this.#options.memory,
+        index,
+        vcpuFd: vcpu.fd,
+        vmFd: this.#vm.fd,
+        devices: this.#options.devices,
+        isLent: isLent && index === 0,
+      });
+    }
+  }
+
+  #getPowerOn(): PowerOnState {
+    this.#powerOn ??= capturePowerOnState(this.#system, this.#cpuids);
+    return this.#powerOn;
+  }
+}
+
+function openKvm(): KvmSystem {
+  try {
+    return new KvmSystem();
+  } catch (error) {
+    throw new VmmError("kvm-unavailable", "KVM cannot be used on this machine", { cause: error });
+  }
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an accelerator is to the rest of the VMM: it runs vCPUs and gives their state in KVM's own structs.
+import type { InitialVcpuState } from "../machine/boot/types.ts";
+import type { DeviceInstance } from "../machine/device-table.ts";
+import type { StateReader } from "../migration/state/reader.ts";
+import type { StateWriter } from "../migration/state/writer.ts";
+
+export interface AcceleratorOptions {
+  memory: WebAssembly.Memory;
+  ramSizeBytes: number;
+  cpuCount: number;
+  cpu: { model: string; features: Record<string, boolean> };
+  devices: readonly DeviceInstance[];
+  /** A vCPU stopped for good: what happened, for the log and for `internal-error`. */
+  onVcpuError(index: number, message: string): void;
+}
+
+/** A VM on one accelerator: the vCPUs, the interrupt controllers and the clocks. */
+export interface AcceleratedVm {
+  readonly name: "kvm" | "wasm";
+  /** Linux thread ids of the vCPUs, for query-cpus-fast. */
+  vcpuThreadIds(): number[];
+  setIrqLine(gsi: number, level: number): void;
+  /** Power-on state for all vCPUs and interrupt controllers; vCPU 0 starts as `boot` says. The vCPUs must be parked. */
+  reset(boot: InitialVcpuState): void;
+  /** Lets all vCPUs run. */
+  run(): void;
+  /** Parks all vCPUs and waits until none runs. @throws VmmError "vcpu-stuck" after 5 s; they run on then. */
+  park(): void;
+  /** Adds the sections of this accelerator to a state image; the returned function fills them in (inside the pause). */
+  planState(writer: StateWriter): () => void;
+  /** Takes over saved state. The vCPUs must be parked. @throws VmmError "state-refused" */
+  restoreState(reader: StateReader): void;
+  /** Ends the workers and releases the accelerator. */
+  close(): Promise<void>;
+}

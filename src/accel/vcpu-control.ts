@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control block that the main thread and a vCPU's thread share: what is wanted, what is, and how to wait for it.
+//
+//   main                                  vCPU thread
+//   REQUEST = PARK, kick ───────────────▶ leaves the guest, completes pending I/O
+//   waits for STATE ◀──────────────────── STATE = PARKED, waits for REQUEST to change
+//   REQUEST = RUN, notify ──────────────▶ STATE = RUNNING, enters the guest
+import {
+  VCPU_BASE,
+  VCPU_EXITS,
+  VCPU_FAILURE,
+  VCPU_REQUEST,
+  VCPU_STATE,
+  VCPU_STATE_ABSENT,
+  VCPU_STRIDE_BYTES,
+  VCPU_TID,
+} from "../../assembly/layout.ts";
+
+export class VcpuControl {
+  readonly #words: Int32Array;
+  readonly #base: number;
+
+  constructor(memory: WebAssembly.Memory, index: number) {
+    this.#words = new Int32Array(memory.buffer);
+    this.#base = (VCPU_BASE + index * VCPU_STRIDE_BYTES) >> 2;
+  }
+
+  get request(): number {
+    return Atomics.load(this.#words, this.#base + (VCPU_REQUEST >> 2));
+  }
+
+  set request(value: number) {
+    Atomics.store(this.#words, this.#base + (VCPU_REQUEST >> 2), value);
+    Atomics.notify(this.#words, this.#base + (VCPU_REQUEST >> 2));
+  }
+
+  get state(): number {
+    return Atomics.load(this.#words, this.#base + (VCPU_STATE >> 2));
+  }
+
+  set state(value: number) {
+    Atomics.store(this.#words, this.#base + (VCPU_STATE >> 2), value);
+    Atomics.notify(this.#words, this.#base + (VCPU_STATE >> 2));
+  }
+
+  get tid(): number {
+    return Atomics.load(this.#words, this.#base + (VCPU_TID >> 2));
+  }
+
+  set tid(value: number) {
+    Atomics.store(this.#words, this.#base + (VCPU_TID >> 2), value);
+  }
+
+  get failure(): number {
+    return Atomics.load(this.#words, this.#base + (VCPU_FAILURE >> 2));
+  }
+
+  set failure(value: number) {
+    Atomics.store(this.#words, this.#base + (VCPU_FAILURE >> 2), value);
+  }
+
+  countExit(): void {
+    this.#words[this.#base + (VCPU_EXITS >> 2)]!++;
+  }
+
+  /** Blocks while the request is `value`. */
+  waitWhileRequest(value: number): void {
+    Atomics.wait(this.#words, this.#base + (VCPU_REQUEST >> 2), value);
+  }
+
+  /** Blocks until the state is `value`; false when that takes longer than `timeoutMs`. */
+  waitForState(value: number, timeoutMs: number): boolean {
+    const deadline = performance.now() + timeoutMs;
+    for (let state = this.state; state !== value; state = this.state) {
+      const remainingMs = deadline - performance.now();
+      if (remainingMs <= 0) return false;
+      Atomics.wait(this.#words, this.#base + (VCPU_STATE >> 2), state, remainingMs);
+    }
+    return true;
+  }
+
+  clear(): void {
+    for (const word of [VCPU_REQUEST, VCPU_TID, VCPU_EXITS, VCPU_FAILURE]) {
+      Atomics.store(this.#words, this.#base + (word >> 2), 0);
+    }
+    this.state = VCPU_STATE_ABSENT;
+  }
+}

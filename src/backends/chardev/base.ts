@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all character devices have in common: a front end, freezing, reporting.
+import { Buffer } from "node:buffer";
+import { close } from "../../../ffi/fd.ts";
+import type { SysError } from "../../../ffi/error.ts";
+import type { ChardevSpec } from "../../config/types.ts";
+import { describeError, VmmError } from "../../errors.ts";
+import type { Reactor } from "../../runtime/reactor.ts";
+import { FdStream, type StreamFds, type StreamHandlers } from "./stream.ts";
+import type { Chardev, ChardevFrontend, ChardevState } from "./types.ts";
+
+/** Hears of trouble that a character device survives. */
+export type Report = (error: VmmError) => void;
+
+export function reportToStderr(error: VmmError): void {
+  process.stderr.write(`baton: ${describeError(error)}\n`);
+}
+
+/** What the machine may do with a character device beyond what front ends see. */
+export interface HostChardev extends Chardev {
+  /** Resolves when the device may be used: at once, or when the peer that the configuration waits for has come. */
+  ready(): Promise<void>;
+  /** After the fds went to another process: closes them here and leaves everything else (paths, terminal) as it is. */
+  release(): void;
+}
+
+/** The state of a stdio terminal goes along, so that whoever ends last can restore it. */
+export interface HostChardevState extends ChardevState {
+  /** Settings of the terminal before raw mode, base64. */
+  termios?: string;
+}
+
+/**
+ * A character device over at most one open stream. A subclass opens and closes the stream as its back end does, and
+ * decides what the end of the input and failing output mean.
+ */
+export abstract class StreamChardev<Spec extends ChardevSpec = ChardevSpec> implements HostChardev {
+  readonly spec: Spec;
+  protected readonly reactor: Reactor;
+  protected frozen = false;
+  protected closed = false;
+  #frontend: ChardevFrontend | undefined;
+  #stream: FdStream | undefined;
+  #fds: StreamFds = {};
+  /** A restored peer has been announced to the front end in its former life. */
+  #announced: boolean;
+  readonly #report: Report;
+  readonly #reported = new Set<string>();
+
+  constructor(spec: Spec, reactor: Reactor, report: Report, restored?: ChardevState) {
+    this.spec = spec;
+    this.reactor = reactor;
+    this.#report = report;
+    this.#announced = restored?.connected ?? false;
+  }
+
+  get id(): string {
+    return this.spec.id;
+  }
+
+  abstract readonly filename: string;
+
+  get connected(): boolean {
+    return this.#stream !== undefined;
+  }
+
+  get queuedBytes(): number {
+    return this.#stream?.queuedBytes ?? 0;
+  }
+
+  attach(frontend: ChardevFrontend): void {
+    this.#frontend = frontend;
+    if (this.connected && !this.#announced) this.#announce();
+    this.#stream?.acceptInput();
+  }
+
+  write(bytes: Uint8Array): void {
+    this.#stream?.write(bytes);
+  }
+
+  acceptInput(): void {
+    this.#stream?.acceptInput();
+  }
+
+  freeze(): void {
+    this.frozen = true;
+    this.#stream?.pause();
+  }
+
+  thaw(): void {
+    if (!this.frozen || this.closed) return;
+    this.frozen = false;
+    this.#stream?.resume();
+  }
+
+  save(): HostChardevState {
+    if (!this.frozen) throw new Error(`Character device ${this.id} is saved while it runs`);
+    return {
+      spec: this.spec,
+      fds: this.savedFds(),
+      queued: Buffer.from(this.#stream?.queued() ?? []).toString("base64"),
+      connected: this.connected,
+      filename: this.filename,
+    };
+  }
+
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.closeStream();
+    this.dispose(true);
+  }
+
+  release(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.closeStream();
+    this.dispose(false);
+  }
+
+  ready(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** Fds by role, for the saved state. */
+  protected abstract savedFds(): Record<string, number>;
+
+  /** Gives back what the subclass holds beside the stream; with `undo`, also what others see of it. */
+  protected dispose(_undo: boolean): void {}
+
+  protected get openFds(): StreamFds {
+    return this.#fds;
+  }
+
+  /** Opens the stream over fds that belong to this device from here on. */
+  protected openStream(fds: StreamFds, restored?: ChardevState): void {
+    const queued = restored === undefined ? undefined : Buffer.from(restored.queued, "base64");
+    this.#fds = fds;
+    this.#stream = new FdStream(this.reactor, fds, this.#handlers(), queued);
+    if (!this.frozen) this.#stream.resume();
+    if (restored === undefined && this.#frontend !== undefined) this.#announce();
+  }
+
+  /** Closes the stream and its fds; queued output is lost. Tells the front end unless the device itself is closed. */
+  protected closeStream(): void {
+    const stream = this.#stream;
+    if (stream === undefined) return;
+    this.#stream = undefined;
+    stream.close();
+    for (const fd of new Set([this.#fds.in, this.#fds.out])) if (fd !== undefined) close(fd);
+    this.#fds = {};
+    const announced = this.#announced;
+    this.#announced = false;
+    if (announced && !this.closed) this.#frontend?.closed?.();
+  }
+
+  protected abstract inputEnded(error?: SysError): void;
+  protected abstract outputFailed(error: SysError): void;
+  /** The queue has been written. */
+  protected outputDrained(): void {}
+
+  /** Reports trouble of a kind (`what`) once, until `reportAgain`. */
+  protected reportOnce(what: string, message: string, cause: unknown): void {
+    if (this.#reported.has(what)) return;
+    this.#reported.add(what);
+    this.#report(new VmmError("chardev-failed", `Character device ${this.id}: ${message}`, { cause }));
+  }
+
+  protected reportAgain(what: string): void {
+    this.#reported.delete(what);
+  }
+
+  #announce(): void {
+    this.#announced = true;
+    this.#frontend?.opened?.();
+  }
+
+  #handlers(): StreamHandlers {
+    return {
+      inputSpaceBytes: () => this.#frontend?.inputSpaceBytes() ?? 0,
+      receive: (bytes) => this.#frontend?.receive(bytes),
+      drained: () => {
+        this.#frontend?.drained?.();
+        this.outputDrained();
+      },
+      inputEnded: (error) => this.inputEnded(error),
+      outputFailed: (error) => this.outputFailed(error),
+    };
+  }
+}

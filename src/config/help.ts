@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The text of `baton --help`, made from the table of options.
+import { GROUPS, OPTIONS, type OptionDefinition } from "./options.ts";
+
+const COLUMN = 26;
+
+const EXAMPLES = [
+  "Example, a VM that can be updated, and a new VMM that takes its guest over (QMP: mode=cpr-transfer, then migrate):",
+  "  baton --kernel vmlinux --append console=ttyS0 -m 1G --machine aux-ram-share=on --qmp unix:a.qmp,server=on,wait=off",
+  "  baton --qmp unix:b.qmp,server=on,wait=off --incoming unix:main.sock \\",
+  "    --incoming cpr,addr.transport=socket,addr.type=unix,addr.path=cpr.sock",
+];
+
+function describe({ flag, aliases, argument, help }: OptionDefinition): string[] {
+  // Long names with two dashes, QEMU's one-letter options with one; either works for both.
+  const names = [flag, ...(aliases ?? [])].map((name) => `${name.length === 1 ? "-" : "--"}${name}`).join(", ");
+  const head = `  ${names}${argument === undefined ? "" : ` ${argument}`}`;
+  const [first, ...rest] = help.map((line) => " ".repeat(COLUMN) + line);
+  const isShort = head.length < COLUMN - 1;
+  return isShort ? [head + first!.slice(head.length), ...rest] : [head, first!, ...rest];
+}
+
+/** The help of the options, without a trailing newline. */
+export function helpText(): string {
+  const lines = [
+    "Usage: baton [OPTION…]",
+    "Runs a virtual machine whose VMM can be replaced while the guest runs. QEMU's syntax: -x and --x are the same.",
+  ];
+  for (const [group, title] of Object.entries(GROUPS)) {
+    lines.push("", `${title}:`);
+    for (const option of OPTIONS) if (option.group === group) lines.push(...describe(option));
+  }
+  return [...lines, "", ...EXAMPLES].join("\n");
+}

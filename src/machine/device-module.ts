@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loads the Wasm modules of the devices: their exports, their host, and one compilation for each thread.
+import { Buffer } from "node:buffer";
+import { type ModuleName, modules } from "../../build/modules.ts";
+
+/**
+ * What every device module exports. `state` is the address of the device's state page.
+ *
+ * Wasm hands out 32 bit results as signed numbers: keep the low `sizeBytes` of what `read` returns.
+ */
+export interface DeviceExports {
+  /** Power-on values. */
+  reset(state: number): void;
+  read(state: number, offset: number, sizeBytes: number): number;
+  write(state: number, offset: number, sizeBytes: number, value: number): void;
+  /** Devices with a clock: does what is due. Early and late calls are harmless. */
+  tick?(state: number): void;
+  /** Devices with a clock: monotonic time of the next `tick`, or -1. Changes are announced with EVENT_TIMER. */
+  nextDeadlineNs?(state: number): bigint;
+}
+
+export interface TimedDeviceExports extends DeviceExports {
+  tick(state: number): void;
+  nextDeadlineNs(state: number): bigint;
+}
+
+export interface Uart16550Exports extends DeviceExports {
+  /** How many bytes `receive` takes now; EVENT_CHARDEV says when to ask again. */
+  receiveSpace(state: number): number;
+  /** A byte from the line. 1, or 0 when there was no space and the byte stays the caller's. */
+  receive(state: number, byte: number): number;
+  /** After every taking of bytes from the ring, and after a restore. */
+  outputDrained(state: number): void;
+}
+
+export interface AcpiPmExports extends TimedDeviceExports {
+  powerButton(state: number): void;
+  /** The machine left S3; after its reset, before the guest runs. */
+  wakeUp(state: number): void;
+  /** Sets status bit `gpe` (0 to 15) of GPE0. */
+  raiseGpe(state: number, gpe: number): void;
+  /** After a restore under another monotonic clock: what the old one shows minus what this one shows. */
+  rebaseTimer(state: number, deltaNs: bigint): void;
+}
+
+interface ExportsByName {
+  uart16550: Uart16550Exports;
+  mc146818: TimedDeviceExports;
+  "acpi-pm": AcpiPmExports;
+}
+
+/** The exports of a module, where more is known of it than that it is a device. */
+export type ExportsOf<Name extends ModuleName> = Name extends keyof ExportsByName ? ExportsByName[Name] : DeviceExports;
+
+/** What every device module imports. All of it may be called with the device's lock held: it must not call back. */
+export interface DeviceHost {
+  /** The interrupt line of the device at `state`, called only when its level (0 or 1) changes. */
+  setIrq(state: number, level: number): void;
+  /** Sets `EVENT_*` bits and rings the doorbell. */
+  signal(event: number): void;
+  monotonicNs(): bigint;
+  /** Nanoseconds since 1970. */
+  realtimeNs(): bigint;
+}
+
+/** Compiled modules cannot be shared between threads without posting them, so each thread has its own cache. */
+const compiled = new Map<ModuleName, WebAssembly.Module>();
+
+function compile(name: ModuleName): WebAssembly.Module {
+  let module = compiled.get(name);
+  if (module === undefined) {
+    module = new WebAssembly.Module(Buffer.from(modules[name], "base64"));
+    compiled.set(name, module);
+  }
+  return module;
+}
+
+/** An instance of the module for the calling thread. It serves all devices of its kind, by their state pages. */
+export function instantiateDevice<Name extends ModuleName>(
+  name: Name,
+  memory: WebAssembly.Memory,
+  host: DeviceHost,
+): ExportsOf<Name> {
+  const imports = { env: { memory }, host: { ...host } };
+  return new WebAssembly.Instance(compile(name), imports).exports as unknown as ExportsOf<Name>;
+}

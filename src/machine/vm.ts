@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+// A running VM: what the guest asks of the machine, what the operator asks of it, and the run state between them.
+import {
+  CONTROL_DOORBELL,
+  CONTROL_EVENTS,
+  EVENT_CHARDEV,
+  EVENT_DEBUG_EXIT,
+  EVENT_RESET,
+  EVENT_SHUTDOWN,
+  EVENT_SUSPEND,
+  EVENT_TIMER,
+  EVENT_VCPU_ERROR,
+} from "../../assembly/layout.ts";
+import type { AcceleratedVm } from "../accel/types.ts";
+import type { MachineSpec } from "../config/types.ts";
+import { describeError, VmmError } from "../errors.ts";
+import type { MappedRam } from "../memory/ram.ts";
+import { QmpEventSource } from "../qmp/events.ts";
+import type { RunState, ShutdownCause } from "../qmp/schema/machine.ts";
+import type { InitialVcpuState } from "./boot/types.ts";
+import type { DeviceSet } from "./device-set.ts";
+
+/** How a VM ended. */
+export interface VmExit {
+  reason: ShutdownCause;
+  /** 0, or what the guest reported through isa-debug-exit. */
+  exitCode: number;
+}
+
+export interface VmParts {
+  spec: MachineSpec;
+  memory: WebAssembly.Memory;
+  ram: MappedRam;
+  accel: AcceleratedVm;
+  devices: DeviceSet;
+  /** Loads the guest into RAM anew and says how vCPU 0 starts. */
+  loadGuest: () => Promise<InitialVcpuState>;
+}
+
+/** Run states from which `cont` may not start the guest, with the reason. */
+const CANNOT_RUN: Partial<Record<RunState, string>> = {
+  "finish-migrate": "Migration is not finalized yet",
+  postmigrate: "The guest has moved to another process and may not run here again",
+  "internal-error": "Resetting the Virtual Machine is required",
+  "guest-panicked": "Resetting the Virtual Machine is required",
+  shutdown: "Resetting the Virtual Machine is required",
+};
+
+export class Vm {
+  readonly spec: MachineSpec;
+  readonly memory: WebAssembly.Memory;
+  readonly ram: MappedRam;
+  readonly accel: AcceleratedVm;
+  readonly devices: DeviceSet;
+  readonly events = new QmpEventSource();
+  readonly #loadGuest: () => Promise<InitialVcpuState>;
+  readonly #words: Int32Array;
+  readonly #exit = Promise.withResolvers<VmExit>();
+  #state: RunState = "prelaunch";
+  #isClosed = false;
+  /** Set by `quit`: the end waits for the reply that announces it. */
+  #pendingExit: VmExit | undefined;
+
+  constructor(parts: VmParts) {
+    this.spec = parts.spec;
+    this.memory = parts.memory;
+    this.ram = parts.ram;
+    this.accel = parts.accel;
+    this.devices = parts.devices;
+    this.#loadGuest = parts.loadGuest;
+    this.#words = new Int32Array(parts.memory.buffer);
+  }
+
+  get state(): RunState {
+    return this.#state;
+  }
+
+  get isRunning(): boolean {
+    return this.#state === "running";
+  }
+
+  /** Resolves when the VM has ended: by the guest, by an operator or by an error. */
+  get exited(): Promise<VmExit> {
+    return this.#exit.promise;
+  }
+
+  /** Starts heeding what the guest and its devices signal. Called once, when the guest may run. */
+  serve(): void {
+    void this.#serveDoorbell();
+  }
+
+  /** Power-on: loads the guest and resets everything. */
+  async powerOn(): Promise<void> {
+    const boot = await this.#loadGuest();
+    this.devices.reset();
+    this.accel.reset(boot);
+  }
+
+  /** The state that a restored VM takes over from the one it was saved from, without acting on it. */
+  assumeState(state: RunState): void {
+    this.#state = state;
+  }
+
+  stop(): void {
+    if (this.#state === "running") {
+      this.pauseFor("paused");
+    } else if (this.#state === "prelaunch") {
+      this.#state = "paused";
+    }
+  }
+
+  cont(): void {
+    if (this.#state === "running") return;
+    const reason = CANNOT_RUN[this.#state];
+    if (reason !== undefined) throw new VmmError("cannot-run", reason);
+    this.resumeFrom();
+  }
+
+  /** Parks the vCPUs and says so. */
+  pauseFor(state: RunState): void {
+    this.accel.park();
+    this.devices.stopTimers();
+    this.#state = state;
+    this.events.emit("STOP");
+  }
+
+  /** Runs the vCPUs and says so. */
+  resumeFrom(): void {
+    this.#state = "running";
+    this.accel.run();
+    this.devices.armTimers();
+    this.events.emit("RESUME");
+  }
+
+  async reset(reason: ShutdownCause, isByGuest: boolean): Promise<void> {
+    const wasRunning = this.#state === "running";
+    this.accel.park();
+    if (this.spec.noReboot) {
+      this.#end({ reason, exitCode: 0 }, isByGuest);
+      return;
+    }
+    await this.powerOn();
+    this.events.emit("RESET", { guest: isByGuest, reason });
+    if (wasRunning || this.#state === "internal-error") {
+      this.#state = "running";
+      this.accel.run();
+    }
+  }
+
+  powerdown(): void {
+    this.events.emit("POWERDOWN");
+    this.devices.powerButton();
+  }
+
+  async wakeup(): Promise<void> {
+    const boot = await this.#loadGuest();
+    this.devices.wakeUp();
+    this.accel.reset(boot);
+    this.events.emit("WAKEUP");
+    this.#state = "running";
+    this.accel.run();
+  }
+
+  /** Ends the VM for an operator. The end itself waits for `finishQuit`, so that the reply can still be written. */
+  quit(reason: ShutdownCause): void {
+    if (this.#state === "running") this.accel.park();
+    this.devices.stopTimers();
+    this.events.emit("SHUTDOWN", { guest: false, reason });
+    this.#pendingExit = { reason, exitCode: 0 };
+    this.#state = "shutdown";
+  }
+
+  /** Carries out a `quit` that is pending. */
+  finishQuit(): void {
+    if (this.#pendingExit !== undefined) this.#exit.resolve(this.#pendingExit);
+  }
+
+  /** A vCPU stopped for good: the guest is kept as it is, for somebody to look at. */
+  vcpuFailed(index: number, message: string): void {
+    if (this.#isClosed) return;
+    console.error(`baton: vCPU ${index} failed: ${message}`);
+    this.#state = "internal-error";
+    this.accel.park();
+    this.events.emit("STOP");
+  }
+
+  /** Releases vCPUs and timers. Does not end `exited` by itself. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.devices.stopTimers();
+    this.#ring();
+    await this.accel.close();
+  }
+
+  #end(exit: VmExit, isByGuest: boolean): void {
+    this.#state = "shutdown";
+    this.devices.stopTimers();
+    this.events.emit("SHUTDOWN", { guest: isByGuest, reason: exit.reason });
+    this.#exit.resolve(exit);
+  }
+
+  #ring(): void {
+    Atomics.add(this.#words, CONTROL_DOORBELL >> 2, 1);
+    Atomics.notify(this.#words, CONTROL_DOORBELL >> 2);
+  }
+
+  async #serveDoorbell(): Promise<void> {
+    while (!this.#isClosed) {
+      const seen = Atomics.load(this.#words, CONTROL_DOORBELL >> 2);
+      await this.#serveEvents(Atomics.exchange(this.#words, CONTROL_EVENTS >> 2, 0));
+      const { async, value } = Atomics.waitAsync(this.#words, CONTROL_DOORBELL >> 2, seen);
+      if (async) await value;
+    }
+  }
+
+  async #serveEvents(events: number): Promise<void> {
+    if (events === 0) return;
+    try {
+      if ((events & EVENT_CHARDEV) !== 0) for (const port of this.devices.serialPorts) port.flush();
+      if ((events & EVENT_TIMER) !== 0 && this.isRunning) this.devices.armTimers();
+      await this.#serveGuestRequests(events);
+    } catch (error) {
+      console.error(`baton: ${describeError(error)}`);
+      this.#state = "internal-error";
+      this.events.emit("STOP");
+    }
+  }
+
+  async #serveGuestRequests(events: number): Promise<void> {
+    if ((events & EVENT_DEBUG_EXIT) !== 0) {
+      this.accel.park();
+      this.#end({ reason: "guest-shutdown", exitCode: this.devices.debugExitCode() }, true);
+    } else if ((events & EVENT_SHUTDOWN) !== 0) {
+      this.accel.park();
+      this.#end({ reason: "guest-shutdown", exitCode: 0 }, true);
+    } else if ((events & EVENT_RESET) !== 0) {
+      await this.reset("guest-reset", true);
+    } else if ((events & EVENT_SUSPEND) !== 0) {
+      this.accel.park();
+      this.#state = "suspended";
+      this.events.emit("SUSPEND");
+    } else if ((events & EVENT_VCPU_ERROR) !== 0) {
+      this.#state = "internal-error";
+      this.accel.park();
+      this.events.emit("STOP");
+    }
+  }
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// The VM's one linear memory and the RAM back end mapped into it.
+import { statSync } from "node:fs";
+import { RAM_BASE, RAM_MAX_SIZE_BYTES, WASM_PAGE_SIZE_BYTES } from "../../assembly/layout.ts";
+import { close, O_CREAT, O_RDWR, open, pread, status, truncate } from "../../ffi/fd.ts";
+import { F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, memfdCreate } from "../../ffi/memfd.ts";
+import { advise, mapAnonymousOver, mapOver } from "../../ffi/mmap.ts";
+import type { MachineSpec, MemoryBackendSpec } from "../config/types.ts";
+import { VmmError } from "../errors.ts";
+
+/** <linux/fcntl.h> O_TMPFILE: __O_TMPFILE | O_DIRECTORY. */
+const O_TMPFILE = 0o20200000;
+
+/** The RAM back end that the machine uses. */
+export function ramBackend(spec: MachineSpec): MemoryBackendSpec {
+  const backend = spec.memoryBackends.find(({ id }) => id === spec.machine.memoryBackend);
+  if (backend === undefined) throw new VmmError("memory-backend", `object '${spec.machine.memoryBackend}' not found`);
+  return backend;
+}
+
+/** A linear memory with room for that much RAM. Initial and maximum are equal, so that it never moves. */
+export function createMemory(ramSizeBytes: number): WebAssembly.Memory {
+  if (ramSizeBytes > RAM_MAX_SIZE_BYTES) {
+    throw new VmmError("ram-too-large", `RAM of ${ramSizeBytes} bytes is more than the 3 GiB that Baton maps below the PCI hole`);
+  }
+  const pages = Math.ceil((RAM_BASE + ramSizeBytes) / WASM_PAGE_SIZE_BYTES);
+  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+}
+
+/** RAM that is mapped. `fd` is undefined for anonymous memory, which no other process image can take over. */
+export interface MappedRam {
+  backend: MemoryBackendSpec;
+  fd: number | undefined;
+  /** True when another process that maps `fd` sees the guest's writes. */
+  isShared: boolean;
+}
+
+/**
+ * Opens the back end and maps it into `memory` at RAM_BASE. `inheritedFd` is RAM of a running guest, taken as it is.
+ * @throws VmmError "memory-backend" naming the back end; the cause has the system call
+ */
+export function mapRam(memory: WebAssembly.Memory, backend: MemoryBackendSpec, inheritedFd?: number): MappedRam {
+  const bytes = new Uint8Array(memory.buffer);
+  try {
+    const fd = inheritedFd ?? openBackend(backend);
+    if (fd === undefined) {
+      mapAnonymousOver(bytes, RAM_BASE, backend.sizeBytes);
+    } else {
+      mapOver(bytes, RAM_BASE, { fd, sizeBytes: backend.sizeBytes, private: !backend.share });
+    }
+    advise(bytes, RAM_BASE, backend.sizeBytes, "no-dump");
+    if (backend.prealloc === true && inheritedFd === undefined) advise(bytes, RAM_BASE, backend.sizeBytes, "populate");
+    return { backend, fd, isShared: fd !== undefined && backend.share };
+  } catch (error) {
+    throw new VmmError("memory-backend", `Memory back end '${backend.id}' (${backend.qomType}) cannot be set up`, {
+      cause: error,
+    });
+  }
+}
+
+function openBackend(backend: MemoryBackendSpec): number | undefined {
+  switch (backend.qomType) {
+    case "memory-backend-memfd":
+      return memfdCreate(backend.id, backend.sizeBytes, {
+        ...(backend.seal === false ? {} : { seals: F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL }),
+        ...(backend.hugetlb === true ? { hugePageSizeBytes: backend.hugetlbSizeBytes ?? 0 } : {}),
+      });
+    case "memory-backend-ram":
+      return backend.share ? memfdCreate(backend.id, backend.sizeBytes) : undefined;
+    case "memory-backend-file":
+      return openFile(backend);
+  }
+}
+
+/** A directory gets an unnamed file of its own (hugetlbfs is used that way); a file is made, and grown, as needed. */
+function openFile(backend: MemoryBackendSpec): number {
+  const path = backend.memPath!;
+  const isDirectory = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  const fd = open(path, isDirectory ? O_RDWR | O_TMPFILE : O_RDWR | O_CREAT, 0o600);
+  const { kind, sizeBytes } = status(fd);
+  if (kind === "file" && sizeBytes < backend.sizeBytes) {
+    if (sizeBytes !== 0 && !isDirectory) {
+      close(fd);
+      throw new VmmError("memory-backend", `${path} has ${sizeBytes} bytes, fewer than the ${backend.sizeBytes} of RAM`);
+    }
+    truncate(fd, backend.sizeBytes);
+  }
+  return fd;
+}
+
+/**
+ * Proves that JavaScript, Wasm and the kernel see the same bytes of guest RAM; a runtime that copies or moves shared
+ * memory would otherwise corrupt guests. Uses the first page, which is zero before a guest is loaded, and leaves it so.
+ *
+ * `wasmLoad` reads an u32 through a Wasm module.
+ * @throws VmmError "memory-self-test"
+ */
+export function selfTestMapping(memory: WebAssembly.Memory, ram: MappedRam, wasmLoad: (address: number) => number): void {
+  if (!ram.isShared) return;
+  const word = new Uint32Array(memory.buffer, RAM_BASE, 1);
+  const before = word[0]!;
+  word[0] = 0x4241_544f;
+  const fromFile = new Uint32Array(1);
+  pread(ram.fd!, new Uint8Array(fromFile.buffer), 0);
+  const fromWasm = wasmLoad(RAM_BASE) >>> 0;
+  word[0] = before;
+  for (const [witness, value] of [["the memfd", fromFile[0]], ["Wasm", fromWasm]] as const) {
+    if (value !== 0x4241_544f) {
+      throw new VmmError("memory-self-test", `Guest RAM is not shared: JavaScript wrote 0x4241544f, ${witness} reads 0x${value!.toString(16)}`);
+    }
+  }
+}

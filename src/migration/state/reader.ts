@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads a state image, trusting nothing in it: every size is checked before it is used.
+import { VmmError } from "../../errors.ts";
+import { crc32 } from "../../runtime/checksum.ts";
+import { PRODUCER } from "../../version.ts";
+import {
+  ARCHITECTURE,
+  CRC_OFFSET,
+  CRC_START,
+  type Directory,
+  FORMAT_VERSION,
+  HEADER_SIZE_BYTES,
+  MAGIC,
+  MAX_IMAGE_SIZE_BYTES,
+  type PartEntry,
+  type SectionEntry,
+} from "./format.ts";
+
+function refuse(message: string, cause?: unknown): VmmError {
+  return new VmmError("state-refused", message, cause === undefined ? undefined : { cause });
+}
+
+function text(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes);
+}
+
+function isCount(value: unknown): value is number {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+}
+
+/** One section, with checked access to its parts. */
+export class StateSection {
+  readonly entry: SectionEntry;
+  readonly #image: Uint8Array;
+
+  constructor(entry: SectionEntry, image: Uint8Array) {
+    this.entry = entry;
+    this.#image = image;
+  }
+
+  get version(): number {
+    return this.entry.version;
+  }
+
+  /** `vcpu 1`: how messages name this section. */
+  get title(): string {
+    return `${this.entry.id} ${this.entry.instance}`;
+  }
+
+  has(name: string): boolean {
+    return this.entry.parts.some((part) => part.name === name);
+  }
+
+  /** Bytes of a part. `sizeBytes` is what the reader expects. @throws VmmError "state-refused" when it differs */
+  part(name: string, sizeBytes?: number): Uint8Array {
+    const part = this.entry.parts.find((candidate) => candidate.name === name);
+    if (part === undefined) throw refuse(`State section ${this.title} has no part ${name}`);
+    if (sizeBytes !== undefined && part.sizeBytes !== sizeBytes) {
+      throw refuse(`State part ${name} of ${this.title} has ${part.sizeBytes} bytes instead of ${sizeBytes}`);
+    }
+    return this.#image.subarray(part.offset, part.offset + part.sizeBytes);
+  }
+
+  /** The value of a section made by `StateWriter.addJson`. */
+  json(): unknown {
+    try {
+      return JSON.parse(text(this.part("value")));
+    } catch (error) {
+      if (error instanceof VmmError) throw error;
+      throw refuse(`State section ${this.title} is not JSON`, error);
+    }
+  }
+}
+
+export class StateReader {
+  readonly producer: string;
+  readonly #sections: StateSection[];
+
+  /**
+   * `known` maps each section id that the caller can read to the highest version it can read.
+   * @throws VmmError "state-refused", naming what is wrong, and both versions when that is the reason
+   */
+  constructor(image: Uint8Array, known: Readonly<Record<string, number>>) {
+    const directory = readDirectory(image);
+    this.producer = directory.producer;
+    this.#sections = directory.sections.map((entry) => new StateSection(entry, image));
+    for (const { id, instance, version, required } of directory.sections) {
+      const highest = Object.hasOwn(known, id) ? known[id]! : 0;
+      if (version <= highest || !required) continue;
+      const reads = highest === 0 ? "does not know it" : `reads versions up to ${highest}`;
+      throw refuse(
+        `State section ${id} ${instance} has version ${version}, written by ${this.producer}; this is ${PRODUCER}, which ${reads}`,
+      );
+    }
+  }
+
+  /** The section, or undefined when the writer had none. */
+  find(id: string, instance = 0): StateSection | undefined {
+    return this.#sections.find(({ entry }) => entry.id === id && entry.instance === instance);
+  }
+
+  /** @throws VmmError "state-refused" when the section is missing */
+  section(id: string, instance = 0): StateSection {
+    const section = this.find(id, instance);
+    if (section === undefined) throw refuse(`State section ${id} ${instance} is missing`);
+    return section;
+  }
+
+  sections(): readonly StateSection[] {
+    return this.#sections;
+  }
+}
+
+/** Checks header, checksum and directory. Used by itself to show an image that this version cannot read. */
+export function readDirectory(image: Uint8Array): Directory {
+  if (image.length < HEADER_SIZE_BYTES) {
+    throw refuse(`State image is cut short: ${image.length} bytes, the header alone has ${HEADER_SIZE_BYTES}`);
+  }
+  if (image.length > MAX_IMAGE_SIZE_BYTES) {
+    throw refuse(`State image has ${image.length} bytes, more than the limit of ${MAX_IMAGE_SIZE_BYTES}`);
+  }
+  const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
+  if (text(image.subarray(0, 8)) !== MAGIC) throw refuse("State image has a wrong magic: it is not Baton's state");
+  const version = view.getUint32(8, true);
+  if (version !== FORMAT_VERSION) {
+    throw refuse(`State image has format version ${version}; ${PRODUCER} reads version ${FORMAT_VERSION}`);
+  }
+  const totalSizeBytes = view.getBigUint64(16, true);
+  if (totalSizeBytes !== BigInt(image.length)) {
+    throw refuse(`State image is cut short or too long: ${image.length} bytes, its header says ${totalSizeBytes}`);
+  }
+  if (view.getUint32(CRC_OFFSET, true) !== crc32(image.subarray(CRC_START))) {
+    throw refuse("State image is damaged: its CRC-32 does not match");
+  }
+  const architecture = text(image.subarray(32, 40)).replace(/\0+$/, "");
+  if (architecture !== ARCHITECTURE) {
+    throw refuse(`State image is of architecture ${JSON.stringify(architecture)} instead of ${ARCHITECTURE}`);
+  }
+  const directorySizeBytes = view.getUint32(24, true);
+  if (HEADER_SIZE_BYTES + directorySizeBytes > image.length) {
+    throw refuse(`State image has a directory of ${directorySizeBytes} bytes, more than the image holds`);
+  }
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text(image.subarray(HEADER_SIZE_BYTES, HEADER_SIZE_BYTES + directorySizeBytes)));
+  } catch (error) {
+    throw refuse("State image has a directory that is not JSON", error);
+  }
+  return checkDirectory(parsed, image.length);
+}
+
+function checkDirectory(value: unknown, imageSizeBytes: number): Directory {
+  const directory = value as Partial<Directory> | null;
+  if (typeof directory?.producer !== "string" || !Array.isArray(directory.sections)) {
+    throw refuse("State image has a directory without producer and sections");
+  }
+  const seen = new Set<string>();
+  for (const section of directory.sections as Partial<SectionEntry>[]) {
+    const { id, instance, version, required, parts } = section ?? {};
+    const isSound = typeof id === "string" && isCount(instance) && isCount(version) && typeof required === "boolean";
+    if (!isSound || !Array.isArray(parts)) {
+      throw refuse(`State image has a directory entry that is not a section: ${JSON.stringify(section).slice(0, 100)}`);
+    }
+    if (seen.has(`${id} ${instance}`)) throw refuse(`State section ${id} ${instance} is there twice`);
+    seen.add(`${id} ${instance}`);
+    for (const part of parts as Partial<PartEntry>[]) {
+      const inside =
+        typeof part?.name === "string" &&
+        typeof part.type === "string" &&
+        isCount(part.offset) &&
+        isCount(part.sizeBytes) &&
+        part.offset >= HEADER_SIZE_BYTES &&
+        part.offset + part.sizeBytes <= imageSizeBytes;
+      if (!inside) throw refuse(`State section ${id} ${instance} has a part outside the image`);
+    }
+  }
+  return directory as Directory;
+}

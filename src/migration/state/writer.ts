@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// Builds a state image in two steps: sections are planned while the guest runs, filled in while it stands.
+import { crc32 } from "../../runtime/checksum.ts";
+import { PRODUCER } from "../../version.ts";
+import {
+  ARCHITECTURE,
+  align,
+  CRC_OFFSET,
+  CRC_START,
+  type Directory,
+  FORMAT_VERSION,
+  HEADER_SIZE_BYTES,
+  MAGIC,
+  type PartEntry,
+  type SectionEntry,
+} from "./format.ts";
+
+export interface SectionHead {
+  id: string;
+  instance?: number;
+  version: number;
+  /** Default true. */
+  required?: boolean;
+}
+
+/** What a part will be: a name, a type for readers, and how many bytes. */
+export interface PartPlan {
+  name: string;
+  type: string;
+  sizeBytes: number;
+}
+
+export class StateWriter {
+  readonly #sections: SectionEntry[] = [];
+  readonly #values = new Map<PartEntry, Uint8Array>();
+  #image: Uint8Array | undefined;
+
+  /** Plans a section. Call `view` for each part once `lay` has been called. */
+  plan(head: SectionHead, parts: PartPlan[]): SectionEntry {
+    if (this.#image !== undefined) throw new Error("The state image is laid out already");
+    const entry: SectionEntry = {
+      id: head.id,
+      instance: head.instance ?? 0,
+      version: head.version,
+      required: head.required ?? true,
+      parts: parts.map(({ name, type, sizeBytes }) => ({ name, type, offset: 0, sizeBytes })),
+    };
+    this.#sections.push(entry);
+    return entry;
+  }
+
+  /** Plans a section whose bytes are known now. */
+  add(head: SectionHead, parts: { name: string; type: string; bytes: Uint8Array }[]): void {
+    const planned = parts.map(({ name, type, bytes }) => ({ name, type, sizeBytes: bytes.length }));
+    const entry = this.plan(head, planned);
+    for (const [index, part] of entry.parts.entries()) this.#values.set(part, parts[index]!.bytes);
+  }
+
+  /** Plans a section of one JSON value. */
+  addJson(head: SectionHead, value: unknown): void {
+    this.add(head, [{ name: "value", type: "json", bytes: new TextEncoder().encode(JSON.stringify(value)) }]);
+  }
+
+  /** Fixes the layout: directory and header are written, every part has its place. */
+  lay(): void {
+    // Offsets are part of the directory and the directory comes first: lay the parts out behind a directory of bounded
+    // size, which is that of the same directory with the longest offsets there can be.
+    const directory: Directory = { producer: PRODUCER, sections: this.#sections };
+    const encoder = new TextEncoder();
+    for (const section of this.#sections) for (const part of section.parts) part.offset = 0xffff_ffff;
+    const directoryRoom = align(encoder.encode(JSON.stringify(directory)).length);
+    let offset = HEADER_SIZE_BYTES + directoryRoom;
+    for (const section of this.#sections) {
+      for (const part of section.parts) {
+        part.offset = offset;
+        offset += align(part.sizeBytes);
+      }
+    }
+    const image = new Uint8Array(offset);
+    const text = encoder.encode(JSON.stringify(directory));
+    const view = new DataView(image.buffer);
+    encoder.encodeInto(MAGIC, image);
+    view.setUint32(8, FORMAT_VERSION, true);
+    view.setBigUint64(16, BigInt(offset), true);
+    view.setUint32(24, text.length, true);
+    encoder.encodeInto(ARCHITECTURE, image.subarray(32, 40));
+    image.set(text, HEADER_SIZE_BYTES);
+    for (const [part, bytes] of this.#values) image.set(bytes, part.offset);
+    this.#image = image;
+  }
+
+  /** The place of a planned part in the laid-out image. */
+  view(section: SectionEntry, name: string): Uint8Array {
+    const part = section.parts.find((candidate) => candidate.name === name);
+    if (part === undefined || this.#image === undefined) throw new Error(`No part ${name} in ${section.id}`);
+    return this.#image.subarray(part.offset, part.offset + part.sizeBytes);
+  }
+
+  /** Adds the checksum and gives the finished image. */
+  seal(): Uint8Array {
+    const image = this.#image;
+    if (image === undefined) throw new Error("The state image is not laid out");
+    const view = new DataView(image.buffer);
+    view.setUint32(CRC_OFFSET, crc32(image.subarray(CRC_START)), true);
+    return image;
+  }
+}
+

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the implementation of a QMP command is.
+import type { CommandArguments, CommandName, CommandResult } from "../schema.ts";
+import type { MaybePromise, QmpTarget } from "../target.ts";
+
+/** The client that a command came from, as far as commands may touch it. */
+export interface CommandSession {
+  negotiated: boolean;
+}
+
+export interface CommandContext {
+  readonly target: QmpTarget;
+  readonly session: CommandSession;
+}
+
+type Result<K extends CommandName> = keyof CommandResult<K> extends never ? void : CommandResult<K>;
+
+/** Gets checked arguments; a command that tells nothing returns nothing. */
+export type Handler<K extends CommandName> = (
+  context: CommandContext,
+  args: CommandArguments<K>,
+) => MaybePromise<Result<K>>;
+
+export type Handlers<K extends CommandName> = { readonly [N in K]: Handler<N> };

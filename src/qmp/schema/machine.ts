@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Types of the commands and events about the machine itself. Names and shapes: QEMU's qapi/run-state.json,
+// qapi/machine.json, qapi/char.json.
+import { arrayOf, bool, enumOf, int, optional, type Static, str, struct, uint } from "./types.ts";
+
+export const RunState = enumOf(
+  "debug",
+  "inmigrate",
+  "internal-error",
+  "io-error",
+  "paused",
+  "postmigrate",
+  "prelaunch",
+  "finish-migrate",
+  "restore-vm",
+  "running",
+  "save-vm",
+  "shutdown",
+  "suspended",
+  "watchdog",
+  "guest-panicked",
+  "colo",
+);
+export type RunState = Static<typeof RunState>;
+
+export const StatusInfo = struct({ running: bool, status: RunState });
+
+export const ShutdownCause = enumOf(
+  "none",
+  "host-error",
+  "host-qmp-quit",
+  "host-qmp-system-reset",
+  "host-signal",
+  "host-ui",
+  "guest-shutdown",
+  "guest-reset",
+  "guest-panic",
+  "subsystem-reset",
+  "snapshot-load",
+);
+export type ShutdownCause = Static<typeof ShutdownCause>;
+
+export const NameInfo = struct({ name: optional(str) });
+export const UuidInfo = struct({ UUID: str });
+export const KvmInfo = struct({ enabled: bool, present: bool });
+export type KvmInfo = Static<typeof KvmInfo>;
+export const TargetInfo = struct({ arch: enumOf("x86_64") });
+
+export const CpuInfoFast = struct({
+  "cpu-index": int,
+  "qom-path": str,
+  "thread-id": int,
+  props: optional(
+    struct({
+      "socket-id": optional(int),
+      "die-id": optional(int),
+      "core-id": optional(int),
+      "thread-id": optional(int),
+    }),
+  ),
+  target: enumOf("x86_64"),
+});
+export type CpuInfoFast = Static<typeof CpuInfoFast>;
+
+export const ChardevInfo = struct({ label: str, filename: str, "frontend-open": bool });
+export type ChardevInfo = Static<typeof ChardevInfo>;
+
+export const Memdev = struct({
+  id: optional(str),
+  size: uint,
+  merge: bool,
+  dump: bool,
+  prealloc: bool,
+  share: bool,
+  reserve: optional(bool),
+  "host-nodes": arrayOf(int),
+  policy: enumOf("default", "preferred", "bind", "interleave"),
+});
+export type Memdev = Static<typeof Memdev>;
+
+export const MemoryInfo = struct({ "base-memory": uint, "plugged-memory": optional(uint) });
+export type MemoryInfo = Static<typeof MemoryInfo>;
+
+export const GuestPanicAction = enumOf("pause", "poweroff", "run");

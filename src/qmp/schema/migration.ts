@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Types of the migration commands. Names and shapes: QEMU's qapi/migration.json and qapi/sockets.json.
+import { arrayOf, bool, enumOf, num, optional, type Static, str, struct, uint, union } from "./types.ts";
+
+export const MigMode = enumOf("normal", "cpr-reboot", "cpr-transfer", "cpr-exec");
+export type MigMode = Static<typeof MigMode>;
+
+export const MigrationStatus = enumOf(
+  "none",
+  "setup",
+  "cancelling",
+  "cancelled",
+  "active",
+  "device",
+  "completed",
+  "failing",
+  "failed",
+);
+export type MigrationStatus = Static<typeof MigrationStatus>;
+
+/** A capability is listed here when Baton has it, not before. */
+export const MigrationCapability = enumOf("events");
+export type MigrationCapability = Static<typeof MigrationCapability>;
+
+export const MigrationCapabilityStatus = struct({ capability: MigrationCapability, state: bool });
+export type MigrationCapabilityStatus = Static<typeof MigrationCapabilityStatus>;
+
+/** What `migrate-set-parameters` takes: any subset. */
+export const MigrateSetParameters = struct({ mode: optional(MigMode), "cpr-exec-command": optional(arrayOf(str)) });
+export type MigrateSetParameters = Static<typeof MigrateSetParameters>;
+
+/** What `query-migrate-parameters` tells: every parameter, as it is now. */
+export const MigrationParameters = struct({ mode: MigMode, "cpr-exec-command": arrayOf(str) });
+export type MigrationParameters = Static<typeof MigrationParameters>;
+
+export const SocketAddress = union({ type: enumOf("inet", "unix", "vsock", "fd") }, "type", {
+  inet: struct({ host: str, port: str }),
+  unix: struct({ path: str }),
+  vsock: struct({ cid: str, port: str }),
+  fd: struct({ str: str }),
+});
+export type SocketAddress = Static<typeof SocketAddress>;
+
+export const MigrationAddress = union({ transport: enumOf("socket", "exec", "file") }, "transport", {
+  socket: SocketAddress,
+  exec: struct({ args: arrayOf(str) }),
+  file: struct({ filename: str, offset: uint }),
+});
+
+export const MigrationChannelType = enumOf("main", "cpr");
+export type MigrationChannelType = Static<typeof MigrationChannelType>;
+
+export const MigrationChannel = struct({ "channel-type": MigrationChannelType, addr: MigrationAddress });
+export type MigrationChannel = Static<typeof MigrationChannel>;
+
+export const MigrationStats = struct({
+  transferred: uint,
+  remaining: uint,
+  total: uint,
+  duplicate: uint,
+  normal: uint,
+  "normal-bytes": uint,
+  "dirty-pages-rate": uint,
+  mbps: num,
+  "dirty-sync-count": uint,
+  "postcopy-requests": uint,
+  "page-size": uint,
+  "multifd-bytes": uint,
+  "pages-per-second": uint,
+  "precopy-bytes": uint,
+  "downtime-bytes": uint,
+  "postcopy-bytes": uint,
+  "dirty-sync-missed-zero-copy": uint,
+});
+export type MigrationStats = Static<typeof MigrationStats>;
+
+/** Times in milliseconds. Everything is absent when there never was a migration. */
+export const MigrationInfo = struct({
+  status: optional(MigrationStatus),
+  ram: optional(MigrationStats),
+  "total-time": optional(uint),
+  "setup-time": optional(uint),
+  downtime: optional(uint),
+  "expected-downtime": optional(uint),
+  "error-desc": optional(str),
+  "blocked-reasons": optional(arrayOf(str)),
+  "socket-address": optional(arrayOf(SocketAddress)),
+});
+export type MigrationInfo = Static<typeof MigrationInfo>;
+
+/**
+ * Why the VM cannot be moved in `mode` now. `reason` is what `migrate` would say, `code` is the same for programs,
+ * `device` names who objects and `fix` what to do about it.
+ */
+export const MigrationBlocker = struct({
+  mode: MigMode,
+  reason: str,
+  code: str,
+  device: optional(str),
+  fix: optional(str),
+});
+export type MigrationBlocker = Static<typeof MigrationBlocker>;

@@ -1,0 +1,45 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: Apache-2.0
+# Init of the lab machine: enters the outer machine's file tree, mounted read-only, runs /command there and reports
+# its exit code.
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev /host /kept
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t devtmpfs none /dev
+while read module; do insmod /modules/$module.ko; done < /modules/order
+
+mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=1048576 host /host || poweroff -f
+# A checkout may lie in /tmp or /run, which get file systems of their own: hold it first, put it back after.
+index=0
+while read folder; do
+  index=$((index + 1))
+  mkdir -p /kept/$index
+  mount --bind "/host$folder" /kept/$index
+done < /folders
+mount --bind /dev /host/dev
+mkdir -p /dev/shm /dev/pts
+mount -t tmpfs none /dev/shm
+mount -t devpts none /dev/pts
+mount --bind /dev/shm /host/dev/shm
+mount --bind /dev/pts /host/dev/pts
+mount -t proc none /host/proc
+mount -t sysfs none /host/sys
+mount -t tmpfs none /host/run
+mount -t tmpfs none /host/tmp
+index=0
+while read folder; do
+  index=$((index + 1))
+  mkdir -p "/host$folder"
+  mount --bind /kept/$index "/host$folder"
+done < /folders
+# The scenarios talk over UNIX sockets and, later, over the loopback interface.
+ip link set lo up
+
+if [ -e /interactive ]; then
+  setsid cttyhack chroot /host /bin/bash -c "$(cat /command)"
+else
+  chroot /host /bin/bash -c "$(cat /command)" < /dev/null
+fi
+echo "lab: exit $?"
+poweroff -f

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// The lab machine: a PC with SVM, nested paging, an IOMMU and QEMU's edu device, emulated by QEMU's TCG, so that it
+// needs neither root nor KVM. It sees this machine's files read-only and runs one command among them.
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { findProgram, type LabAssets } from "./assets.ts";
+import { buildLabInitramfs, type LabCommand } from "./initramfs.ts";
+
+export interface LabOptions extends LabCommand {
+  /** The machine is killed after this long. */
+  timeoutMs: number;
+  /** Called with the console's output as it comes. Not called in interactive mode. */
+  onOutput?: (chunk: string) => void;
+}
+
+export interface LabRun {
+  /** The command's exit code; `undefined` when the machine ended without reporting one. */
+  exitCode: number | undefined;
+  timedOut: boolean;
+  /** Everything the console printed. Empty in interactive mode. */
+  output: string;
+}
+
+const MEMORY_MIB = 4096;
+
+function machineArguments(assets: LabAssets, initrdPath: string): string[] {
+  return [
+    ...["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max"],
+    // Interrupt remapping needs the I/O APIC outside QEMU's KVM half, hence the split.
+    ...["-M", "q35,kernel-irqchip=split", "-device", "intel-iommu,intremap=on", "-device", "edu"],
+    ...["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"],
+    ...["-m", String(MEMORY_MIB), "-nodefaults", "-display", "none", "-no-reboot"],
+    ...["-kernel", assets.labKernel.imagePath, "-initrd", initrdPath],
+    ...["-append", "console=ttyS0 quiet panic=-1 intel_iommu=on mitigations=off"],
+    ...["-serial", "stdio", "-monitor", "none"],
+  ];
+}
+
+/** Kills `child` when this process ends in any way that JavaScript sees; returns the function that stops watching. */
+function killOnExit(child: ChildProcess): () => void {
+  const kill = () => child.kill("SIGKILL");
+  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+  const onSignal = (signal: NodeJS.Signals) => {
+    kill();
+    process.exit(signal === "SIGINT" ? 130 : 143);
+  };
+  process.once("exit", kill);
+  for (const signal of signals) process.once(signal, onSignal);
+  return () => {
+    process.off("exit", kill);
+    for (const signal of signals) process.off(signal, onSignal);
+  };
+}
+
+/** Boots the machine, runs the command, and resolves when the machine is gone. */
+export async function runLab(assets: LabAssets, options: LabOptions): Promise<LabRun> {
+  const workDir = mkdtempSync(join(tmpdir(), "baton-lab-"));
+  try {
+    const initrdPath = join(workDir, "initrd.gz");
+    writeFileSync(initrdPath, buildLabInitramfs(assets, options));
+    return await runMachine(machineArguments(assets, initrdPath), assets.qemuPath, options);
+  } finally {
+    rmSync(workDir, { recursive: true, force: true });
+  }
+}
+
+async function runMachine(args: string[], qemuPath: string, options: LabOptions): Promise<LabRun> {
+  // The kernel's part of the bargain: it kills QEMU even when this process is killed with SIGKILL.
+  const setpriv = findProgram("setpriv");
+  const [command, ...rest] = setpriv === undefined ? [qemuPath] : [setpriv, "--pdeathsig", "KILL", qemuPath];
+  const child = spawn(command!, [...rest, ...args], {
+    stdio: options.interactive ? "inherit" : ["ignore", "pipe", "pipe"],
+  });
+  const stopWatching = killOnExit(child);
+  let timedOut = false;
+  const timer = setTimeout(() => {
+    timedOut = true;
+    child.kill("SIGKILL");
+  }, options.timeoutMs);
+
+  let output = "";
+  for (const stream of [child.stdout, child.stderr]) {
+    stream?.setEncoding("utf8").on("data", (chunk: string) => {
+      output += chunk;
+      options.onOutput?.(chunk);
+    });
+  }
+  try {
+    await new Promise<void>((resolve, reject) => {
+      child.once("error", reject);
+      child.once("close", () => resolve());
+    });
+  } finally {
+    clearTimeout(timer);
+    stopWatching();
+  }
+  const report = /^lab: exit (\d+)\r?$/m.exec(output);
+  return { exitCode: report === null ? undefined : Number(report[1]), timedOut, output };
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// Boots the lab and runs scenarios, a command or a shell in it.
+//
+//   npm run lab -- [--fetch] [--no-build] [--shell | --command COMMAND | SCENARIO[:ARGUMENT…] …]
+//
+// `--fetch` alone only gets the kernels. Without scenarios all of them run.
+import { spawnSync } from "node:child_process";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { fetchKernels, findAssets, type LabAssets, projectDir } from "./assets.ts";
+import { writeGuestInitramfs } from "./initramfs.ts";
+import { runLab } from "./machine.ts";
+import { labPrologue, runScenarios, SCENARIOS, whySkipped } from "./suite.ts";
+
+/** Long: somebody watches, or has a shell. */
+const INTERACTIVE_TIMEOUT_MS = 24 * 3600 * 1000;
+const SCENARIO_TIMEOUT_SECONDS = 180;
+
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    fetch: { type: "boolean" },
+    "no-build": { type: "boolean" },
+    shell: { type: "boolean" },
+    command: { type: "string" },
+  },
+});
+
+function prepareAssets(): LabAssets {
+  try {
+    fetchKernels(console.error);
+  } catch (error) {
+    console.error(`lab: ${error instanceof Error ? error.message : error}`);
+  }
+  const found = findAssets();
+  if (!found.ok) {
+    console.error(`lab: ${found.reason}`);
+    process.exit(1);
+  }
+  return found.assets;
+}
+
+function build(): void {
+  const { status } = spawnSync(process.execPath, ["run", join(projectDir, "tools/build.ts"), "--dist"], {
+    stdio: ["ignore", "inherit", "inherit"],
+  });
+  if (status !== 0) {
+    console.error("lab: The build failed (--no-build runs what dist/ holds)");
+    process.exit(1);
+  }
+}
+
+async function runCommand(assets: LabAssets, command: string, interactive: boolean): Promise<number> {
+  writeGuestInitramfs(assets);
+  const run = await runLab(assets, {
+    command: labPrologue() + command,
+    interactive,
+    timeoutMs: INTERACTIVE_TIMEOUT_MS,
+    onOutput: (chunk) => process.stdout.write(chunk),
+  });
+  return interactive ? 0 : (run.exitCode ?? 1);
+}
+
+async function runSuite(assets: LabAssets): Promise<number> {
+  const runnable = SCENARIOS.filter((scenario) => {
+    const reason = whySkipped(scenario, assets);
+    if (reason !== undefined) console.log(`SKIP ${scenario.spec}: ${reason}`);
+    return reason === undefined;
+  });
+  const specs = positionals.length > 0 ? positionals : runnable.map(({ spec }) => spec);
+  const outcomes = await runScenarios(assets, specs, {
+    scenarioTimeoutSeconds: SCENARIO_TIMEOUT_SECONDS,
+    labTimeoutMs: (specs.length * SCENARIO_TIMEOUT_SECONDS + 60) * 1000,
+    onOutput: (chunk) => process.stdout.write(chunk),
+  });
+  for (const [spec, { verdict, reason }] of outcomes) {
+    console.log(`${verdict.toUpperCase().padEnd(7)} ${spec}${reason === "" ? "" : `: ${reason}`}`);
+  }
+  return [...outcomes.values()].some(({ verdict }) => verdict === "failed") ? 1 : 0;
+}
+
+const assets = prepareAssets();
+const onlyFetches = options.fetch && !options.shell && options.command === undefined && positionals.length === 0;
+if (onlyFetches) process.exit(0);
+if (!options["no-build"]) build();
+if (options.shell) process.exitCode = await runCommand(assets, "exec bash -i", true);
+else if (options.command !== undefined) process.exitCode = await runCommand(assets, options.command, false);
+else process.exitCode = await runSuite(assets);

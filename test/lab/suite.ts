@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs scenarios one after another in one boot of the lab and tells how each went.
+import { cacheDir, type GuestSeries, type LabAssets, missingGuestKernel, projectDir } from "./assets.ts";
+import { writeGuestInitramfs } from "./initramfs.ts";
+import { type LabRun, runLab } from "./machine.ts";
+import { EXIT_SKIPPED } from "./scenario.ts";
+
+export interface Scenario {
+  /** `NAME[:ARGUMENT…]`: the program `scenarios/NAME.ts` and its arguments. */
+  spec: string;
+  /** The kernel that its guest boots. */
+  guestSeries?: GuestSeries;
+}
+
+/** All of them, in the order of their demands on the lab. */
+export const SCENARIOS: Scenario[] = [
+  { spec: "kvm-present" },
+  { spec: "linux-cpr-exec:6.12:1", guestSeries: "6.12" },
+  { spec: "linux-cpr-exec:6.12:2", guestSeries: "6.12" },
+  { spec: "linux-cpr-exec:6.1:1", guestSeries: "6.1" },
+  { spec: "linux-cpr-exec:6.1:2", guestSeries: "6.1" },
+];
+
+export interface Outcome {
+  verdict: "passed" | "failed" | "skipped";
+  /** Why it failed or was skipped: its last line. */
+  reason: string;
+  /** What it printed. */
+  output: string;
+}
+
+export interface SuiteOptions {
+  scenarioTimeoutSeconds: number;
+  labTimeoutMs: number;
+  onOutput?: (chunk: string) => void;
+}
+
+/** Why a scenario cannot run with these assets, or `undefined`. */
+export function whySkipped(scenario: Scenario, assets: LabAssets): string | undefined {
+  return scenario.guestSeries === undefined ? undefined : missingGuestKernel(assets, scenario.guestSeries);
+}
+
+const quote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
+
+/** What a command in the lab needs before it runs: only /tmp can be written to, and nothing is inherited. */
+export function labPrologue(): string {
+  const environment = {
+    PATH: `${projectDir}/node_modules/.bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`,
+    HOME: "/tmp",
+    DENO_DIR: "/tmp/deno",
+    DENO_NO_UPDATE_CHECK: "1",
+    NO_COLOR: "1",
+    TERM: "dumb",
+    BATON_LAB_DIR: cacheDir,
+  };
+  const exports = Object.entries(environment).map(([name, value]) => `export ${name}=${quote(value)}`);
+  return [...exports, `cd ${quote(projectDir)}`, ""].join("\n");
+}
+
+function scenarioCommand(spec: string, timeoutSeconds: number): string {
+  const [name, ...args] = spec.split(":");
+  const words = ["bun", "run", `test/lab/scenarios/${name}.ts`, ...args].map(quote).join(" ");
+  return [
+    `echo "lab: begin ${spec}"`,
+    `timeout -k 5 ${timeoutSeconds} ${words} 2>&1`,
+    // On a line of its own, whatever the scenario printed last.
+    `printf '\\nlab: end %s %d\\n' ${quote(spec)} $?`,
+    "",
+  ].join("\n");
+}
+
+function readOutcome(spec: string, run: LabRun): Outcome {
+  const text = run.output.replaceAll("\r", "");
+  const begin = text.indexOf(`lab: begin ${spec}\n`);
+  if (begin < 0) {
+    return { verdict: "failed", reason: `The lab ended${run.timedOut ? " by timeout" : ""} before it`, output: text };
+  }
+  const end = text.indexOf(`\nlab: end ${spec} `, begin);
+  const output = text.slice(text.indexOf("\n", begin) + 1, end < 0 ? undefined : end);
+  if (end < 0) return { verdict: "failed", reason: `The lab ended${run.timedOut ? " by timeout" : ""} in it`, output };
+  const exitCode = Number(/lab: end \S+ (\d+)/.exec(text.slice(end))?.[1]);
+  const lastLine = output.trimEnd().split("\n").at(-1) ?? "";
+  if (exitCode === 0) return { verdict: "passed", reason: "", output };
+  if (exitCode === EXIT_SKIPPED) return { verdict: "skipped", reason: lastLine.replace(/^SKIP /, ""), output };
+  // timeout(1): 124 when SIGTERM was enough, 137 when it took SIGKILL.
+  const ranOut = exitCode === 124 || exitCode === 137;
+  const failure = /^FAIL (.*)$/m.exec(output)?.[1] ?? lastLine;
+  return { verdict: "failed", reason: ranOut ? "It ran out of time" : `Exit code ${exitCode}: ${failure}`, output };
+}
+
+/** Boots the lab once and runs the scenarios in it. */
+export async function runScenarios(
+  assets: LabAssets,
+  specs: string[],
+  options: SuiteOptions,
+): Promise<Map<string, Outcome>> {
+  writeGuestInitramfs(assets);
+  const command = labPrologue() + specs.map((spec) => scenarioCommand(spec, options.scenarioTimeoutSeconds)).join("");
+  const run = await runLab(assets, {
+    command,
+    interactive: false,
+    timeoutMs: options.labTimeoutMs,
+    ...(options.onOutput === undefined ? {} : { onOutput: options.onOutput }),
+  });
+  return new Map(specs.map((spec) => [spec, readOutcome(spec, run)]));
+}
