@@ -8,7 +8,8 @@ import { addressOf, errno, libcFunction } from "./native.ts";
 import { __WALL, kill, SIGKILL, WNOHANG, wait4 } from "./process.ts";
 
 const SYS_EXECVEAT = 322; // <asm/unistd_64.h>
-const AT_EMPTY_PATH = 0x1000; // <linux/fcntl.h>
+const AT_FDCWD = -100; // <linux/fcntl.h>
+const AT_EMPTY_PATH = 0x1000;
 const CLONE_VM = 0x100; // <linux/sched.h>
 const CLONE_FILES = 0x400;
 const HOLDER_STACK_BYTES = 64 * 1024;
@@ -25,20 +26,28 @@ function stringArray(strings: readonly string[]): { pointers: BigUint64Array; by
   return { pointers, bytes };
 }
 
+/** What program to run: by path, or the one that an fd is open on, wherever it has gone meanwhile. */
+export type Program = { path: string } | { fd: number };
+
 /** What a later exec needs, encoded beforehand: nothing of it is left to do inside the pause. */
 export interface ExecPlan {
-  fd: number;
+  program: Program;
   argv: ReturnType<typeof stringArray>;
   envp: ReturnType<typeof stringArray>;
 }
 
-/** Prepares an exec of the program that `fd` is open on. @throws TypeError when a string has a NUL in it */
-export function planExec(fd: number, argv: readonly string[], env: Readonly<Record<string, string>>): ExecPlan {
-  const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
+/** Prepares an exec. @throws TypeError when a string has a NUL in it */
+export function planExec(
+  program: Program,
+  argv: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+): ExecPlan {
+  const variables = Object.entries(env).flatMap(([name, value]) => (value === undefined ? [] : [`${name}=${value}`]));
   for (const text of [...argv, ...variables]) {
-    if (text.includes("\0")) throw new TypeError(`Program argument or variable contains a NUL: ${JSON.stringify(text)}`);
+    if (text.includes("\0"))
+      throw new TypeError(`Program argument or variable contains a NUL: ${JSON.stringify(text)}`);
   }
-  return { fd, argv: stringArray(argv), envp: stringArray(variables) };
+  return { program, argv: stringArray(argv), envp: stringArray(variables) };
 }
 
 /**
@@ -49,10 +58,10 @@ export function planExec(fd: number, argv: readonly string[], env: Readonly<Reco
  *
  * @throws SysError E2BIG, ENOENT (of a missing interpreter), EACCES, ENOEXEC, …
  */
-export function exec(plan: ExecPlan): never {
-  const { fd, argv, envp } = plan;
-  const result = cExecveat(SYS_EXECVEAT, fd, "", addressOf(argv.pointers), addressOf(envp.pointers), AT_EMPTY_PATH);
-  throw new SysError("execveat", -result, `fd ${fd}, ${argv.bytes.length} arguments`);
+export function exec({ program, argv, envp }: ExecPlan): never {
+  const [fd, path, flags] = "fd" in program ? [program.fd, "", AT_EMPTY_PATH] : [AT_FDCWD, program.path, 0];
+  const result = cExecveat(SYS_EXECVEAT, fd, path, addressOf(argv.pointers), addressOf(envp.pointers), flags);
+  throw new SysError("execveat", -result, path === "" ? `fd ${fd}` : path);
 }
 
 /**

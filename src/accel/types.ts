@@ -25,6 +25,11 @@ export interface AcceleratedVm {
   reset(boot: InitialVcpuState): void;
   /** Lets all vCPUs run. */
   run(): void;
+  /**
+   * The first `run` of a restored VM: the guest runs before its threads are up, because the main thread stands in for
+   * one of them. Blocks for that long, a few milliseconds.
+   */
+  runLent(): void;
   /** Parks all vCPUs and waits until none runs. @throws VmmError "vcpu-stuck" after 5 s; they run on then. */
   park(): void;
   /** Adds the sections of this accelerator to a state image; the returned function fills them in (inside the pause). */

@@ -20,7 +20,8 @@ export function interpretIncoming(
     incoming = readIncoming(value, origin);
   } catch (error) {
     if (!(error instanceof VmmError) || error instanceof UsageError) throw error;
-    throw new UsageError(`${origin}: ${error.message}`, error.cause === undefined ? undefined : { cause: error.cause });
+    const message = `${origin}: ${shorten(error.message, 300)}`;
+    throw new UsageError(message, error.cause === undefined ? undefined : { cause: error.cause });
   }
   if (incoming.channel === "cpr" && !isCprAddress(incoming)) {
     throw new UsageError(`${origin}: Bad cpr channel address; must be a socket of type unix or fd`);
@@ -59,7 +60,7 @@ type Tree = Map<string, Tree | string>;
 function parseDotted(text: string, origin: string): unknown {
   const root: Tree = new Map();
   for (const { name, value, bare } of parseOptionString(text, "channel-type")) {
-    if (bare) throw new UsageError(`${origin}: Expected '=' after parameter '${name}'`);
+    if (bare) throw new UsageError(`${origin}: Expected '=' after parameter '${shorten(name)}'`);
     const keys = name.split(".");
     if (keys.length > MAX_DEPTH) throw new UsageError(`${origin}: Parameter '${shorten(name)}' is nested too deeply`);
     const last = keys.pop()!;
@@ -70,10 +71,13 @@ function parseDotted(text: string, origin: string): unknown {
         next = new Map();
         tree.set(key, next);
       }
-      if (typeof next === "string") throw new UsageError(`${origin}: Parameters '${key}' and '${name}' conflict`);
+      if (typeof next === "string")
+        throw new UsageError(`${origin}: Parameters '${shorten(key)}' and '${shorten(name)}' conflict`);
       tree = next;
     }
-    if (tree.get(last) instanceof Map) throw new UsageError(`${origin}: Parameters '${name}' and '${name}.…' conflict`);
+    if (tree.get(last) instanceof Map) {
+      throw new UsageError(`${origin}: Parameters '${shorten(name)}' and '${shorten(name)}.…' conflict`);
+    }
     tree.set(last, String(value));
   }
   return toObject(root);

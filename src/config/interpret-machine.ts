@@ -39,12 +39,8 @@ export function interpretAccel(draft: Draft, properties: Properties): void {
   properties.refuseOthers();
   if (name === undefined) properties.fail("Parameter 'accel' is missing; accepted: kvm");
   if (name.includes(":")) {
-    properties.fail(
-      `One name at a time: ${name
-        .split(":")
-        .map((each) => `-accel ${each}`)
-        .join(" ")}`,
-    );
+    const separate = name.split(":").map((each) => `-accel ${each}`);
+    properties.fail(`One name at a time: ${shorten(separate.join(" "))}`);
   }
   const chosen = accelerator(properties, name);
   draft.wanted.accelerators = [...(draft.wanted.accelerators ?? []), chosen];
@@ -82,7 +78,8 @@ export function interpretCpu(draft: Draft, value: string | Readonly<Record<strin
     const name = match[2]!.toLowerCase().replaceAll("_", "-");
     const written = typeof value === "string" ? (match[3] ?? match[1] !== "-") : value[word];
     const enabled = parseSwitch(written);
-    if (enabled === undefined) fail(`CPU feature '${name}' expects 'on' or 'off', got ${describeValue(written)}`);
+    if (enabled === undefined)
+      fail(`CPU feature '${shorten(name)}' expects 'on' or 'off', got ${describeValue(written)}`);
     else features.set(name, enabled);
   }
   draft.wanted.cpu = { model: model as string, features: Object.fromEntries(features) };

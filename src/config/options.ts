@@ -76,7 +76,7 @@ export const OPTIONS: readonly OptionDefinition[] = [
     argument: "[size=]N[k|M|G]",
     repeat: "merge",
     impliedKey: "size",
-    help: ["RAM, in MiB without a suffix; 128M, or the memory back end's size, by default; at most 3G"],
+    help: ["RAM, in MiB without a suffix; default: the memory back end's size, else 128M; at most 3G"],
   },
   {
     flag: "object",
@@ -86,7 +86,7 @@ export const OPTIONS: readonly OptionDefinition[] = [
     impliedKey: "qom-type",
     json: true,
     help: [
-      "RAM: memory-backend-memfd (share=on by default), memory-backend-file or memory-backend-ram",
+      "RAM: memory-backend-memfd (shared by default), memory-backend-file or memory-backend-ram",
       "share=on|off, prealloc=on|off; memfd: hugetlb=on|off, hugetlbsize=N, seal=on|off",
       "file: mem-path=PATH",
     ],
@@ -163,7 +163,7 @@ export const OPTIONS: readonly OptionDefinition[] = [
       "stdio[,signal=on|off] · null · pty[,path=LINK] · pipe,path=PATH",
       "file,path=PATH[,append=on|off][,input-path=PATH]",
       "socket,path=PATH | socket,host=HOST,port=PORT[,ipv4=on|off][,ipv6=on|off]",
-      "  server=on|off (default off); a server: wait=on|off (default on); a client: reconnect-ms=N",
+      "  server=on|off (default off); server: wait=on|off (default on); client: reconnect-ms=N",
     ],
   },
   {
@@ -215,9 +215,9 @@ export const OPTIONS: readonly OptionDefinition[] = [
     json: true,
     help: [
       "take the guest over from SOURCE instead of starting it; one main and one cpr channel:",
-      "a migration URI (unix:PATH, tcp:HOST:PORT, file:PATH, fd:N …) · defer (wait for migrate-incoming)",
+      "a URI: unix:PATH, tcp:HOST:PORT, file:PATH, fd:N … · defer: wait for migrate-incoming",
       "cpr,addr.transport=socket,addr.type=unix,addr.path=PATH, or the same as JSON",
-      "What other options do not mention stays as it was; back ends may change, the machine may not",
+      "What the other options do not mention stays; back ends may change, the machine may not",
     ],
   },
   {

@@ -10,12 +10,9 @@ export interface Property {
   bare: boolean;
 }
 
-/** How long a quoted command-line option may be in a message. */
-const ORIGIN_LIMIT = 120;
-
 /** `text`, cut to what fits in an error message. */
-export function shorten(text: string): string {
-  return text.length <= ORIGIN_LIMIT ? text : `${text.slice(0, ORIGIN_LIMIT)}…`;
+export function shorten(text: string, limit = 120): string {
+  return text.length <= limit ? text : `${text.slice(0, limit)}…`;
 }
 
 /** A property's value for a message. */

@@ -136,8 +136,14 @@ export class DeviceSet {
       const section = writer.plan(
         { id: sectionId(device.module), instance: device.instance, version: layout.STATE_VERSION },
         [
-          { name: "fields", type: describeFields(fields), sizeBytes: saveDevice(this.#memory, device.state, fields).length },
-          ...(port === undefined ? [] : [{ name: "output", type: "u32 count, u8[]", sizeBytes: OUTPUT_PART_SIZE_BYTES }]),
+          {
+            name: "fields",
+            type: describeFields(fields),
+            sizeBytes: saveDevice(this.#memory, device.state, fields).length,
+          },
+          ...(port === undefined
+            ? []
+            : [{ name: "output", type: "u32 count, u8[]", sizeBytes: OUTPUT_PART_SIZE_BYTES }]),
         ],
       );
       return () => {
@@ -168,7 +174,9 @@ export class DeviceSet {
         restoreDevice(this.#memory, device.state, fields, section.part("fields"), savedFields);
       } catch (error) {
         if (error instanceof VmmError) throw error;
-        throw new VmmError("state-refused", `State section ${section.title} does not fit its field list`, { cause: error });
+        throw new VmmError("state-refused", `State section ${section.title} does not fit its field list`, {
+          cause: error,
+        });
       }
       const port = this.#portOf(device);
       if (port === undefined) continue;
@@ -188,7 +196,9 @@ export class DeviceSet {
 
 /** A field list as text, so that the image describes itself: `ier:u8@0 rx-fifo:u8x16@16`. */
 function describeFields(fields: readonly DeviceField[]): string {
-  return fields.map(({ name, type, count, offset }) => `${name}:${type}${count > 1 ? `x${count}` : ""}@${offset}`).join(" ");
+  return fields
+    .map(({ name, type, count, offset }) => `${name}:${type}${count > 1 ? `x${count}` : ""}@${offset}`)
+    .join(" ");
 }
 
 /** The reverse of `describeFields`. @throws VmmError "state-refused" */
@@ -196,7 +206,10 @@ function parseFields(text: string, title: string): DeviceField[] {
   return text.split(" ").map((word) => {
     const match = /^([a-z0-9-]+):(u8|u16|u32|i64)(?:x(\d{1,4}))?@(\d{1,4})$/.exec(word);
     if (match === null) {
-      throw new VmmError("state-refused", `State section ${title} has the field ${JSON.stringify(word)}, which is not understood`);
+      throw new VmmError(
+        "state-refused",
+        `State section ${title} has the field ${JSON.stringify(word)}, which is not understood`,
+      );
     }
     const [, name, type, count = "1", offset] = match;
     return { name: name!, type: type as DeviceField["type"], count: Number(count), offset: Number(offset) };

@@ -10,6 +10,7 @@ import {
   EVENT_SUSPEND,
   EVENT_TIMER,
   EVENT_VCPU_ERROR,
+  RAM_BASE,
 } from "../../assembly/layout.ts";
 import type { AcceleratedVm } from "../accel/types.ts";
 import type { MachineSpec } from "../config/types.ts";
@@ -45,6 +46,10 @@ const CANNOT_RUN: Partial<Record<RunState, string>> = {
   "guest-panicked": "Resetting the Virtual Machine is required",
   shutdown: "Resetting the Virtual Machine is required",
 };
+
+function report(message: string): void {
+  process.stderr.write(`baton: ${message}\n`);
+}
 
 export class Vm {
   readonly spec: MachineSpec;
@@ -82,6 +87,11 @@ export class Vm {
   /** Resolves when the VM has ended: by the guest, by an operator or by an error. */
   get exited(): Promise<VmExit> {
     return this.#exit.promise;
+  }
+
+  /** Guest RAM, from guest physical address 0. */
+  ramView(): Uint8Array {
+    return new Uint8Array(this.memory.buffer, RAM_BASE, this.spec.memorySizeBytes);
   }
 
   /** Starts heeding what the guest and its devices signal. Called once, when the guest may run. */
@@ -178,7 +188,7 @@ export class Vm {
   /** A vCPU stopped for good: the guest is kept as it is, for somebody to look at. */
   vcpuFailed(index: number, message: string): void {
     if (this.#isClosed) return;
-    console.error(`baton: vCPU ${index} failed: ${message}`);
+    report(`vCPU ${index} failed: ${message}`);
     this.#state = "internal-error";
     this.accel.park();
     this.events.emit("STOP");
@@ -220,7 +230,7 @@ export class Vm {
       if ((events & EVENT_TIMER) !== 0 && this.isRunning) this.devices.armTimers();
       await this.#serveGuestRequests(events);
     } catch (error) {
-      console.error(`baton: ${describeError(error)}`);
+      report(describeError(error));
       this.#state = "internal-error";
       this.events.emit("STOP");
     }

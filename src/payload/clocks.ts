@@ -80,7 +80,7 @@ export function emitTscCheck(program: VcpuProgram): void {
   asm.mov(program.field64(CPU_LAST_TSC_U64), "rdx");
   asm.mov("rbx", "rdx");
   asm.sub("rbx", "rsi");
-  asm.jcc("ae", forwards);
+  asm.jcc("ns", forwards);
   asm.mov("edi", ERROR_TSC_BACKWARDS);
   asm.mov("r8d", 0);
   asm.call(program.recordError);
@@ -107,7 +107,7 @@ export function emitClockCheck(program: VcpuProgram): void {
     asm.mov(program.field64(CPU_LAST_CLOCK_U64), "rdx");
     asm.mov("r8d", 0);
     asm.sub("rax", "rsi");
-    asm.jcc("ae", forwards);
+    asm.jcc("ns", forwards);
     asm.mov("edi", ERROR_CLOCK_BACKWARDS);
     asm.call(program.recordError);
     asm.jmp(done);

@@ -102,7 +102,6 @@ function emitVcpu(asm: Assembler, settings: Settings, vcpu: number, entry: Label
   }
   canaries.emitFill();
   emitTimerStart(program);
-  emitClockStart(program);
   emitWorkingSetStart(program);
   asm.lockOr(header32(HEADER_ONLINE_U32), 1 << vcpu);
   if (vcpu === 0) {
@@ -118,6 +117,8 @@ function emitVcpu(asm: Assembler, settings: Settings, vcpu: number, entry: Label
     asm.mov(header32(HEADER_READY_U32), 1);
     terminal?.emitText(READY_LINE);
   }
+  // Last, so that a long start is no jump of the clock.
+  emitClockStart(program);
   emitLoop(program, canaries, terminal);
   program.emitConstants();
 }

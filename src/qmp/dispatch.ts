@@ -3,16 +3,16 @@
 import type { CommandContext } from "./commands/handler.ts";
 import { HANDLERS } from "./commands/index.ts";
 import { QmpError, type QmpErrorReply, toErrorReply } from "./errors.ts";
-import { COMMANDS, type CommandName } from "./schema.ts";
 import { check } from "./schema/check.ts";
 import { type CommandSpec, empty } from "./schema/types.ts";
+import { COMMANDS, type CommandName } from "./schema.ts";
 
 /** A reply in the form in which it goes over the wire; `id` is there if the request had one. */
 export type QmpReply = { return: unknown; id?: unknown } | { error: QmpErrorReply; id?: unknown };
 
 /** Executes `request` and returns its reply; never throws. */
 export async function dispatch(context: CommandContext, request: unknown): Promise<QmpReply> {
-  const id = isObject(request) && Object.hasOwn(request, "id") ? { id: request["id"] } : {};
+  const id = isObject(request) && Object.hasOwn(request, "id") ? { id: request.id } : {};
   try {
     return { return: await execute(context, request), ...id };
   } catch (error) {
@@ -30,7 +30,8 @@ async function execute(context: CommandContext, request: unknown): Promise<unkno
   if (!isKnown) throw new QmpError(`The command ${name} has not been found`, { class: "CommandNotFound" });
   const checked = check(spec.arguments ?? empty, args);
   const handler = HANDLERS[name as CommandName] as (context: CommandContext, args: unknown) => unknown;
-  return (await handler(context, checked)) ?? {};
+  const result = await handler(context, checked);
+  return spec.returns === undefined ? {} : result;
 }
 
 interface Request {

@@ -130,22 +130,25 @@ export function decodeString(bytes: Uint8Array): string {
 
 function unescapeString(text: string): string {
   // A high surrogate is matched with all of what should be its other half.
-  return text.replace(/\\(?:u([dD][89abAB]..\\u.{0,4}|.{0,4})|(.))/gsu, (whole, hex: string | undefined, plain: string) => {
-    if (hex === undefined) {
-      const character = PLAIN_ESCAPES.includes(plain) ? plain : ESCAPES[plain];
-      if (character === undefined) throw new JsonSyntaxError("invalid escape sequence in string");
-      return character;
-    }
-    const units = /^([0-9a-fA-F]{4})(?:\\u([0-9a-fA-F]{4}))?$/.exec(hex);
-    const first = Number.parseInt(units?.[1] ?? "d800", 16);
-    if (units?.[2] !== undefined) {
-      const second = Number.parseInt(units[2], 16);
-      if (second >= 0xdc00 && second <= 0xdfff) return String.fromCharCode(first, second);
-    } else if (first < 0xd800 || first > 0xdfff) {
-      return String.fromCharCode(first);
-    }
-    throw new JsonSyntaxError(`${whole.slice(0, 6)} is not a valid Unicode character`);
-  });
+  return text.replace(
+    /\\(?:u([dD][89abAB]..\\u.{0,4}|.{0,4})|(.))/gsu,
+    (whole, hex: string | undefined, plain: string) => {
+      if (hex === undefined) {
+        const character = PLAIN_ESCAPES.includes(plain) ? plain : ESCAPES[plain];
+        if (character === undefined) throw new JsonSyntaxError("invalid escape sequence in string");
+        return character;
+      }
+      const units = /^([0-9a-fA-F]{4})(?:\\u([0-9a-fA-F]{4}))?$/.exec(hex);
+      const first = Number.parseInt(units?.[1] ?? "d800", 16);
+      if (units?.[2] !== undefined) {
+        const second = Number.parseInt(units[2], 16);
+        if (second >= 0xdc00 && second <= 0xdfff) return String.fromCharCode(first, second);
+      } else if (first < 0xd800 || first > 0xdfff) {
+        return String.fromCharCode(first);
+      }
+      throw new JsonSyntaxError(`${whole.slice(0, 6)} is not a valid Unicode character`);
+    },
+  );
 }
 
 const NUMBER = /^-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$/;

@@ -4,8 +4,8 @@
 import type { MigrationAddress } from "../config/types.ts";
 import { QmpError } from "./errors.ts";
 import { type CheckOptions, check } from "./schema/check.ts";
-import { arrayOf, optional, str, struct } from "./schema/types.ts";
 import { MigrationChannel, type MigrationParameters } from "./schema/migration.ts";
+import { arrayOf, optional, str, struct } from "./schema/types.ts";
 
 /** Where the parts of a migration's state go. Only mode `cpr-transfer` has a `cpr` channel. */
 export interface MigrationChannels {
@@ -142,7 +142,12 @@ function chooseChannels({ uri, channels }: ChannelArguments): MigrationChannels 
  * The channels of a `migrate` command, checked against the mode it will run in. Throws before anything has changed, so
  * that a wrong command leaves VM and migration status alone.
  */
-export function outgoingChannels(args: ChannelArguments, parameters: MigrationParameters): MigrationChannels {
+export function outgoingChannels(
+  args: ChannelArguments,
+  parameters: MigrationParameters,
+): MigrationChannels | undefined {
+  // cpr-exec carries the state in memory; a channel names a file for a copy of it.
+  if (parameters.mode === "cpr-exec" && args.uri === undefined && args.channels === undefined) return undefined;
   const channels = chooseChannels(args);
   const { main, cpr } = channels;
   if (parameters.mode === "cpr-transfer") {
@@ -156,9 +161,6 @@ export function outgoingChannels(args: ChannelArguments, parameters: MigrationPa
   } else if (cpr !== undefined) {
     // In any other mode the RAM would be copied, which is not what somebody who names a cpr channel expects.
     throw new QmpError(`the 'cpr' migration channel needs mode 'cpr-transfer', not '${parameters.mode}'`);
-  }
-  if (parameters.mode === "cpr-exec" && parameters["cpr-exec-command"].length === 0) {
-    throw new QmpError("cpr-exec mode requires setting cpr-exec-command");
   }
   return channels;
 }

@@ -24,7 +24,17 @@ import {
   MigrationParameters,
   MigrationStatus,
 } from "./schema/migration.ts";
-import { arrayOf, bool, type CommandSpec, type Empty, type EventSpec, int, optional, str, struct } from "./schema/types.ts";
+import {
+  arrayOf,
+  bool,
+  type CommandSpec,
+  type Empty,
+  type EventSpec,
+  int,
+  optional,
+  str,
+  struct,
+} from "./schema/types.ts";
 
 export const COMMANDS = {
   qmp_capabilities: { arguments: struct({ enable: optional(arrayOf(QmpCapability)) }), negotiation: true },

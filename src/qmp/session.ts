@@ -6,14 +6,14 @@
 // Commands are executed in the order in which they came, one at a time. What cannot be executed yet is kept as bytes,
 // not as parsed commands: so the input that is waiting is bounded, and is saved by copying it.
 import type { QmpEvent } from "./events.ts";
-import { JsonStream, type JsonResult, type JsonStreamState } from "./json-stream.ts";
+import { type JsonResult, JsonStream, type JsonStreamState } from "./json-stream.ts";
 import { formatJson } from "./json-writer.ts";
 import type { QmpTarget } from "./target.ts";
 import { versionInfo } from "./version.ts";
 
 /** The client's end: a connection, a terminal, a file. */
 export interface MonitorPort {
-  /** Queues bytes for the client; never blocks. */
+  /** Queues bytes for the client; never blocks, never throws. */
   send(bytes: Uint8Array): void;
   /** How much of it the client has not taken yet. A client that does not read is not served until `outputDrained()`. */
   backlogBytes?(): number;
@@ -138,6 +138,8 @@ export class QmpSession {
     this.#running = this.#execute(first).finally(() => {
       this.#running = undefined;
       this.#acceptInput();
+      // Input may have come after the last look at it.
+      this.#run();
     });
   }
 

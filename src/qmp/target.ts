@@ -63,8 +63,9 @@ export interface MigrationTarget {
   /**
    * Starts an outgoing migration in the mode of `parameters()`. Returns as soon as it is under way: the rest is told by
    * `query()` and by MIGRATION events. Throws, with nothing changed, what forbids it (a blocker, a migration in progress).
+   * Only mode `cpr-exec` may go without channels.
    */
-  migrate(channels: MigrationChannels): MaybePromise<void>;
+  migrate(channels: MigrationChannels | undefined): MaybePromise<void>;
   /** Starts the incoming migration of a VM that was begun with `-incoming defer`. */
   incoming(main: MigrationAddress, options: { exitOnError: boolean }): MaybePromise<void>;
   /** No error if there is nothing to cancel. */

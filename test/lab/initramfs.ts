@@ -103,9 +103,9 @@ export function buildLabInitramfs(assets: LabAssets, { command, interactive }: L
 /** Values that the guest's workload must arrive at, computed here, where nobody updates a VMM meanwhile. */
 function knownValues(): string {
   const hash = createHash("sha256");
-  for (let number = 1; number <= 20_000; number++) hash.update(`${number}\n`);
+  for (let number = 1; number <= 5000; number++) hash.update(`${number}\n`);
   let series = 0;
-  for (let i = 1; i < 5000; i++) series += 1 / i;
+  for (let i = 1; i < 2000; i++) series += 1 / i;
   return `known_sum=${hash.digest("hex")}\nknown_series=${series.toFixed(12)}\n`;
 }
 

@@ -54,7 +54,7 @@ for (const scenario of SCENARIOS) {
       { scenarioTimeoutSeconds: SCENARIO_TIMEOUT_SECONDS, labTimeoutMs: LAB_TIMEOUT_MS },
     );
     const outcome = (await outcomes).get(scenario.spec)!;
-    assert.is(outcome.verdict, "passed", `${outcome.reason}\n${outcome.output.slice(-4000)}`);
+    assert.ok(outcome.verdict === "passed", `${outcome.reason}\n${outcome.output.slice(-4000)}`);
   });
 }
 

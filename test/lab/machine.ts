@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The lab machine: a PC with SVM, nested paging, an IOMMU and QEMU's edu device, emulated by QEMU's TCG, so that it
 // needs neither root nor KVM. It sees this machine's files read-only and runs one command among them.
-import { type ChildProcess, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -38,18 +38,14 @@ function machineArguments(assets: LabAssets, initrdPath: string): string[] {
   ];
 }
 
-/** Kills `child` when this process ends in any way that JavaScript sees; returns the function that stops watching. */
-function killOnExit(child: ChildProcess): () => void {
-  const kill = () => child.kill("SIGKILL");
+/** Calls `clean` when this process ends in any way that JavaScript sees; returns the function that stops watching. */
+function onProcessEnd(clean: () => void): () => void {
   const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-  const onSignal = (signal: NodeJS.Signals) => {
-    kill();
-    process.exit(signal === "SIGINT" ? 130 : 143);
-  };
-  process.once("exit", kill);
+  const onSignal = (signal: NodeJS.Signals) => process.exit(signal === "SIGINT" ? 130 : 143);
+  process.once("exit", clean);
   for (const signal of signals) process.once(signal, onSignal);
   return () => {
-    process.off("exit", kill);
+    process.off("exit", clean);
     for (const signal of signals) process.off(signal, onSignal);
   };
 }
@@ -57,12 +53,15 @@ function killOnExit(child: ChildProcess): () => void {
 /** Boots the machine, runs the command, and resolves when the machine is gone. */
 export async function runLab(assets: LabAssets, options: LabOptions): Promise<LabRun> {
   const workDir = mkdtempSync(join(tmpdir(), "baton-lab-"));
+  const removeWorkDir = () => rmSync(workDir, { recursive: true, force: true });
+  const stopWatching = onProcessEnd(removeWorkDir);
   try {
     const initrdPath = join(workDir, "initrd.gz");
     writeFileSync(initrdPath, buildLabInitramfs(assets, options));
     return await runMachine(machineArguments(assets, initrdPath), assets.qemuPath, options);
   } finally {
-    rmSync(workDir, { recursive: true, force: true });
+    stopWatching();
+    removeWorkDir();
   }
 }
 
@@ -73,7 +72,7 @@ async function runMachine(args: string[], qemuPath: string, options: LabOptions)
   const child = spawn(command!, [...rest, ...args], {
     stdio: options.interactive ? "inherit" : ["ignore", "pipe", "pipe"],
   });
-  const stopWatching = killOnExit(child);
+  const stopWatching = onProcessEnd(() => child.kill("SIGKILL"));
   let timedOut = false;
   const timer = setTimeout(() => {
     timedOut = true;

@@ -26,15 +26,19 @@ const { values: options, positionals } = parseArgs({
   },
 });
 
+const complain = (line: string): void => {
+  process.stderr.write(`${line}\n`);
+};
+
 function prepareAssets(): LabAssets {
   try {
-    fetchKernels(console.error);
+    fetchKernels(complain);
   } catch (error) {
-    console.error(`lab: ${error instanceof Error ? error.message : error}`);
+    complain(`lab: ${error instanceof Error ? error.message : error}`);
   }
   const found = findAssets();
   if (!found.ok) {
-    console.error(`lab: ${found.reason}`);
+    complain(`lab: ${found.reason}`);
     process.exit(1);
   }
   return found.assets;
@@ -45,7 +49,7 @@ function build(): void {
     stdio: ["ignore", "inherit", "inherit"],
   });
   if (status !== 0) {
-    console.error("lab: The build failed (--no-build runs what dist/ holds)");
+    complain("lab: The build failed (--no-build runs what dist/ holds)");
     process.exit(1);
   }
 }

@@ -135,7 +135,10 @@ export function guestCpuid(
 function applyFeature(table: CpuidTable, name: string, isOn: boolean): void {
   const feature = Object.hasOwn(FEATURES, name) ? FEATURES[name] : undefined;
   if (feature === undefined) {
-    throw new VmmError("cpu-feature", `CPU feature ${name} is not known; known are ${Object.keys(FEATURES).join(", ")}`);
+    throw new VmmError(
+      "cpu-feature",
+      `CPU feature ${name} is not known; known are ${Object.keys(FEATURES).join(", ")}`,
+    );
   }
   const [leaf, subleaf, register, bit] = feature;
   for (const entry of table.entries(leaf)) {

@@ -2,7 +2,7 @@
 // Power-on state of a VM, taken from a scratch VM that never runs: the state a reset goes back to, and what this host's
 // KVM can save at all.
 import { KVM_CAP_TSC_DEADLINE_TIMER } from "../../../ffi/kvm/abi.ts";
-import { type KvmSystem, KvmVm } from "../../../ffi/kvm/kvm.ts";
+import type { KvmSystem, KvmVm } from "../../../ffi/kvm/kvm.ts";
 import { StateReader } from "../../migration/state/reader.ts";
 import { StateWriter } from "../../migration/state/writer.ts";
 import { guestCpuid } from "./cpuid.ts";

@@ -73,14 +73,17 @@ export class VcpuRunner {
     }
     disarmKickTimer(timer);
     this.#park();
+    // The runtime may unblock signals on its main thread one day; a pending kick would then kill the process.
+    consumeKickSignal();
     return isTaken;
   }
 
   /** The worker's side of `lend`: gets the vCPU from the main thread. */
   takeOver(): void {
-    this.#control.request = VCPU_REQUEST_PARK;
     this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
+    // Before the request: when the main thread sees that, no kick is still on its way.
     kickThread(this.#control.tid);
+    this.#control.request = VCPU_REQUEST_PARK;
     this.#control.waitForState(VCPU_STATE_PARKED, Number.POSITIVE_INFINITY);
     this.#control.request = VCPU_REQUEST_RUN;
   }

@@ -144,7 +144,13 @@ function settableMsrs(vcpu: KvmVcpu, indices: Uint32Array, hasTscOffset: boolean
 }
 
 /** Plans the section of one vCPU; the returned function fills it in, and nothing in it allocates much or waits. */
-export function planVcpu(writer: StateWriter, vcpu: KvmVcpu, index: number, profile: VcpuProfile, cpuid: Uint8Array): () => void {
+export function planVcpu(
+  writer: StateWriter,
+  vcpu: KvmVcpu,
+  index: number,
+  profile: VcpuProfile,
+  cpuid: Uint8Array,
+): () => void {
   const structs = [REGS, profile.sregs, profile.xsave, XCRS, DEBUGREGS, LAPIC, MP_STATE, EVENTS];
   const plain: PartPlan[] = structs.map(({ name, type, sizeBytes }) => ({ name, type, sizeBytes }));
   const section = writer.plan({ id: VCPU_SECTION, instance: index, version: VCPU_SECTION_VERSION }, [

@@ -134,7 +134,9 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   park(): void {
-    const threads = this.#threads.filter(({ control }) => control.state !== VCPU_STATE_ABSENT || this.#areWorkersStarted);
+    const threads = this.#threads.filter(
+      ({ control }) => control.state !== VCPU_STATE_ABSENT || this.#areWorkersStarted,
+    );
     for (const { control } of threads) control.request = VCPU_REQUEST_PARK;
     for (const [index, { control }] of threads.entries()) this.#kick(index, control);
     for (const [index, { control }] of threads.entries()) {

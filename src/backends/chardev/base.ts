@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What all character devices have in common: a front end, freezing, reporting.
 import { Buffer } from "node:buffer";
-import { close } from "../../../ffi/fd.ts";
 import type { SysError } from "../../../ffi/error.ts";
+import { close } from "../../../ffi/fd.ts";
 import type { ChardevSpec } from "../../config/types.ts";
 import { describeError, VmmError } from "../../errors.ts";
 import type { Reactor } from "../../runtime/reactor.ts";
@@ -52,6 +52,8 @@ export abstract class StreamChardev<Spec extends ChardevSpec = ChardevSpec> impl
     this.reactor = reactor;
     this.#report = report;
     this.#announced = restored?.connected ?? false;
+    // Until the update is certain to succeed, the process that saved the device may take it back.
+    this.frozen = restored !== undefined;
   }
 
   get id(): string {
@@ -91,6 +93,7 @@ export abstract class StreamChardev<Spec extends ChardevSpec = ChardevSpec> impl
     if (!this.frozen || this.closed) return;
     this.frozen = false;
     this.#stream?.resume();
+    this.thawed();
   }
 
   save(): HostChardevState {
@@ -105,17 +108,11 @@ export abstract class StreamChardev<Spec extends ChardevSpec = ChardevSpec> impl
   }
 
   close(): void {
-    if (this.closed) return;
-    this.closed = true;
-    this.closeStream();
-    this.dispose(true);
+    this.#end(true);
   }
 
   release(): void {
-    if (this.closed) return;
-    this.closed = true;
-    this.closeStream();
-    this.dispose(false);
+    this.#end(false);
   }
 
   ready(): Promise<void> {
@@ -125,11 +122,19 @@ export abstract class StreamChardev<Spec extends ChardevSpec = ChardevSpec> impl
   /** Fds by role, for the saved state. */
   protected abstract savedFds(): Record<string, number>;
 
-  /** Gives back what the subclass holds beside the stream; with `undo`, also what others see of it. */
+  /** Gives back what the subclass holds beside the stream's fds; with `undo`, also what others see of it. */
   protected dispose(_undo: boolean): void {}
 
+  /** What else `freeze` stopped, or a restored device has not started yet. */
+  protected thawed(): void {}
+
+  /** Fds of the open stream; empty when there is none. */
   protected get openFds(): StreamFds {
     return this.#fds;
+  }
+
+  protected get hasInputEnded(): boolean {
+    return this.#stream?.inputEnded ?? false;
   }
 
   /** Opens the stream over fds that belong to this device from here on. */
@@ -141,13 +146,21 @@ export abstract class StreamChardev<Spec extends ChardevSpec = ChardevSpec> impl
     if (restored === undefined && this.#frontend !== undefined) this.#announce();
   }
 
-  /** Closes the stream and its fds; queued output is lost. Tells the front end unless the device itself is closed. */
+  /** Closes the stream and its fds. */
   protected closeStream(): void {
+    const fds = new Set([this.#fds.in, this.#fds.out]);
+    this.abandonStream(() => {
+      for (const fd of fds) if (fd !== undefined) close(fd);
+    });
+  }
+
+  /** Closes the stream; queued output is lost. Tells the front end unless the device itself is closed. */
+  protected abandonStream(closeFds: () => void = () => {}): void {
     const stream = this.#stream;
     if (stream === undefined) return;
     this.#stream = undefined;
     stream.close();
-    for (const fd of new Set([this.#fds.in, this.#fds.out])) if (fd !== undefined) close(fd);
+    closeFds();
     this.#fds = {};
     const announced = this.#announced;
     this.#announced = false;
@@ -168,6 +181,13 @@ export abstract class StreamChardev<Spec extends ChardevSpec = ChardevSpec> impl
 
   protected reportAgain(what: string): void {
     this.#reported.delete(what);
+  }
+
+  #end(undo: boolean): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.dispose(undo);
+    this.closeStream();
   }
 
   #announce(): void {

@@ -105,4 +105,3 @@ export class StateWriter {
     return image;
   }
 }
-

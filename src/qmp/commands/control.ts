@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Commands about the monitor itself.
 import { QmpError } from "../errors.ts";
-import { COMMANDS, EVENTS } from "../schema.ts";
 import { introspect } from "../schema/introspect.ts";
+import { COMMANDS, EVENTS } from "../schema.ts";
 import { versionInfo } from "../version.ts";
 import type { Handlers } from "./handler.ts";
 

@@ -13,9 +13,9 @@ export interface CommandContext {
   readonly session: CommandSession;
 }
 
-type Result<K extends CommandName> = keyof CommandResult<K> extends never ? void : CommandResult<K>;
+type Result<K extends CommandName> = keyof CommandResult<K> extends never ? unknown : CommandResult<K>;
 
-/** Gets checked arguments; a command that tells nothing returns nothing. */
+/** Gets checked arguments. What a command returns that tells nothing is ignored. */
 export type Handler<K extends CommandName> = (
   context: CommandContext,
   args: CommandArguments<K>,

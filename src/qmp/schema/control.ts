@@ -42,4 +42,3 @@ export const SchemaInfo = union(
   },
 );
 export type SchemaInfo = Static<typeof SchemaInfo>;
-

@@ -74,6 +74,9 @@ export const MigrationStats = struct({
 });
 export type MigrationStats = Static<typeof MigrationStats>;
 
+/** One phase of the guest's pause; src/migration/timeline.ts has their order and meaning. */
+export const MigrationPhase = struct({ phase: str, "duration-us": uint });
+
 /** Times in milliseconds. Everything is absent when there never was a migration. */
 export const MigrationInfo = struct({
   status: optional(MigrationStatus),
@@ -85,6 +88,11 @@ export const MigrationInfo = struct({
   "error-desc": optional(str),
   "blocked-reasons": optional(arrayOf(str)),
   "socket-address": optional(arrayOf(SocketAddress)),
+  /** The guest's pause in µs, and what it was made of. Baton's own. */
+  "downtime-us": optional(uint),
+  phases: optional(arrayOf(MigrationPhase)),
+  /** How many updates this guest has lived through. Baton's own. */
+  updates: optional(uint),
 });
 export type MigrationInfo = Static<typeof MigrationInfo>;
 

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // One device on a bench: its module in a small memory, with a host whose clocks and observations belong to the test.
-import { DEVICE_BASE, RING_BASE, RING_CAPACITY_BYTES, RING_DATA, RING_HEAD, RING_TAIL } from "../../../assembly/layout.ts";
+import {
+  DEVICE_BASE,
+  RING_BASE,
+  RING_CAPACITY_BYTES,
+  RING_DATA,
+  RING_HEAD,
+  RING_TAIL,
+} from "../../../assembly/layout.ts";
 import type { ModuleName } from "../../../build/modules.ts";
 import { type DeviceField, restoreDevice, saveDevice } from "../../../src/machine/device-fields.ts";
 import { type DeviceHost, type ExportsOf, instantiateDevice } from "../../../src/machine/device-module.ts";

@@ -84,8 +84,7 @@ export class UartModel {
       case 4:
         return this.mcr;
       case 5: {
-        const status =
-          (this.received.length > 0 ? 1 : 0) | (this.overrun ? 2 : 0) | (this.transmitterEmpty ? 0x60 : 0);
+        const status = (this.received.length > 0 ? 1 : 0) | (this.overrun ? 2 : 0) | (this.transmitterEmpty ? 0x60 : 0);
         this.overrun = false;
         return status;
       }

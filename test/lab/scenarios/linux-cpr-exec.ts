@@ -18,7 +18,7 @@ import { check, Skip, scenario, until } from "../scenario.ts";
 const CONSOLE_PATH = "/tmp/con.sock";
 const QMP_PATH = "/tmp/qmp.sock";
 const STATE_PATH = "/tmp/vm.state";
-const ANSWER_LINES = 20;
+const ANSWER_LINES = 12;
 const BOOT_TIMEOUT_MS = 60_000;
 const STEP_TIMEOUT_MS = 30_000;
 
@@ -34,7 +34,7 @@ const isQemu = options.qemu !== undefined;
 function startVmm(kernelPath: string): ChildProcess {
   const program = isQemu ? "qemu-system-x86_64" : join(projectDir, "dist/baton");
   const machine = isQemu
-    ? ["-machine", "microvm,memory-backend=ram0", "-accel", options.qemu!, "-cpu", "max", "-no-reboot"]
+    ? ["-machine", "microvm,memory-backend=ram0,rtc=on", "-accel", options.qemu!, "-cpu", "max", "-no-reboot"]
     : ["-machine", "microvm,memory-backend=ram0,aux-ram-share=on"];
   const args = [
     ...machine,
@@ -149,22 +149,25 @@ async function run(vmm: ChildProcess): Promise<void> {
   let identity = identify(vmm.pid!);
   const downtimesMs: number[] = [];
   for (let index = 0; index < updateCount; index++) {
-    const roundsBefore = countRounds(guest);
     downtimesMs.push(await updateAmidConversation(guest, qmp, index));
     stillRuns();
+    const roundsBefore = countRounds(guest);
     const now = identify(vmm.pid!);
     check(now.startTime === identity.startTime, "The VMM is another process than before");
     check(isQemu || now.stackStart !== identity.stackStart, `Update ${index + 1} replaced no program`);
     identity = now;
     await until(
-      () => (countRounds(guest).every((rounds, cpu) => rounds > roundsBefore[cpu]! + 1) ? true : undefined),
+      () => (countRounds(guest).every((rounds, cpu) => rounds > roundsBefore[cpu]!) ? true : undefined),
       STEP_TIMEOUT_MS,
       () => `The workload stands still after update ${index + 1}\n${guest.tail()}`,
     );
   }
 
   const health = await askGuestHealth(guest);
-  const complaints = health.complaints.filter((line) => !healthBefore.complaints.includes(line));
+  const complaints = health.complaints.filter(
+    // QEMU halts kvm-clock for its migration, but not the TSC: the guest notices.
+    (line) => !healthBefore.complaints.includes(line) && !(isQemu && line.includes("Marking clocksource")),
+  );
   check(complaints.length === 0, `The guest's kernel complains:\n${complaints.join("\n")}`);
   const uptimeSeconds = health.uptimeSeconds - healthBefore.uptimeSeconds;
   const elapsedSeconds = (performance.now() - clockBeforeMs) / 1000;

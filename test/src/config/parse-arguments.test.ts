@@ -124,7 +124,7 @@ test("any command line is a machine or a VmmError", () => {
       "cpus=3",
     ],
     ...["cores=2", "threads=2", "isa-debug-exit", "iobase=0xf4", "socket", "path=p", "host=h", "port=1", "server"],
-    ...["__proto__=1", "addr.__proto__.x=1", "constructor", "a.".repeat(5000), '{"a":{"toString":1}}', "\0", "none"],
+    ...["__proto__=1", "addr.__proto__.x=1", "constructor", "a.".repeat(600), '{"a":{"toString":1}}', "\0", "none"],
   );
   const value = fc.oneof(
     fc.array(fc.oneof(words, fc.string()), { maxLength: 6 }).map((parts) => parts.join(",")),

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a benchmark subject gives back. A subject is bench/<name>.ts and exports `subject`.
+import type { Progress } from "./progress.ts";
+import type { Chart } from "./svg.ts";
+
+export interface SubjectOptions {
+  /** Fewer samples: for a look, not for a figure to quote. */
+  quick: boolean;
+  progress: Progress;
+}
+
+export interface Subject {
+  /** One line for `--help`. */
+  description: string;
+  run(options: SubjectOptions): Promise<SubjectResult>;
+}
+
+/** A series of measurements. Its absolute values hold for one machine only. */
+export interface Metric {
+  /** Stable and unique within the subject: `zero-scan`, `cpr-exec/128-mib`. */
+  id: string;
+  label: string;
+  unit: "ms" | "µs" | "GB/s";
+  samples: number[];
+}
+
+/**
+ * A figure that is comparable between machines: the quotient of two metrics of the same run. Budgets and baselines
+ * apply to ratios only.
+ */
+export interface Ratio {
+  /** Stable and unique within the subject; `subject/id` is its key in budgets.json and in baselines. */
+  id: string;
+  label: string;
+  value: number;
+  better: "higher" | "lower";
+  /** Its own relative uncertainty, such as 0.05; a baseline comparison allows for three times of it. */
+  noise: number;
+}
+
+export interface SubjectResult {
+  metrics: Metric[];
+  ratios: Ratio[];
+  charts: Chart[];
+  /** What a reader of the figures must know: disturbed windows, a missing /dev/kvm. */
+  notes: string[];
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The user's terminal in raw mode, and its way back.
+import { getTermios, rawTermios, setTermios } from "../../../ffi/termios.ts";
+
+/** Signals that end a program by default: without a handler of ours they would leave the terminal raw. */
+const FATAL_SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1, SIGQUIT: 3 } as const;
+
+/**
+ * Holds a terminal in raw mode from `enter` until `leave`, the end of the process or a fatal signal, whichever comes
+ * first.
+ */
+export class RawTerminal {
+  readonly #fd: number;
+  readonly #signals: boolean;
+  /** Settings to go back to. */
+  readonly original: Uint8Array;
+  #undo: (() => void) | undefined;
+
+  /** `original`: settings from before raw mode, when another process image has set it already. */
+  constructor(fd: number, signals: boolean, original?: Uint8Array) {
+    this.#fd = fd;
+    this.#signals = signals;
+    this.original = original ?? getTermios(fd);
+  }
+
+  enter(): void {
+    if (this.#undo !== undefined) return;
+    const makeRaw = (): void => {
+      setTermios(this.#fd, rawTermios(this.original, { signals: this.#signals, postProcessOutput: true }));
+    };
+    const restore = (): void => this.leave();
+    // The shell has changed the settings while this process was stopped.
+    process.on("SIGCONT", makeRaw);
+    process.on("exit", restore);
+    const handlers = Object.entries(FATAL_SIGNALS).map(([name, number]) => {
+      const handler = (): void => {
+        // Somebody else who listens decides what the signal means, and ends the process in an orderly way.
+        if (process.listenerCount(name) > 1) return;
+        restore();
+        process.exit(128 + number);
+      };
+      process.on(name, handler);
+      return { name, handler };
+    });
+    this.#undo = () => {
+      process.off("SIGCONT", makeRaw);
+      process.off("exit", restore);
+      for (const { name, handler } of handlers) process.off(name, handler);
+    };
+    makeRaw();
+  }
+
+  /** Restores the settings. */
+  leave(): void {
+    if (this.#undo === undefined) return;
+    this.release();
+    try {
+      setTermios(this.#fd, this.original);
+    } catch {
+      // The terminal has gone, and its settings with it.
+    }
+  }
+
+  /** Leaves the terminal raw: it is another process's now. */
+  release(): void {
+    this.#undo?.();
+    this.#undo = undefined;
+  }
+}

@@ -1,0 +1,15 @@
+#!/usr/bin/env -S bun run
+// SPDX-License-Identifier: Apache-2.0
+// Entry point of `baton`. A process that an update has started takes over the guest before it does anything else.
+import { monotonicMs } from "../../ffi/clock.ts";
+import { resumeFromExec, takeHandover } from "../migration/cpr-incoming.ts";
+
+const firstLineMs = monotonicMs();
+const handover = takeHandover(process.env);
+
+if (handover === undefined) {
+  void import("./run.ts").then(({ run }) => run(process.argv.slice(2)));
+} else {
+  const resumed = resumeFromExec(handover, firstLineMs, process.argv.slice(2));
+  void import("./resumed.ts").then(({ serveResumed }) => serveResumed(resumed));
+}

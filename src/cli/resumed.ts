@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The rest of an update, when the guest already runs: connections, events, the copy of the state, the old address space.
+import { killHolder } from "../../ffi/exec.ts";
+import { close, pwrite, setCloseOnExec } from "../../ffi/fd.ts";
+import { describeError } from "../errors.ts";
+import { connectVm } from "../machine/start.ts";
+import { reapLater } from "../migration/cpr-exec.ts";
+import type { Resumed } from "../migration/cpr-incoming.ts";
+import { runToEnd } from "./run-to-end.ts";
+
+export async function serveResumed(resumed: Resumed): Promise<void> {
+  const { vm, carried, timeline, refusal, holderPid } = resumed;
+  killHolder(holderPid);
+  reapLater(holderPid);
+  const { handle, migration, connections } = connectVm(vm, carried.connections);
+  vm.serve();
+  for (const port of vm.devices.serialPorts) port.flush();
+  if (vm.isRunning) vm.devices.armTimers();
+  migration.assume({ ...carried.migration, timeline, refusal, isRunning: vm.isRunning });
+  connections.thaw();
+  keepCopy(resumed);
+  for (const fd of [resumed.stateFd, resumed.oldProgramFd]) close(fd);
+  await runToEnd(handle);
+}
+
+/** Writes the image to the file that `migrate file:…` named. A failure is told, and costs nobody anything. */
+function keepCopy({ carried: { stateFile }, image }: Resumed): void {
+  if (stateFile === undefined) return;
+  try {
+    setCloseOnExec(stateFile.fd, true);
+    for (let done = 0; done < image.length; ) {
+      done += pwrite(stateFile.fd, image.subarray(done), stateFile.offset + done) ?? 0;
+    }
+  } catch (error) {
+    process.stderr.write(`baton: the copy of the state could not be written: ${describeError(error)}\n`);
+  } finally {
+    close(stateFile.fd);
+  }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// The subcommands of `info`. Layouts are QEMU's, since scripts read them.
+import { listCapabilities } from "../qmp/commands/migration.ts";
+import type { MigrationInfo } from "../qmp/schema/migration.ts";
+import { versionInfo } from "../qmp/version.ts";
+import type { HmpCommand, HmpContext } from "./commands.ts";
+
+export const INFO_COMMANDS: readonly HmpCommand[] = [
+  info("chardev", "show the character devices", ({ target, print }) => {
+    for (const { label, filename } of target.chardevs()) print(`${label}: filename=${filename}\n`);
+  }),
+  info("cpus", "show infos for each CPU", ({ target, print, cpuIndex }) => {
+    for (const cpu of target.cpus()) {
+      const mark = cpu["cpu-index"] === cpuIndex ? "*" : " ";
+      print(`${mark} CPU #${cpu["cpu-index"]}: thread_id=${cpu["thread-id"]}\n`);
+    }
+  }),
+  info("kvm", "show KVM information", ({ target, print }) => {
+    const { present, enabled } = target.kvm();
+    print(`kvm support: ${present ? (enabled ? "enabled" : "disabled") : "not compiled"}\n`);
+  }),
+  info("migrate", "show migration status", ({ target, print }) => showMigration(print, target.migration.query())),
+  info("migrate_capabilities", "show current migration capabilities", ({ target, print }) => {
+    for (const { capability, state } of listCapabilities(target.migration)) {
+      print(`${capability}: ${state ? "on" : "off"}\n`);
+    }
+  }),
+  info("migrate_parameters", "show current migration parameters", ({ target, print }) => {
+    for (const [name, value] of Object.entries(target.migration.parameters())) {
+      print(Array.isArray(value) ? `${[`${name}:`, ...value].join(" ")}\n` : `${name}: ${value}\n`);
+    }
+  }),
+  info("name", "show the current VM name", ({ target, print }) => {
+    if (target.name !== undefined) print(`${target.name}\n`);
+  }),
+  info("status", "show the current VM status (running|paused)", ({ target, print }) => {
+    const status = target.status();
+    if (status === "running" || status === "paused") print(`VM status: ${status}\n`);
+    else print(`VM status: paused (${status})\n`);
+  }),
+  info("uuid", "show the current VM UUID", ({ target, print }) => {
+    print(`${target.uuid ?? "00000000-0000-0000-0000-000000000000"}\n`);
+  }),
+  info("version", "show the version of Baton", ({ target, print }) => {
+    const { major, minor, micro } = versionInfo(target.version).qemu;
+    print(`${target.version} (QMP of QEMU ${major}.${minor}.${micro})\n`);
+  }),
+];
+
+function info(name: string, help: string, run: (context: HmpContext) => void): HmpCommand {
+  return { names: [name], usage: "", help, run };
+}
+
+function showMigration(print: HmpContext["print"], info: MigrationInfo): void {
+  const blockers = info["blocked-reasons"] ?? [];
+  if (blockers.length > 0) {
+    print("Outgoing migration blocked:\n");
+    for (const reason of blockers) print(`  ${reason}\n`);
+  }
+  if (info.status !== undefined) {
+    const reason = info.status === "failed" && info["error-desc"] !== undefined ? ` (${info["error-desc"]})` : "";
+    print(`Status: \t\t${info.status}${reason}\n`);
+  }
+  if (info["total-time"]) {
+    const times = [
+      ["total", info["total-time"]],
+      ["setup", info["setup-time"]],
+      ["exp_down", info["expected-downtime"]],
+      ["down", info.downtime],
+    ];
+    const known = times.filter(([, ms]) => ms !== undefined).map(([name, ms]) => `${name}=${ms}`);
+    print(`Time (ms): \t\t${known.join(", ")}\n`);
+  }
+  if (info.ram !== undefined) {
+    print("RAM info:\n");
+    print(`  Throughput (Mbps): \t${info.ram.mbps.toFixed(2)}\n`);
+    print(`  Sizes: \t\tpagesize=${formatSize(info.ram["page-size"])}, total=${formatSize(info.ram.total)}\n`);
+    print(`  Transfers: \t\ttransferred=${formatSize(info.ram.transferred)}`);
+    print(`, remain=${formatSize(info.ram.remaining)}\n`);
+  }
+}
+
+function formatSize(sizeBytes: number): string {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let size = sizeBytes;
+  let unit = 0;
+  for (; size >= 1000 && unit < units.length - 1; unit++) size /= 1024;
+  return `${Number(size.toPrecision(3))} ${units[unit]}`;
+}

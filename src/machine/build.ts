@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Puts a VM together: from a machine spec, or around the state of a running guest.
+import { RAM_BASE } from "../../assembly/layout.ts";
+import { KvmAcceleratedVm, type KvmVmOptions } from "../accel/kvm/vm.ts";
+import type { MachineSpec } from "../config/types.ts";
+import { createMemory, mapRam, ramBackend } from "../memory/ram.ts";
+import { DeviceSet } from "./device-set.ts";
+import { deviceTable } from "./device-table.ts";
+import { Vm } from "./vm.ts";
+
+/** What a restored VM takes over instead of making it. */
+export type Inherited = Pick<KvmVmOptions, "cpuids" | "workers"> & { ramFd: number };
+
+/**
+ * Builds the VM with its vCPUs parked and its RAM as the back end has it: empty, or the running guest's.
+ * @throws VmmError naming the part that cannot be built
+ */
+export function buildVm(spec: MachineSpec, inherited?: Inherited): Vm {
+  const memory = createMemory(spec.memorySizeBytes);
+  const ram = mapRam(memory, ramBackend(spec), inherited?.ramFd);
+  const table = deviceTable(spec);
+  const accel = new KvmAcceleratedVm({
+    memory,
+    ramSizeBytes: spec.memorySizeBytes,
+    cpuCount: spec.cpuCount,
+    cpu: spec.cpu,
+    devices: table,
+    ...(inherited?.cpuids === undefined ? {} : { cpuids: inherited.cpuids }),
+    ...(inherited?.workers === undefined ? {} : { workers: inherited.workers }),
+    onVcpuError: (index, message) => vm.vcpuFailed(index, message),
+  });
+  const devices = new DeviceSet(memory, table, (gsi, level) => accel.setIrqLine(gsi, level));
+  const vm: Vm = new Vm({ spec, memory, ram, accel, devices, loadGuest: async () => loadGuest(spec, memory) });
+  return vm;
+}
+
+/** Loads kernel, initrd, command line and ACPI tables into RAM. The room for that is not needed by a restored VM. */
+async function loadGuest(spec: MachineSpec, memory: WebAssembly.Memory) {
+  const [{ openImage }, { buildMachineImage }, { placeWrites }] = await Promise.all([
+    import("./boot/image.ts"),
+    import("./boot/machine-image.ts"),
+    import("./boot/placement.ts"),
+  ]);
+  using kernel = spec.kernel === undefined ? undefined : openImage(spec.kernel);
+  using initrd = spec.initrd === undefined ? undefined : openImage(spec.initrd);
+  using bios = spec.bios === undefined ? undefined : openImage(spec.bios);
+  const plan = buildMachineImage(spec, { kernel, initrd, bios });
+  placeWrites(new Uint8Array(memory.buffer, RAM_BASE, spec.memorySizeBytes), plan.writes);
+  return plan.vcpu;
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// The VM as the monitors see it.
+import { VmmError } from "../errors.ts";
+import type { Migration } from "../migration/migration.ts";
+import type { QmpEventListener } from "../qmp/events.ts";
+import type { ChardevInfo, CpuInfoFast, KvmInfo, Memdev, MemoryInfo, RunState } from "../qmp/schema/machine.ts";
+import type { QmpTarget } from "../qmp/target.ts";
+import { VERSION } from "../version.ts";
+import type { Connections } from "./connections.ts";
+import type { Vm } from "./vm.ts";
+
+/** How long a reply to `quit` may take to reach a client that does not read. */
+const QUIT_DRAIN_MS = 500;
+
+export class VmTarget implements QmpTarget {
+  readonly version = VERSION;
+  readonly migration: Migration;
+  readonly #vm: Vm;
+  readonly #connections: () => Connections;
+
+  /** `connections` are made with this target, and so are there only after it. */
+  constructor(vm: Vm, migration: Migration, connections: () => Connections) {
+    this.#vm = vm;
+    this.migration = migration;
+    this.#connections = connections;
+  }
+
+  get name(): string | undefined {
+    return this.#vm.spec.name;
+  }
+
+  get uuid(): string | undefined {
+    return this.#vm.spec.uuid;
+  }
+
+  status(): RunState {
+    return this.#vm.state;
+  }
+
+  stop(): void {
+    this.#vm.stop();
+  }
+
+  cont(): void {
+    this.#vm.cont();
+  }
+
+  reset(): Promise<void> {
+    return this.#vm.reset("host-qmp-system-reset", false);
+  }
+
+  powerdown(): void {
+    this.#vm.powerdown();
+  }
+
+  wakeup(): void {
+    throw new VmmError("suspend", "Unable to wake up: guests cannot be suspended in this version of Baton");
+  }
+
+  quit(): void {
+    this.#vm.quit("host-qmp-quit");
+    // The reply is queued when this returns.
+    setTimeout(() => void this.#finishQuit(), 0);
+  }
+
+  async #finishQuit(): Promise<void> {
+    await this.#connections().drain(QUIT_DRAIN_MS);
+    this.#vm.finishQuit();
+  }
+
+  cpus(): CpuInfoFast[] {
+    return this.#vm.accel.vcpuThreadIds().map((threadId, index) => ({
+      "cpu-index": index,
+      "qom-path": `/machine/unattached/device[${index}]`,
+      "thread-id": threadId,
+      props: { "socket-id": 0, "core-id": index, "thread-id": 0 },
+      target: "x86_64",
+    }));
+  }
+
+  chardevs(): ChardevInfo[] {
+    return this.#connections()
+      .info()
+      .map(({ id, filename, isOpen }) => ({ label: id, filename, "frontend-open": isOpen }));
+  }
+
+  memdevs(): Memdev[] {
+    return this.#vm.spec.memoryBackends.map(({ id, sizeBytes, share, prealloc }) => ({
+      id,
+      size: sizeBytes,
+      merge: false,
+      dump: false,
+      prealloc: prealloc ?? false,
+      share,
+      reserve: true,
+      "host-nodes": [],
+      policy: "default",
+    }));
+  }
+
+  memory(): MemoryInfo {
+    return { "base-memory": this.#vm.spec.memorySizeBytes, "plugged-memory": 0 };
+  }
+
+  kvm(): KvmInfo {
+    return { enabled: this.#vm.accel.name === "kvm", present: true };
+  }
+
+  subscribe(listener: QmpEventListener): () => void {
+    return this.#vm.events.subscribe(listener);
+  }
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// What forbids moving the VM, for each mode: QEMU's text, and beside it what a program or an operator can act on.
+import type { Vm } from "../machine/vm.ts";
+import type { MigMode, MigrationBlocker } from "../qmp/schema/migration.ts";
+
+/** Modes that leave RAM in place and hand its fd on. */
+const FD_MODES: readonly MigMode[] = ["cpr-transfer", "cpr-exec"];
+
+export function findBlockers(vm: Vm): MigrationBlocker[] {
+  const blockers: MigrationBlocker[] = [];
+  if (!vm.ram.isShared) {
+    const { id } = vm.ram.backend;
+    for (const mode of FD_MODES) {
+      blockers.push({
+        mode,
+        reason: `Memory region ${id} is not compatible with CPR. share=on is required for memory-backend objects, and aux-ram-share=on is required.`,
+        code: "ram-not-shared",
+        device: id,
+        fix: "Start the VM with -object memory-backend-memfd,id=ID,size=SIZE,share=on and -machine memory-backend=ID, or with -machine aux-ram-share=on",
+      });
+    }
+  }
+  return blockers;
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an update by exec carries from one image to the next, beside the guest's own state.
+
+import { KVM_SECTIONS } from "../accel/kvm/power-on.ts";
+import type { MachineSpec } from "../config/types.ts";
+import type { ConnectionsState } from "../machine/connections.ts";
+import { DEVICE_SECTIONS } from "../machine/device-set.ts";
+import type { Vm } from "../machine/vm.ts";
+import type { RunState } from "../qmp/schema/machine.ts";
+import { StateWriter } from "./state/writer.ts";
+import { CARRIED_STAMPS } from "./timeline.ts";
+
+/** `STATE_FD:PROGRAM_FD:FD,FD,…`: the memfd with the image, the program to go back to, and all fds of the VM. */
+export const ENV_STATE = "BATON_CPR_EXEC_STATE";
+/** Command line of the program to go back to, as JSON: usable even when the image cannot be read. */
+export const ENV_OLD_COMMAND = "BATON_CPR_EXEC_OLD_COMMAND";
+/** Set when this exec goes back: why the new image refused. */
+export const ENV_ERROR = "BATON_CPR_EXEC_ERROR";
+
+export function formatHandover(stateFd: number, programFd: number, fds: readonly number[]): string {
+  return `${stateFd}:${programFd}:${fds.join(",")}`;
+}
+
+export const MACHINE_SECTION = "machine";
+export const CPR_EXEC_SECTION = "cpr-exec";
+
+/** Every section this Baton reads, with the highest version it reads. */
+export const KNOWN_SECTIONS: Readonly<Record<string, number>> = {
+  ...KVM_SECTIONS,
+  ...DEVICE_SECTIONS,
+  [MACHINE_SECTION]: 1,
+  [CPR_EXEC_SECTION]: 1,
+};
+
+/** Section `machine`: the topology. A receiving side builds the machine from this, not from its command line. */
+export interface CarriedMachine {
+  spec: MachineSpec;
+  runState: RunState;
+}
+
+/** Section `cpr-exec`: what only an exec can hand over, because fd numbers and the pid stay. */
+export interface Carried {
+  ramFd: number;
+  connections: ConnectionsState;
+  /** Of the old process: the same command line needs no parsing. */
+  commandLine: string[];
+  /** A file that wants a copy of the image, once the guest runs. */
+  stateFile: { fd: number; offset: number } | undefined;
+  migration: CarriedMigration;
+}
+
+/** What `query-migrate` tells afterwards, and what MIGRATION events go on from. */
+export interface CarriedMigration {
+  /** CLOCK_MONOTONIC, ms. */
+  startedMs: number;
+  setupMs: number;
+  /** How many updates this guest has lived through, this one included. */
+  generation: number;
+  /** Capability `events`. */
+  events: boolean;
+}
+
+export interface PlannedImage {
+  /** Inside the pause: takes the state of vCPUs and devices. */
+  fill(): void;
+  /** Adds what is known last, and gives the bytes. */
+  seal(holderPid: number, stamps: readonly number[]): Uint8Array;
+}
+
+/** Lays out the image of a running VM: all that is left for the pause is filling in. */
+export function planImage(vm: Vm, carried: Carried & { runState: RunState }): PlannedImage {
+  const writer = new StateWriter();
+  const { runState, ...rest } = carried;
+  const machine: CarriedMachine = { spec: vm.spec, runState };
+  writer.addJson({ id: MACHINE_SECTION, version: 1 }, machine);
+  const json = new TextEncoder().encode(JSON.stringify(rest satisfies Carried));
+  const section = writer.plan({ id: CPR_EXEC_SECTION, version: 1 }, [
+    { name: "value", type: "json", sizeBytes: json.length },
+    { name: "holder", type: "i32", sizeBytes: 4 },
+    { name: "stamps", type: "f64 ms[]", sizeBytes: CARRIED_STAMPS * 8 },
+  ]);
+  const fills = [vm.accel.planState(writer), vm.devices.planState(writer)];
+  writer.lay();
+  writer.view(section, "value").set(json);
+  return {
+    fill: () => {
+      for (const fill of fills) fill();
+    },
+    seal: (holderPid, stamps) => {
+      setView(writer.view(section, "holder")).setInt32(0, holderPid, true);
+      const times = setView(writer.view(section, "stamps"));
+      for (const [index, stamp] of stamps.entries()) times.setFloat64(index * 8, stamp, true);
+      return writer.seal();
+    },
+  };
+}
+
+function setView(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}

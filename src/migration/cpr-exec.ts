@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// cpr-exec: this process becomes the new VMM by execve, and the guest goes on in it. The whole update on one page.
+//
+//   guest runs    prepare   resolve the program, open the state file, plan the image, warm the path
+//   ┌ pause       freeze    consoles and monitors stop reading; their state is in the image
+//   │             park      vCPUs leave the guest                                  quiesce
+//   │             fill      vCPU, interrupt controller, clock and device state     save
+//   │             carry     image into the memfd, fds made to survive exec         carry
+//   │             exec      ── point of no return ──                               exec
+//   └             (new image: cpr-incoming.ts)             boot, kvm, restore, resume
+//
+// Everything up to exec can fail, and the guest then runs on here as if nothing had happened.
+import { monotonicMs } from "../../ffi/clock.ts";
+import { type ExecPlan, exec, holdAddressSpace, killHolder, planExec, reapHolder } from "../../ffi/exec.ts";
+import { close, O_CREAT, O_RDONLY, O_WRONLY, open, pwrite, setCloseOnExec } from "../../ffi/fd.ts";
+import { memfdCreate } from "../../ffi/memfd.ts";
+import type { MigrationAddress } from "../config/types.ts";
+import { VmmError } from "../errors.ts";
+import type { Connections } from "../machine/connections.ts";
+import type { Vm } from "../machine/vm.ts";
+import { commandLine, environment, findProgram } from "../runtime/program.ts";
+import {
+  type Carried,
+  type CarriedMigration,
+  ENV_OLD_COMMAND,
+  ENV_STATE,
+  formatHandover,
+  planImage,
+} from "./carried.ts";
+import { Timeline } from "./timeline.ts";
+
+/** The holder keeps the old address space until the new image releases it; if that image is slow, at most this long. */
+const HOLDER_SECONDS = 10;
+
+export interface CprExecRequest {
+  /** Program and arguments; empty for the command line that this process was started with. */
+  command: readonly string[];
+  /** Where a copy of the state image is to go. The image itself travels in a memfd. */
+  file?: Extract<MigrationAddress, { transport: "file" }>;
+}
+
+/** What `prepareCprExec` has opened and planned. `discard` gives it back when the update is not carried out. */
+export interface PreparedExec {
+  stateFd: number;
+  ownProgramFd: number;
+  stateFile: Carried["stateFile"];
+  /** The exec, once it is known which fds go along. */
+  planExec(fds: readonly number[]): ExecPlan;
+  discard(): void;
+}
+
+/**
+ * All that can be done while the guest runs.
+ * @throws VmmError with QEMU's text for a program that cannot be executed, or a file that cannot be written
+ */
+export function prepareCprExec(request: CprExecRequest): PreparedExec {
+  const argv = request.command.length > 0 ? [...request.command] : commandLine();
+  const path = findProgram(argv[0]!);
+  const opened: number[] = [];
+  const keep = (fd: number): number => {
+    opened.push(fd);
+    return fd;
+  };
+  const discard = (): void => {
+    for (const fd of opened.splice(0)) close(fd);
+  };
+  try {
+    const stateFile = request.file === undefined ? undefined : openStateFile(request.file, keep);
+    const stateFd = keep(memfdCreate("baton-cpr-exec-state", 0));
+    const ownProgramFd = keep(open("/proc/self/exe", O_RDONLY));
+    const plan = (fds: readonly number[]): ExecPlan =>
+      planExec({ path }, argv, {
+        ...environment(),
+        [ENV_STATE]: formatHandover(stateFd, ownProgramFd, fds),
+        [ENV_OLD_COMMAND]: JSON.stringify(commandLine()),
+      });
+    return { stateFd, ownProgramFd, stateFile, planExec: plan, discard };
+  } catch (error) {
+    discard();
+    throw error;
+  }
+}
+
+function openStateFile(
+  file: NonNullable<CprExecRequest["file"]>,
+  keep: (fd: number) => number,
+): NonNullable<Carried["stateFile"]> {
+  try {
+    return { fd: keep(open(file.filename, O_WRONLY | O_CREAT, 0o600)), offset: file.offset };
+  } catch (error) {
+    throw new VmmError("state-file", `The state file '${file.filename}' cannot be written`, { cause: error });
+  }
+}
+
+export interface CommitOptions {
+  /** Called when all connections are frozen, right before the vCPUs are parked: events of the pause go out here. */
+  beforePause(): void;
+  migration: CarriedMigration;
+}
+
+/**
+ * The pause, up to the point of no return. Synchronous on purpose: nothing else of this process runs in between.
+ * Returns only by throwing; the guest's vCPUs are parked then and the connections frozen, for the caller to undo.
+ */
+export function commitCprExec(vm: Vm, connections: Connections, prepared: PreparedExec, options: CommitOptions): never {
+  const runState = vm.state;
+  options.beforePause();
+  const connectionState = connections.save();
+  const image = planImage(vm, {
+    runState,
+    ramFd: vm.ram.fd!,
+    connections: connectionState.value,
+    commandLine: commandLine(),
+    stateFile: prepared.stateFile,
+    migration: options.migration,
+  });
+  const survivors = [
+    prepared.stateFd,
+    prepared.ownProgramFd,
+    vm.ram.fd!,
+    ...(prepared.stateFile === undefined ? [] : [prepared.stateFile.fd]),
+    ...connectionState.fds,
+  ];
+  const plan = prepared.planExec(survivors);
+  const timeline = new Timeline([monotonicMs()]);
+  vm.accel.park();
+  vm.devices.stopTimers();
+  timeline.stamps.push(monotonicMs());
+  image.fill();
+  timeline.stamps.push(monotonicMs());
+  const holder = holdAddressSpace(HOLDER_SECONDS);
+  try {
+    for (const fd of survivors) setCloseOnExec(fd, false);
+    timeline.stamps.push(monotonicMs());
+    pwriteAll(prepared.stateFd, image.seal(holder, timeline.stamps));
+    exec(plan);
+  } catch (error) {
+    for (const fd of survivors) setCloseOnExec(fd, true);
+    killHolder(holder);
+    reapLater(holder);
+    throw error;
+  }
+}
+
+function pwriteAll(fd: number, bytes: Uint8Array): void {
+  for (let offset = 0; offset < bytes.length; ) {
+    const written = pwrite(fd, bytes.subarray(offset), offset);
+    if (written === undefined || written === 0) throw new VmmError("state-write", "The state image cannot be written");
+    offset += written;
+  }
+}
+
+/** Reaps a holder once it has died: tearing down a large address space takes a while, which nobody waits for. */
+export function reapLater(holder: number): void {
+  if (!reapHolder(holder)) setTimeout(() => reapLater(holder), 10);
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// The new image's side of cpr-exec: from the first line of this program to "guest runs", and back if that cannot be.
+//
+// Every statement here is inside the guest's pause until `runLent`. QMP, consoles and everything else comes after it.
+import { readFileSync } from "node:fs";
+import { monotonicMs } from "../../ffi/clock.ts";
+import { exec, planExec } from "../../ffi/exec.ts";
+import { pread, setCloseOnExec, status } from "../../ffi/fd.ts";
+import { VCPU_SECTION } from "../accel/kvm/vcpu-state.ts";
+import { VcpuWorker } from "../accel/kvm/vcpu-worker-handle.ts";
+import { interpretOptions } from "../config/interpret.ts";
+import { parseArguments } from "../config/parse-arguments.ts";
+import { compareSpecs } from "../config/same-machine.ts";
+import type { MachineSpec } from "../config/types.ts";
+import { describeError, VmmError } from "../errors.ts";
+import { buildVm } from "../machine/build.ts";
+import type { Vm } from "../machine/vm.ts";
+import {
+  type Carried,
+  type CarriedMachine,
+  CPR_EXEC_SECTION,
+  ENV_ERROR,
+  ENV_OLD_COMMAND,
+  ENV_STATE,
+  formatHandover,
+  KNOWN_SECTIONS,
+  MACHINE_SECTION,
+} from "./carried.ts";
+import { MAX_IMAGE_SIZE_BYTES } from "./state/format.ts";
+import { StateReader } from "./state/reader.ts";
+import { CARRIED_STAMPS, Timeline } from "./timeline.ts";
+
+/** A guest that runs again, and what is left to do for it. */
+export interface Resumed {
+  vm: Vm;
+  carried: Carried;
+  /** The image, for the copy in a file. */
+  image: Uint8Array;
+  timeline: Timeline;
+  holderPid: number;
+  stateFd: number;
+  /** Open on the program that was left. */
+  oldProgramFd: number;
+  /** Set when this image took the guest back because the other one refused it: why. */
+  refusal: string | undefined;
+}
+
+/** What the environment says of an update, taken out of it: programs started later must not see it. */
+interface Handover {
+  stateFd: number;
+  oldProgramFd: number;
+  /** Every fd of the VM, the two above included. Bun marks inherited fds close-on-exec when it starts. */
+  fds: number[];
+  oldCommand: string[];
+  refusal: string | undefined;
+}
+
+/** Undefined when this process was not started by an update. @throws VmmError when the variables make no sense */
+export function takeHandover(env: Record<string, string | undefined>): Handover | undefined {
+  const state = env[ENV_STATE];
+  const oldCommand = env[ENV_OLD_COMMAND];
+  const refusal = env[ENV_ERROR];
+  for (const name of [ENV_STATE, ENV_OLD_COMMAND, ENV_ERROR]) delete env[name];
+  if (state === undefined) return undefined;
+  const match = /^(\d{1,9}):(\d{1,9}):(\d{1,9}(?:,\d{1,9})*)$/.exec(state);
+  if (match === null || oldCommand === undefined) {
+    throw new VmmError(
+      "handover",
+      `${ENV_STATE}=${state} is not what an update by cpr-exec sets: unset it to start a new VM`,
+    );
+  }
+  return {
+    stateFd: Number(match[1]),
+    oldProgramFd: Number(match[2]),
+    fds: match[3]!.split(",").map(Number),
+    oldCommand: JSON.parse(oldCommand),
+    refusal,
+  };
+}
+
+/**
+ * Takes over the guest. When this image cannot, the old one is executed again and does; then this does not return.
+ * @param firstLineMs CLOCK_MONOTONIC of this program's first line
+ * @param args this program's own arguments
+ */
+export function resumeFromExec(handover: Handover, firstLineMs: number, args: readonly string[]): Resumed {
+  try {
+    return resume(handover, firstLineMs, args);
+  } catch (error) {
+    goBack(handover, error);
+  }
+}
+
+function resume(
+  { stateFd, oldProgramFd, fds, refusal }: Handover,
+  firstLineMs: number,
+  args: readonly string[],
+): Resumed {
+  const image = readImage(stateFd);
+  const reader = new StateReader(image, KNOWN_SECTIONS);
+  const machine = reader.section(MACHINE_SECTION).json() as CarriedMachine;
+  const { spec, runState } = machine;
+  // Workers take longest to start, so they start first; vCPU 0's last, because the main thread stands in for it.
+  const workers = Array.from({ length: spec.cpuCount }, () => undefined as VcpuWorker | undefined);
+  for (let index = spec.cpuCount - 1; index >= 0; index--) workers[index] = new VcpuWorker();
+  const section = reader.section(CPR_EXEC_SECTION);
+  const carried = section.json() as Carried;
+  const stamps = section.part("stamps", CARRIED_STAMPS * 8);
+  const stampView = new DataView(stamps.buffer, stamps.byteOffset, stamps.byteLength);
+  const timeline = new Timeline(
+    Array.from({ length: CARRIED_STAMPS }, (_, index) => stampView.getFloat64(index * 8, true)),
+  );
+  const holder = section.part("holder", 4);
+  const holderPid = new DataView(holder.buffer, holder.byteOffset, 4).getInt32(0, true);
+  checkCommandLine(args, carried, spec);
+  timeline.stamps.push(firstLineMs, monotonicMs());
+  const vm = buildVm(spec, {
+    ramFd: carried.ramFd,
+    cpuids: workers.map((_, index) => reader.section(VCPU_SECTION, index).part("cpuid")),
+    workers: workers as VcpuWorker[],
+  });
+  timeline.stamps.push(monotonicMs());
+  vm.devices.restoreState(reader);
+  vm.accel.restoreState(reader);
+  timeline.stamps.push(monotonicMs());
+  vm.assumeState(runState);
+  if (runState === "running") {
+    timeline.stamps.push(monotonicMs());
+    vm.accel.runLent();
+  } else {
+    timeline.stamps.push(monotonicMs());
+  }
+  for (const fd of fds) setCloseOnExec(fd, true);
+  return { vm, carried, image, timeline, holderPid, stateFd, oldProgramFd, refusal };
+}
+
+/**
+ * The topology is in the state; a command line that was changed for this update may not contradict it. The usual one is
+ * the old one, perhaps with another program in front or `-incoming` behind: that needs no look at its options.
+ * @throws VmmError "usage", "machine-differs"
+ */
+function checkCommandLine(args: readonly string[], { commandLine }: Carried, spec: MachineSpec): void {
+  const own = withoutIncoming(args);
+  const old = withoutIncoming(commandLine).slice(-own.length);
+  if (own.length === 0 || own.every((argument, index) => argument === old[index])) return;
+  const wanted = interpretOptions(parseArguments(own, (path) => readFileSync(path, "utf8")).options);
+  const differences = compareSpecs(spec, wanted).filter(({ kind }) => kind === "machine");
+  if (differences.length === 0) return;
+  const list = differences.map(
+    ({ what, running, wanted }) => `${what} is ${running}, the new command line says ${wanted}`,
+  );
+  throw new VmmError("machine-differs", `The new command line is of another machine: ${list.join("; ")}`);
+}
+
+function withoutIncoming(args: readonly string[]): string[] {
+  return args.filter(
+    (argument, index) => !/^--?incoming$/.test(argument) && !/^--?incoming$/.test(args[index - 1] ?? ""),
+  );
+}
+
+function readImage(fd: number): Uint8Array {
+  const { sizeBytes } = status(fd);
+  if (sizeBytes > MAX_IMAGE_SIZE_BYTES) {
+    throw new VmmError(
+      "state-refused",
+      `State image has ${sizeBytes} bytes, more than the limit of ${MAX_IMAGE_SIZE_BYTES}`,
+    );
+  }
+  const image = new Uint8Array(sizeBytes);
+  for (let offset = 0; offset < image.length; ) {
+    const count = pread(fd, image.subarray(offset), offset);
+    if (count === undefined || count === 0) throw new VmmError("state-refused", "State image ended early");
+    offset += count;
+  }
+  return image;
+}
+
+/** Executes the old image again, with the old state and the reason. */
+function goBack({ stateFd, oldProgramFd, fds, oldCommand, refusal }: Handover, error: unknown): never {
+  const reason = describeError(error);
+  // The old image refuses its own state: there is nowhere to go, and going on for ever would help nobody.
+  if (refusal !== undefined) {
+    process.stderr.write(`baton: the guest is lost: ${refusal}; and back in the old image: ${reason}\n`);
+    process.exit(1);
+  }
+  for (const fd of fds) setCloseOnExec(fd, false);
+  const env = {
+    ...process.env,
+    [ENV_STATE]: formatHandover(stateFd, oldProgramFd, fds),
+    [ENV_OLD_COMMAND]: JSON.stringify(oldCommand),
+    [ENV_ERROR]: reason,
+  };
+  exec(planExec({ fd: oldProgramFd }, oldCommand, env));
+}

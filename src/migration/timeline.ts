@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// When each phase of an update ended, on CLOCK_MONOTONIC, stitched over both processes.
+
+/** In order. The guest stands from the start of `quiesce` to the end of `resume`. */
+export const PHASES = ["quiesce", "save", "carry", "exec", "boot", "kvm", "restore", "resume"] as const;
+export type Phase = (typeof PHASES)[number];
+
+/** What the old process knows: start of the pause, and the end of its phases. The rest is added by the new one. */
+export const CARRIED_STAMPS = 4;
+
+/** Stamps in ms: `stamps[0]` is the start, `stamps[n]` the end of `PHASES[n - 1]`. */
+export class Timeline {
+  readonly stamps: number[];
+
+  constructor(stamps: readonly number[] = []) {
+    this.stamps = [...stamps];
+  }
+
+  get isComplete(): boolean {
+    return this.stamps.length === PHASES.length + 1;
+  }
+
+  /** From the start of the pause to its end. */
+  get downtimeMs(): number {
+    return this.stamps.at(-1)! - this.stamps[0]!;
+  }
+
+  phases(): { phase: Phase; durationMs: number }[] {
+    return PHASES.slice(0, this.stamps.length - 1).map((phase, index) => ({
+      phase,
+      durationMs: this.stamps[index + 1]! - this.stamps[index]!,
+    }));
+  }
+}

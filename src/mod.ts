@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Baton as a library: build a VM, control it, hear of what happens to it.
+import { resolveConfig } from "./config/resolve.ts";
+import type { VmConfig } from "./config/vm-config.ts";
+import { startVm } from "./machine/start.ts";
+import type { VmHandle } from "./machine/handle.ts";
+
+export type { MachineSpec } from "./config/types.ts";
+export type { VmConfig } from "./config/vm-config.ts";
+export { describeError, VmmError } from "./errors.ts";
+export type { VmHandle } from "./machine/handle.ts";
+export type { VmExit } from "./machine/vm.ts";
+export type { QmpEvent } from "./qmp/events.ts";
+export { VERSION } from "./version.ts";
+
+/**
+ * Creates a VM in this process. The guest starts at once, unless the configuration has `S: true`.
+ *
+ * @throws VmmError naming what is wrong with the configuration, or what the host lacks
+ * @example
+ * await using vm = await createVm({ m: "256M", kernel: "vmlinuz", append: "console=ttyS0", serial: "stdio" });
+ * for await (const event of vm.events()) console.log(event.event);
+ */
+export async function createVm(config: VmConfig, options: { signal?: AbortSignal } = {}): Promise<VmHandle> {
+  options.signal?.throwIfAborted();
+  const handle = await startVm(resolveConfig(config));
+  options.signal?.addEventListener("abort", () => handle.quit(), { once: true });
+  return handle;
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// How this process was started, and where programs are.
+import { accessSync, constants, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { VmmError } from "../errors.ts";
+
+/** The whole command line as the kernel has it: with `bun run FILE` or `deno run FILE` in front where it was so. */
+export function commandLine(): string[] {
+  const text = readFileSync("/proc/self/cmdline", "utf8");
+  return text.split("\0").slice(0, -1);
+}
+
+export function environment(): Record<string, string | undefined> {
+  return { ...process.env };
+}
+
+/**
+ * Finds a program as execvp(3) does: a name with a slash is a path, any other is looked for in PATH.
+ * @throws VmmError "exec-failed" with QEMU's text
+ */
+export function findProgram(name: string): string {
+  const candidates = name.includes("/") ? [name] : (process.env.PATH ?? "").split(":").map((dir) => join(dir, name));
+  let reason = "No such file or directory";
+  for (const path of candidates) {
+    if (statSync(path, { throwIfNoEntry: false })?.isFile() !== true) continue;
+    try {
+      accessSync(path, constants.X_OK);
+      return path;
+    } catch {
+      reason = "Permission denied";
+    }
+  }
+  throw new VmmError("exec-failed", `execvp ${name} failed: ${reason}`);
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { POLLIN, poll } from "../../ffi/epoll.ts";
+import { close, isCloseOnExec } from "../../ffi/fd.ts";
+import { lazyCall } from "../../ffi/libc.ts";
+import { addressOf } from "../../ffi/native.ts";
+import * as processes from "../../ffi/process.ts";
+import { assert, describe } from "../harness.ts";
+import { bytes, failsWith, withoutLeak } from "./support.ts";
+
+const test = describe("ffi/process");
+
+test("getPid() and getTid() say who this is", () => {
+  assert.is(processes.getPid(), process.pid);
+  assert.ok(processes.tgkill(process.pid, processes.getTid(), 0));
+});
+
+test("kill() and tgkill() fail for a process that is not there", () => {
+  processes.kill(process.pid, 0);
+  failsWith("ESRCH", "kill", () => processes.kill(0x3fffff, 0));
+  failsWith("EINVAL", "kill", () => processes.kill(process.pid, 999));
+  assert.not(processes.tgkill(process.pid, 0x3fffff, 0));
+});
+
+test("a pidfd becomes readable when the process has ended", async () => {
+  const child = spawn("sleep", ["100"]);
+  const pidfd = processes.pidfdOpen(child.pid!);
+  assert.ok(isCloseOnExec(pidfd));
+  assert.is(poll(pidfd, POLLIN), 0);
+  const exited = once(child, "exit");
+  processes.pidfdSendSignal(pidfd, processes.SIGKILL);
+  assert.is(poll(pidfd, POLLIN, 5000) & POLLIN, POLLIN);
+  await exited;
+  failsWith("ESRCH", "pidfd_send_signal", () => processes.pidfdSendSignal(pidfd, 0));
+  close(pidfd);
+});
+
+test("pidfdOpen() fails for a process that is not there", () =>
+  withoutLeak(() => {
+    failsWith("ESRCH", "pidfd_open", () => processes.pidfdOpen(0x3fffff));
+    close(processes.pidfdOpen(process.pid));
+  }));
+
+/** Starts `/bin/sh -c SCRIPT` behind the runtime's back, so that the runtime does not reap it. */
+function spawnShell(script: string): number {
+  const posixSpawn = lazyCall("int posix_spawn(void *pid, const char *path, void *, void *, void *argv, void *envp)");
+  const strings = ["sh", "-c", script].map((part) => bytes(`${part}\0`));
+  // SAFETY: `strings` is used after the call, so what argv points at outlives it.
+  const argv = new BigUint64Array([...strings.map(addressOf), 0n]);
+  const pid = new Int32Array(1);
+  assert.is(posixSpawn(pid, "/bin/sh", null, null, argv, new BigUint64Array(1)), 0);
+  assert.is(strings.length, 3);
+  return pid[0]!;
+}
+
+test("wait4() tells how a child ended", () => {
+  const exited = spawnShell("exit 42");
+  assert.equal(processes.wait4(exited), { pid: exited, exitCode: 42 });
+  const killed = spawnShell("sleep 100");
+  assert.is(processes.wait4(killed, processes.WNOHANG), undefined);
+  processes.kill(killed, processes.SIGKILL);
+  assert.equal(processes.wait4(killed), { pid: killed, signal: processes.SIGKILL });
+});
+
+test("wait4() fails with ECHILD where there is no such child", () => {
+  failsWith("ECHILD", "wait4", () => processes.wait4(1, processes.WNOHANG));
+});
+
+test.run();

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Temporary directories and fd counts for tests of syscalls.
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { SysError } from "../../ffi/error.ts";
+import { assert } from "../harness.ts";
+
+/** A directory that is removed when the process ends. */
+export function temporaryDirectory(): string {
+  const path = mkdtempSync(join(tmpdir(), "baton-test-"));
+  process.on("exit", () => rmSync(path, { recursive: true, force: true }));
+  return path;
+}
+
+export function openFdCount(): number {
+  return readdirSync("/proc/self/fd").length;
+}
+
+/** Runs `action` and fails unless it leaves as many fds open as there were. */
+export async function withoutLeak(action: () => void | Promise<void>): Promise<void> {
+  // Once for what the runtime itself opens on first use.
+  await action();
+  const before = openFdCount();
+  await action();
+  assert.is(openFdCount(), before, "file descriptors leak");
+}
+
+/** Runs `action` and checks that it fails with this errno and syscall. */
+export function failsWith(code: string, syscall: string, action: () => unknown): void {
+  try {
+    action();
+  } catch (error) {
+    assert.instance(error, SysError);
+    assert.is((error as SysError).code, code);
+    assert.is((error as SysError).syscall, syscall);
+    return;
+  }
+  assert.unreachable(`${syscall} did not fail with ${code}`);
+}
+
+export function bytes(text: string): Uint8Array {
+  return new TextEncoder().encode(text);
+}
+
+export function text(data: Uint8Array): string {
+  return new TextDecoder().decode(data);
+}
