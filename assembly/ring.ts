@@ -24,9 +24,9 @@ export function roomBytes(ring: usize): u32 {
   return RING_CAPACITY_BYTES - (atomic.load<u32>(ring, RING_TAIL) - atomic.load<u32>(ring, RING_HEAD));
 }
 
-/** Appends a byte and returns true, or returns false when the ring is full. One producer at a time. */
-export function push(ring: usize, byte: u8): bool {
-  if (roomBytes(ring) == 0) return false;
+/** Appends a byte and returns true, or false when that would take the reserve. One producer at a time. */
+export function push(ring: usize, byte: u8, reserveBytes: u32): bool {
+  if (roomBytes(ring) <= reserveBytes) return false;
   const tail = atomic.load<u32>(ring, RING_TAIL);
   store<u8>(ring + (tail & (RING_CAPACITY_BYTES - 1)), byte, RING_DATA);
   // Publishes the byte: the consumer reads tail first.
@@ -34,10 +34,10 @@ export function push(ring: usize, byte: u8): bool {
   return true;
 }
 
-/** Sleeps until the consumer may have taken something from a full ring. Call without any lock held. */
-export function waitForRoom(ring: usize): void {
+/** Sleeps until the consumer may have taken something. Call without any lock held. */
+export function waitForRoom(ring: usize, reserveBytes: u32): void {
   const head = atomic.load<u32>(ring, RING_HEAD);
-  if (roomBytes(ring) == 0) atomic.wait<i32>(ring + RING_HEAD, head, SLEEP_NS);
+  if (roomBytes(ring) <= reserveBytes) atomic.wait<i32>(ring + RING_HEAD, head, SLEEP_NS);
 }
 
 /** Wakes who sleeps in `waitForRoom`. */

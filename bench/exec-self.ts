@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A program that execs itself, with as little as possible around the exec.
-import { exec, planExec } from "../ffi/exec.ts";
+import { type ExecPlan, exec, planExec } from "../ffi/exec.ts";
 import { close, O_RDONLY, open, read } from "../ffi/fd.ts";
 
 /** Bytes of arguments that are read; a benchmark's own command line is far shorter. */
@@ -15,7 +15,12 @@ function ownArguments(): string[] {
   return new TextDecoder().decode(buffer.subarray(0, length)).split("\0").slice(0, -1);
 }
 
-/** Replaces this program by itself: same binary, same arguments, `env` added to the environment. Does not return. */
+/** Plans to replace this program by itself: same binary, same arguments, `env` added to the environment. */
+export function planExecSelf(env: Record<string, string>): ExecPlan {
+  return planExec({ path: "/proc/self/exe" }, ownArguments(), { ...process.env, ...env });
+}
+
+/** Does it. Does not return. */
 export function execSelf(env: Record<string, string>): never {
-  exec(planExec({ path: "/proc/self/exe" }, ownArguments(), { ...process.env, ...env }));
+  exec(planExecSelf(env));
 }

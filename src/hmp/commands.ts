@@ -198,7 +198,8 @@ function watchMigration(target: QmpTarget): { promise: Promise<void>; dispose():
 }
 
 function setParameter(target: QmpTarget, name: string, text: string): MaybePromise<void> {
-  const member = MigrateSetParameters.members[name];
+  const { members } = MigrateSetParameters;
+  const member = Object.hasOwn(members, name) ? members[name] : undefined;
   if (member === undefined) throw new QmpError(`invalid parameter value: ${name}`);
   const isList = member.meta === "optional" && member.type.meta === "array";
   const value = isList ? text.trim().split(/\s+/) : text;

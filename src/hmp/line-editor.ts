@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // The line editor of the human monitor: a raw terminal's bytes in, lines and echo out.
 
-/** An edited line, as plain JSON. `line` and `draft` are base64, since a character may have arrived in part. */
+/** An edited line, as plain JSON. `line` is base64, since a character may have arrived in part. */
 export interface LineEditorState {
   line: string;
   history: string[];
+  shown: number;
+  sequence: Sequence;
   afterReturn: boolean;
+  isTooLong: boolean;
 }
+
+/** Where in an escape sequence: nowhere, after ESC, or after its introducer. */
+type Sequence = "" | "escape" | "control";
 
 /** What a byte did: bytes to show, and the line if it is complete. */
 export interface LineEdit {
@@ -34,23 +40,29 @@ export class LineEditor {
   #line: number[];
   readonly #history: string[];
   /** The line of the history that is shown, counted from its end; 0 is the line being written. */
-  #shown = 0;
-  /** Inside an escape sequence: after ESC, or after its introducer. */
-  #sequence: "" | "escape" | "control" = "";
+  #shown: number;
+  #sequence: Sequence;
   #afterReturn: boolean;
+  #isTooLong: boolean;
 
   constructor(prompt: string, state?: LineEditorState) {
     this.#prompt = prompt;
     this.#line = state === undefined ? [] : [...Uint8Array.fromBase64(state.line)];
     this.#history = state?.history ?? [];
+    this.#shown = state?.shown ?? 0;
+    this.#sequence = state?.sequence ?? "";
     this.#afterReturn = state?.afterReturn ?? false;
+    this.#isTooLong = state?.isTooLong ?? false;
   }
 
   save(): LineEditorState {
     return {
       line: Uint8Array.from(this.#line).toBase64(),
       history: [...this.#history],
+      shown: this.#shown,
+      sequence: this.#sequence,
       afterReturn: this.#afterReturn,
+      isTooLong: this.#isTooLong,
     };
   }
 
@@ -87,15 +99,22 @@ export class LineEditor {
 
   #insert(byte: number): LineEdit {
     if (byte < 0x20) return show("");
-    if (this.#line.length >= MAX_LINE_BYTES) return show(BELL);
+    if (this.#line.length >= MAX_LINE_BYTES) {
+      this.#isTooLong = true;
+      return show(BELL);
+    }
     this.#line.push(byte);
     return { echo: Uint8Array.of(byte) };
   }
 
   #enter(): LineEdit {
     const line = this.#text();
+    const isTooLong = this.#isTooLong;
     this.#line = [];
     this.#shown = 0;
+    this.#isTooLong = false;
+    // A part of a command may mean something else than the whole.
+    if (isTooLong) return show(`\r\nline too long\r\n${this.#prompt}`);
     if (line.trim() !== "" && line !== this.#history.at(-1)) this.#history.push(line);
     if (this.#history.length > MAX_HISTORY_LINES) this.#history.shift();
     return { echo: encoder.encode("\r\n"), line };
@@ -132,6 +151,7 @@ export class LineEditor {
 
   #replace(line: number[]): string {
     this.#line = line;
+    this.#isTooLong = false;
     return `\r\x1b[K${this.redraw()}`;
   }
 

@@ -31,6 +31,10 @@ export interface Uart16550Exports extends DeviceExports {
   receive(state: number, byte: number): number;
   /** After every taking of bytes from the ring, and after a restore. */
   outputDrained(state: number): void;
+  /** After vCPUs were asked to park: a write that waits for room in the ring ends at once. Nothing is lost. */
+  freeze(state: number): void;
+  /** Before vCPUs run again. */
+  thaw(state: number): void;
 }
 
 export interface AcpiPmExports extends TimedDeviceExports {

@@ -25,8 +25,9 @@ const CONDITIONS = [
 ] as const;
 export type Condition = (typeof CONDITIONS)[number];
 
-const ALU = { add: 0, or: 1, adc: 2, sbb: 3, and: 4, sub: 5, xor: 6, cmp: 7 } as const;
-const SHIFT = { rol: 0, ror: 1, shl: 4, shr: 5, sar: 7 } as const;
+/** The operations' numbers in opcodes and in ModRM.reg. */
+const ALU = { add: 0, or: 1, and: 4, sub: 5, cmp: 7 } as const;
+const SHIFT = { shl: 4, shr: 5 } as const;
 
 interface Fixup {
   offset: number;
@@ -207,9 +208,6 @@ export class Assembler {
   sub(target: Register | Memory, source: Register | Memory | number): void {
     this.#alu(ALU.sub, target, source);
   }
-  xor(target: Register | Memory, source: Register | Memory | number): void {
-    this.#alu(ALU.xor, target, source);
-  }
   cmp(target: Register | Memory, source: Register | Memory | number): void {
     this.#alu(ALU.cmp, target, source);
   }
@@ -242,9 +240,6 @@ export class Assembler {
   }
   shr(target: Register, count: number | "cl"): void {
     this.#shift(SHIFT.shr, target, count);
-  }
-  rol(target: Register, count: number | "cl"): void {
-    this.#shift(SHIFT.rol, target, count);
   }
   shrd(target: Register, source: Register, count: number): void {
     this.#modrm(registerBits(target), [0x0f, 0xac], registerNumber(source), target);

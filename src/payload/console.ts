@@ -8,7 +8,8 @@ import { COM1, IOAPIC_GPA, type VcpuProgram, VECTOR_SERIAL } from "./plan.ts";
 import { byte, dword, Label } from "./registers.ts";
 import {
   COMMAND_SHUTDOWN,
-  CPU_LINE_ROUNDS_U64,
+  CPU_LAST_TICKS_U64,
+  CPU_LINE_TICKS_U64,
   ERROR_CONSOLE_STUCK,
   HEADER_COMMAND_U32,
   HEADER_ECHOED_U32,
@@ -197,7 +198,7 @@ export class Console {
   emitRound(): void {
     const { asm, settings } = this.#program;
     if (settings.serial && settings.echo === "poll") asm.call(this.#drain);
-    if (settings.serial && settings.roundsPerLine > 0) this.#emitLine();
+    if (settings.serial && settings.ticksPerLine > 0) this.#emitLine();
     const running = new Label("running");
     asm.cmp(dword(REPORT_GPA, HEADER_COMMAND_U32), COMMAND_SHUTDOWN);
     asm.jcc("ne", running);
@@ -209,11 +210,13 @@ export class Console {
     const { asm, settings } = this.#program;
     const notYet = new Label("notYet");
     const incremented = new Label("incremented");
-    const rounds = this.#program.field64(CPU_LINE_ROUNDS_U64);
-    asm.inc(rounds);
-    asm.cmp(rounds, settings.roundsPerLine);
+    const lineTicks = this.#program.field64(CPU_LINE_TICKS_U64);
+    asm.mov("rax", this.#program.field64(CPU_LAST_TICKS_U64));
+    asm.mov("rdx", "rax");
+    asm.sub("rdx", lineTicks);
+    asm.cmp("rdx", settings.ticksPerLine);
     asm.jcc("b", notYet);
-    asm.mov(rounds, 0);
+    asm.mov(lineTicks, "rax");
     // The echo of the interrupt handler must not come between the line's bytes.
     asm.cli();
     asm.mov("esi", this.#line);

@@ -180,7 +180,7 @@ function emitAwaitTick(program: VcpuProgram, dead: Label, more: number): void {
 /**
  * Emits the check that ticks arrive; rbx holds the cycles since the last round.
  *
- * One round adds at most a quarter of the limit, so that a long pause of the whole guest is no lost tick.
+ * One round adds at most half of the limit, so that a long pause of the whole guest is no lost tick.
  */
 export function emitTickCheck(program: VcpuProgram): void {
   const { asm } = program;
@@ -199,7 +199,7 @@ export function emitTickCheck(program: VcpuProgram): void {
     asm.bind(stale);
     asm.mov("rdx", limit);
     asm.mov("rsi", "rdx");
-    asm.shr("rdx", 2);
+    asm.shr("rdx", 1);
     asm.cmp("rbx", "rdx");
     asm.jcc("b", fits);
     asm.mov("rbx", "rdx");

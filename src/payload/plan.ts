@@ -35,7 +35,7 @@ export interface SelfCheckOptions {
   sweepPagesPerRound?: number;
   /** Counter steps between two looks at the clock tick. Default 2048: 4 ms where KVM interprets the guest. */
   iterationsPerBurst?: number;
-  /** Bursts after which a round of checks runs even if no tick came. Default 64. */
+  /** Bursts after which a round of checks runs even if no tick came. Default 256: 1 ms on a CPU, 1 s interpreted. */
   burstsPerRound?: number;
   /** How the local APIC timer is armed. Default "periodic"; "deadline" falls back to it where the CPU lacks it. */
   timer?: "periodic" | "deadline" | "none";
@@ -56,8 +56,8 @@ export interface SelfCheckOptions {
   serial?: boolean;
   /** Sends bytes received on COM1 back: polled once in each round, or by IRQ 4 over the I/O APIC. Default "off". */
   echo?: "off" | "poll" | "irq";
-  /** Rounds of vCPU 0 between two lines `tick NNNNNNNN`. Default 0: none. */
-  roundsPerLine?: number;
+  /** Timer ticks of vCPU 0 between two lines `tick NNNNNNNN`. Default 0: none. */
+  ticksPerLine?: number;
   /** With echo, this byte shuts down. Default 0x71 ("q"); undefined for none. */
   quitByte?: number | undefined;
   /** The write that ends the VM. Default: 32-bit 0 to port 0xf4. */
@@ -90,7 +90,7 @@ export function settle(options: SelfCheckOptions): Settings {
     workingSetStrideBytes: 8,
     sweepPagesPerRound: 4,
     iterationsPerBurst: 2048,
-    burstsPerRound: 64,
+    burstsPerRound: 256,
     timer: "periodic",
     timerPeriodNs: 20_000_000,
     lostTickLimit: 50,
@@ -99,7 +99,7 @@ export function settle(options: SelfCheckOptions): Settings {
     avx: false,
     serial: true,
     echo: "off",
-    roundsPerLine: 0,
+    ticksPerLine: 0,
     quitByte: 0x71,
     shutdown: { port: 0xf4, value: 0, sizeBytes: 4 },
     ...options,
@@ -111,6 +111,7 @@ export function settle(options: SelfCheckOptions): Settings {
     throw new RangeError("The working sets do not fit below touchBytes");
   if (settings.touchBytes > 0xc000_0000) throw new RangeError("The payload touches no RAM above 3 GiB");
   if (settings.idle && settings.timer === "none") throw new RangeError("An idle guest needs a timer to wake up");
+  if (settings.ticksPerLine > 0 && settings.timer === "none") throw new RangeError("Lines are printed by timer ticks");
   return settings;
 }
 

@@ -64,7 +64,7 @@ export const CPU_GENERATION_U64 = 0x60;
 export const CPU_SWEEP_GPA_U64 = 0x68;
 export const CPU_SWEEP_GENERATION_U64 = 0x70;
 export const CPU_BURSTS_U64 = 0x78;
-export const CPU_LINE_ROUNDS_U64 = 0x80;
+export const CPU_LINE_TICKS_U64 = 0x80;
 export const CPU_CONTROL_U64X4 = 0x88;
 /** RFLAGS as found at the end of a burst. */
 export const CPU_FLAGS_U64 = 0xa8;

@@ -28,3 +28,8 @@ export const STATE_SIZE_BYTES = 32;
 
 /** u32 the host stores before the first `reset`: the ring for output. The host's own choice, hence not saved. */
 export const HOST_RING_INDEX = 32;
+/** u32, not 0 between `freeze` and `thaw`. Of no meaning to the guest, hence not saved. */
+export const HOST_FROZEN = 36;
+
+/** What a full ring has left for bytes that vCPUs are in the middle of writing when they are parked. */
+export const RING_RESERVE_BYTES = 256;

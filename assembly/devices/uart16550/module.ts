@@ -14,7 +14,9 @@ import {
   FIELD_IRQ_LEVEL_U8,
   FIELD_RX_COUNT_U8,
   FIELD_RX_FIFO_U8X16,
+  HOST_FROZEN,
   HOST_RING_INDEX,
+  RING_RESERVE_BYTES,
 } from "./layout.ts";
 import * as reg from "./registers.ts";
 
@@ -37,6 +39,7 @@ class Uart {
   private gap2: u16;
   private rxFifo: v128;
   ringIndex: u32;
+  frozen: u32;
 
   get address(): usize {
     return changetype<usize>(this);
@@ -76,7 +79,8 @@ export function reset(uart: Uart): void {
     offsetof<Uart>("irqLevel") != FIELD_IRQ_LEVEL_U8 ||
     offsetof<Uart>("rxCount") != FIELD_RX_COUNT_U8 ||
     offsetof<Uart>("rxFifo") != FIELD_RX_FIFO_U8X16 ||
-    offsetof<Uart>("ringIndex") != HOST_RING_INDEX
+    offsetof<Uart>("ringIndex") != HOST_RING_INDEX ||
+    offsetof<Uart>("frozen") != HOST_FROZEN
   ) {
     ERROR("class Uart and layout.ts disagree");
   }
@@ -108,7 +112,7 @@ export function read(uart: Uart, offset: u32, sizeBytes: u32): u32 {
 
 /**
  * A write to THR returns when the byte is in the ring. Only a guest that ignores THRE can find the ring full; it then
- * waits inside for the host to take bytes, because a serial line loses nothing.
+ * waits inside for the host to take bytes or to freeze the UART, because a serial line loses nothing.
  */
 export function write(uart: Uart, offset: u32, sizeBytes: u32, value: u32): void {
   if (sizeBytes != 1) return;
@@ -148,6 +152,21 @@ export function outputDrained(uart: Uart): void {
     updateIrq(uart);
   }
   release(uart.address);
+}
+
+/**
+ * The vCPUs were asked to park: a write that waits for the host, or would, ends at once with its byte in the ring's
+ * reserve, because the host may take nothing until they have parked. To be called after the request, so that no vCPU
+ * writes twice.
+ */
+export function freeze(uart: Uart): void {
+  atomic.store<u32>(uart.address, 1, HOST_FROZEN);
+  notifyRoom(ringAddress(uart.ringIndex));
+}
+
+/** The vCPUs are about to run again. */
+export function thaw(uart: Uart): void {
+  atomic.store<u32>(uart.address, 0, HOST_FROZEN);
 }
 
 function readRegister(uart: Uart, offset: u32): u8 {
@@ -266,10 +285,10 @@ function transmit(uart: Uart, byte: u8): void {
     pushReceived(uart, byte);
   } else {
     const ring = ringAddress(uart.ringIndex);
-    while (!push(ring, byte)) {
+    while (!push(ring, byte, atomic.load<u32>(uart.address, HOST_FROZEN) ? 0 : RING_RESERVE_BYTES)) {
       release(uart.address);
       signal(EVENT_CHARDEV);
-      waitForRoom(ring);
+      waitForRoom(ring, RING_RESERVE_BYTES);
       acquire(uart.address);
     }
     signal(EVENT_CHARDEV);
@@ -286,7 +305,8 @@ function transmit(uart: Uart, byte: u8): void {
 
 /** THRE and TEMT while the ring takes what a driver may write on seeing THRE: a whole FIFO. */
 function transmitterStatus(uart: Uart): u8 {
-  return roomBytes(ringAddress(uart.ringIndex)) >= reg.FIFO_SIZE_BYTES ? reg.LSR_THRE | reg.LSR_TEMT : 0;
+  const room = roomBytes(ringAddress(uart.ringIndex));
+  return room >= reg.FIFO_SIZE_BYTES + RING_RESERVE_BYTES ? reg.LSR_THRE | reg.LSR_TEMT : 0;
 }
 
 /** A full FIFO keeps what it has; a full receiver buffer register is overwritten. Both report an overrun. */

@@ -10,11 +10,19 @@ import { realModeState } from "./vcpu-state.ts";
 export const BOOT_SECTOR_SIZE_BYTES = 512;
 const SIGNATURE = 510;
 const SIGNATURE_VALUE = 0xaa55;
+/** "MZ" */
+const EFI_PROGRAM_MAGIC = 0x5a4d;
 /** The BIOS's number of the first hard disk. */
 const BOOT_DRIVE = 0x80n;
 
+/** `head` is the start of the file. */
 export function isBootSector(head: DataView, sizeBytes: number): boolean {
-  return sizeBytes === BOOT_SECTOR_SIZE_BYTES && head.getUint16(SIGNATURE, true) === SIGNATURE_VALUE;
+  return (
+    sizeBytes === BOOT_SECTOR_SIZE_BYTES &&
+    head.getUint16(SIGNATURE, true) === SIGNATURE_VALUE &&
+    // The first sector of a Linux kernel has the signature, too: this would be what is left of one.
+    head.getUint16(0, true) !== EFI_PROGRAM_MAGIC
+  );
 }
 
 /** @throws VmmError when there is an initrd or a command line, which a boot sector could not find. */

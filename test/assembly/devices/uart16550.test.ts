@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { once } from "node:events";
 import { Worker } from "node:worker_threads";
 import fc from "fast-check";
 import * as layout from "../../../assembly/devices/uart16550/layout.ts";
@@ -22,6 +23,9 @@ function createUart() {
   return {
     rig,
     ring,
+    /** Leaves that many bytes of room, beside the reserve. */
+    setRoom: (roomBytes: number) => ring.fillUpTo(roomBytes + layout.RING_RESERVE_BYTES),
+    roomBytes: () => ring.roomBytes - layout.RING_RESERVE_BYTES,
     receive: (...bytes: number[]) => bytes.map((byte) => rig.device.receive(rig.state, byte)),
     receiveSpace: () => rig.device.receiveSpace(rig.state),
     outputDrained: () => rig.device.outputDrained(rig.state),
@@ -104,8 +108,8 @@ test("transmitter: bytes go out in order and THR is empty again at once", () => 
 });
 
 test("transmitter: THRE and TEMT stay clear from a full ring until the host has drained it", () => {
-  const { rig, ring, outputDrained } = createUart();
-  ring.fillUpTo(20);
+  const { rig, ring, setRoom, roomBytes, outputDrained } = createUart();
+  setRoom(20);
   rig.write(IER, 0x02);
   rig.read(IIR);
   for (let byte = 0; byte < 4; byte++) {
@@ -117,7 +121,7 @@ test("transmitter: THRE and TEMT stay clear from a full ring until the host has 
   assert.is(rig.read(LSR) & 0x60, 0, "a driver that sees THRE may write 16 bytes");
   assert.is(rig.irqLevel, 0);
   for (let byte = 5; byte < 20; byte++) rig.write(THR, byte);
-  assert.is(ring.roomBytes, 0);
+  assert.is(roomBytes(), 0);
 
   outputDrained();
   assert.is(rig.read(LSR) & 0x60, 0, "nothing was taken yet");
@@ -154,6 +158,25 @@ test("transmitter: writers that ignore THRE wait for the host, and nothing is lo
     assert.is(own.length, bytesEach);
     assert.ok(own.every((byte, at) => byte === firstByte + (at % 128)));
   }
+});
+
+test("transmitter: freezing ends a write that waits, and its bytes follow the others", async () => {
+  const { rig, ring, setRoom, roomBytes, outputDrained } = createUart();
+  setRoom(10);
+  const workerData: UartWorkerData = { memory: rig.memory, state: rig.state, firstByte: 0, rounds: 1 };
+  const worker = new Worker(new URL("./uart-worker.ts", import.meta.url), { workerData });
+  while (roomBytes() > 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  rig.device.freeze(rig.state);
+  await once(worker, "exit");
+  assert.is(roomBytes(), 10 - 128);
+  rig.device.thaw(rig.state);
+  assert.is(rig.read(LSR) & 0x60, 0);
+  outputDrained();
+  assert.is(rig.read(LSR) & 0x60, 0, "the reserve is no room for drivers");
+  assert.equal(
+    ring.take().slice(-128),
+    Array.from({ length: 128 }, (_, byte) => byte),
+  );
 });
 
 test("IIR: line status, received data, transmitter, modem status, in this order", () => {
@@ -375,12 +398,15 @@ const access = fc.oneof(
 type Access = typeof access extends fc.Arbitrary<infer Value> ? Value : never;
 
 /** What the guest or the host sees of an access. A writer that would have to wait does not write. */
-function perform({ rig, ring, receive, outputDrained }: ReturnType<typeof createUart>, step: Access): number[] {
+function perform(
+  { rig, ring, roomBytes, receive, outputDrained }: ReturnType<typeof createUart>,
+  step: Access,
+): number[] {
   switch (step.kind) {
     case "read":
       return [rig.read(step.offset)];
     case "write":
-      if (step.offset !== THR || ring.roomBytes > 0) rig.write(step.offset, step.value);
+      if (step.offset !== THR || roomBytes() > 0) rig.write(step.offset, step.value);
       return [];
     case "receive":
       return receive(step.value);
@@ -396,11 +422,11 @@ test("behaves like the model in any stream of accesses", () => {
   fc.assert(
     fc.property(fc.array(access, { maxLength: 120 }), (steps) => {
       const uart = createUart();
-      uart.ring.fillUpTo(24);
+      uart.setRoom(24);
       const model = new UartModel(24);
       const taken: number[] = [];
       for (const step of steps) {
-        const isHeldBack = step.kind === "write" && step.offset === THR && uart.ring.roomBytes === 0;
+        const isHeldBack = step.kind === "write" && step.offset === THR && uart.roomBytes() === 0;
         const seen = perform(uart, step);
         if (step.kind === "read") assert.equal(seen, [model.read(step.offset)]);
         else if (step.kind === "receive") assert.equal(seen, [model.receive(step.value)]);
@@ -410,10 +436,10 @@ test("behaves like the model in any stream of accesses", () => {
         } else if (!isHeldBack) model.write(step.offset, step.value);
         assert.is(uart.rig.irqLevel, model.irqLevel);
         assert.is(uart.receiveSpace(), model.receiveSpace);
-        assert.is(uart.ring.roomBytes, model.room);
+        assert.is(uart.roomBytes(), model.room);
       }
       taken.push(...uart.ring.take());
-      assert.equal(taken.slice(RING_CAPACITY_BYTES - 24), model.sent);
+      assert.equal(taken.slice(RING_CAPACITY_BYTES - layout.RING_RESERVE_BYTES - 24), model.sent);
     }),
     { numRuns: 300 },
   );
@@ -423,7 +449,7 @@ test("save, restore, save is byte-identical at any point, and the restored devic
   fc.assert(
     fc.property(fc.array(access, { maxLength: 60 }), fc.array(access, { maxLength: 60 }), (before, after) => {
       const source = createUart();
-      source.ring.fillUpTo(24);
+      source.setRoom(24);
       for (const step of before) perform(source, step);
       const target = createUart();
       target.rig.restoreFrom(source.rig);

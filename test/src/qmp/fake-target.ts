@@ -104,7 +104,7 @@ export class FakeMigration implements MigrationTarget {
   hasEvents = false;
   info: MigrationInfo = {};
   blocker: string | undefined;
-  started: MigrationChannels[] = [];
+  started: (MigrationChannels | undefined)[] = [];
   received: { main: MigrationAddress; exitOnError: boolean }[] = [];
 
   constructor(vm: FakeTarget) {
@@ -127,7 +127,7 @@ export class FakeMigration implements MigrationTarget {
     this.hasEvents = changes.events ?? this.hasEvents;
   }
 
-  migrate(channels: MigrationChannels): void {
+  migrate(channels: MigrationChannels | undefined): void {
     if (this.blocker !== undefined) throw new QmpError(this.blocker);
     this.started.push(channels);
     this.enter("setup");
@@ -211,10 +211,10 @@ export class TestClient {
     return output;
   }
 
-  /** Executes and returns the reply without its line end; the request is an object, or JSON text. */
+  /** Executes and returns the reply without its line end nor events; the request is an object, or JSON text. */
   async execute(request: object | string): Promise<string> {
     const text = typeof request === "string" ? request : JSON.stringify(request);
-    return (await this.send(`${text}\n`)).trimEnd();
+    return (await this.send(`${text}\n`)).trimEnd().split("\r\n").at(-1)!;
   }
 
   /** The `desc` of the error that a command ends in; fails the test's comparison if there was none. */

@@ -94,7 +94,6 @@ test("the load address is aligned when the kernel can be relocated, and above 1 
 test("a truncated file is refused wherever it ends", async () => {
   const image = bzImage();
   for (let sizeBytes = 0; sizeBytes <= image.length - 16; sizeBytes++) {
-    // Without the last byte of the magic it is an EFI program, or part of one.
     const code = sizeBytes === 0 || sizeBytes >= 2 ? "image-truncated" : "image-unsupported";
     await assertRefused(() => plan(image.slice(0, sizeBytes)), code, sizeBytes >= 0x206 ? "Truncated" : "");
   }

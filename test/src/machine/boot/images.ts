@@ -167,15 +167,26 @@ export function multibootHeader(flags = 0, addresses: number[] = []): Uint8Array
 export const FLAT_SIZE_BYTES = 0x100;
 export const FLAT_HEADER = 0x10;
 
+export interface MultibootAddresses {
+  header: number;
+  load: number;
+  loadEnd: number;
+  bssEnd: number;
+  entry: number;
+}
+
 /** A flat multiboot kernel of 256 bytes at 1 MiB with 32 bytes of BSS; `addresses` replaces single fields. */
-export function flatMultiboot(addresses: (number | undefined)[] = [], flags = 0): Uint8Array {
+export function flatMultiboot(addresses: Partial<MultibootAddresses> = {}, flags = 0): Uint8Array {
+  const { header, load, loadEnd, bssEnd, entry }: MultibootAddresses = {
+    header: MIB + FLAT_HEADER,
+    load: MIB,
+    loadEnd: MIB + FLAT_SIZE_BYTES,
+    bssEnd: MIB + FLAT_SIZE_BYTES + 32,
+    entry: MIB + 0x40,
+    ...addresses,
+  };
   const bytes = filler(FLAT_SIZE_BYTES);
-  const defaults = [MIB + FLAT_HEADER, MIB, MIB + FLAT_SIZE_BYTES, MIB + FLAT_SIZE_BYTES + 32, MIB + 0x40];
-  const header = multibootHeader(
-    flags,
-    defaults.map((value, index) => addresses[index] ?? value),
-  );
-  bytes.set(header, FLAT_HEADER);
+  bytes.set(multibootHeader(flags, [header, load, loadEnd, bssEnd, entry]), FLAT_HEADER);
   return bytes;
 }
 

@@ -9,6 +9,7 @@ import {
   filler,
   flatMultiboot,
   MIB,
+  type MultibootAddresses,
   multibootHeader,
   readU32,
   readU64,
@@ -40,7 +41,7 @@ test("a flat kernel goes where its address fields say", () => {
 });
 
 test("the address fields may leave the file's start out, and zero means to the file's end", () => {
-  const { writes } = plan(flatMultiboot([MIB + FLAT_HEADER - 8, MIB, 0, 0]));
+  const { writes } = plan(flatMultiboot({ header: MIB + FLAT_HEADER - 8, loadEnd: 0, bssEnd: 0 }));
   const kernel = writeNamed(writes, "kernel");
   assert.equal([kernel.kind === "image" && kernel.offset, kernel.sizeBytes], [8, FLAT_SIZE_BYTES - 8]);
   assert.not.ok(writes.some((write) => write.kind === "zeros"));
@@ -97,16 +98,16 @@ test("the header counts only with its checksum, on a multiple of four, in the fi
 });
 
 const invalid = "image-invalid";
-const refusals: [title: string, addresses: (number | undefined)[], code: string, message: string][] = [
-  ["load_addr above header_addr", [undefined, MIB + FLAT_HEADER + 4], invalid, "load_addr (0x20)"],
-  ["a load address before the file's start", [MIB + FLAT_HEADER + 4], invalid, "load_addr (0x20)"],
-  ["nothing to load", [, , MIB], invalid, "load_end_addr (0x24)"],
-  ["more to load than there is", [, , MIB + FLAT_SIZE_BYTES + 1, 0], "image-truncated", "load_end_addr (0x24)"],
-  ["a BSS that ends before the data", [, , , MIB + 1], invalid, "bss_end_addr (0x28)"],
-  ["an entry in the BSS", [, , , , MIB + FLAT_SIZE_BYTES], invalid, "entry_addr (0x2c)"],
-  ["an entry before the kernel", [, , , , MIB - 1], invalid, "entry_addr (0x2c)"],
-  ["a BSS beyond RAM", [, , , 0xffff_ffff], "memory-too-small", "below 3 GiB"],
-  ["a BSS that needs more RAM", [, , , 16 * MIB + 1], "memory-too-small", "at least 17 MiB"],
+const refusals: [title: string, addresses: Partial<MultibootAddresses>, code: string, message: string][] = [
+  ["load_addr above header_addr", { load: MIB + FLAT_HEADER + 4 }, invalid, "load_addr (0x20)"],
+  ["a load address before the file's start", { header: MIB + FLAT_HEADER + 4 }, invalid, "load_addr (0x20)"],
+  ["nothing to load", { loadEnd: MIB }, invalid, "load_end_addr (0x24)"],
+  ["more to load than there is", { loadEnd: MIB + FLAT_SIZE_BYTES + 1 }, "image-truncated", "load_end_addr (0x24)"],
+  ["a BSS that ends before the data", { bssEnd: MIB + 1 }, invalid, "bss_end_addr (0x28)"],
+  ["an entry in the BSS", { entry: MIB + FLAT_SIZE_BYTES }, invalid, "entry_addr (0x2c)"],
+  ["an entry before the kernel", { entry: MIB - 1 }, invalid, "entry_addr (0x2c)"],
+  ["a BSS beyond 3 GiB", { bssEnd: 0xffff_ffff }, "memory-too-small", "below 3 GiB"],
+  ["a BSS that needs more RAM", { bssEnd: 16 * MIB + 1 }, "memory-too-small", "at least 17 MiB"],
 ];
 for (const [title, addresses, code, message] of refusals) {
   test(`refuses ${title}`, () => assertRefused(() => plan(flatMultiboot(addresses)), code, message));
@@ -115,7 +116,7 @@ for (const [title, addresses, code, message] of refusals) {
 test("refuses a flat kernel without addresses, and demands that multiboot 1 does not know", async () => {
   const flat = concat([multibootHeader(), filler(100)]);
   await assertRefused(() => plan(flat), "image-invalid", "set the address fields");
-  await assertRefused(() => plan(flatMultiboot([], 1 << 5)), "image-unsupported", "flags (0x14) ask for 0x20");
+  await assertRefused(() => plan(flatMultiboot({}, 1 << 5)), "image-unsupported", "flags (0x14) ask for 0x20");
 });
 
 test("truncated files are refused wherever they end", async () => {

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+import { HMP_COMMANDS } from "../../../src/hmp/commands.ts";
+import { executeLine } from "../../../src/hmp/execute.ts";
+import { INFO_COMMANDS } from "../../../src/hmp/info.ts";
+import { assert, describe } from "../../harness.ts";
+import { FakeTarget } from "../qmp/fake-target.ts";
+
+const test = describe("hmp commands");
+
+/** Runs lines on one VM and compares what each printed. */
+async function expectOutput(vm: FakeTarget, cases: [line: string, output: string][]): Promise<void> {
+  for (const [line, output] of cases) {
+    const printed = await executeLine({ target: vm, cpuIndex: 0 }, line);
+    assert.is(printed, output.replaceAll("\n", "\r\n"), line);
+  }
+}
+
+test("info status in every state", async () => {
+  const vm = new FakeTarget();
+  for (const [state, text] of [
+    ["running", "running"],
+    ["paused", "paused"],
+    ["inmigrate", "paused (inmigrate)"],
+    ["postmigrate", "paused (postmigrate)"],
+    ["prelaunch", "paused (prelaunch)"],
+  ] as const) {
+    vm.state = state;
+    await expectOutput(vm, [["info status", `VM status: ${text}\n`]]);
+  }
+});
+
+test("info", async () => {
+  const vm = new FakeTarget();
+  await expectOutput(vm, [
+    ["info chardev", "serial0: filename=unix:/tmp/a.sock,server=on\n"],
+    ["info cpus", "* CPU #0: thread_id=100\n  CPU #1: thread_id=101\n"],
+    ["info name", "vm1\n"],
+    ["info uuid", "00000000-0000-0000-0000-000000000000\n"],
+    ["info version", "0.1.0 (QMP of QEMU 11.1.3)\n"],
+    ["info kvm", "kvm support: enabled\n"],
+    ["info migrate", ""],
+    ["info migrate_capabilities", "events: off\n"],
+    ["info migrate_parameters", "mode: normal\ncpr-exec-command:\n"],
+    ["info bogus", "unknown command: 'info bogus'\n"],
+    [
+      "info status x",
+      'status: extraneous characters at the end of line\nTry "help info status" for more information\n',
+    ],
+  ]);
+  vm.name = undefined;
+  await expectOutput(vm, [["  info   name  ", ""]]);
+});
+
+test("info migrate tells status, times and why not", async () => {
+  const vm = new FakeTarget();
+  vm.migration.info = { status: "completed", "total-time": 43, "setup-time": 2, downtime: 5 };
+  await expectOutput(vm, [["info migrate", "Status: \t\tcompleted\nTime (ms): \t\ttotal=43, setup=2, down=5\n"]]);
+  vm.migration.info = { status: "failed", "error-desc": "No peer", "blocked-reasons": ["No", "Never"] };
+  await expectOutput(vm, [
+    ["info migrate", "Outgoing migration blocked:\n  No\n  Never\nStatus: \t\tfailed (No peer)\n"],
+  ]);
+});
+
+test("the cpr-exec transcript", async () => {
+  const vm = new FakeTarget();
+  await expectOutput(vm, [
+    ["info status", "VM status: running\n"],
+    ["migrate_set_parameter mode cpr-exec", ""],
+    ["migrate_set_parameter cpr-exec-command baton  -m 64M -incoming file:vm.state ", ""],
+    ["info migrate_parameters", "mode: cpr-exec\ncpr-exec-command: baton -m 64M -incoming file:vm.state\n"],
+    ["migrate -d file:vm.state", ""],
+  ]);
+  assert.equal(vm.migration.current["cpr-exec-command"], ["baton", "-m", "64M", "-incoming", "file:vm.state"]);
+  assert.equal(vm.migration.started, [{ main: { transport: "file", filename: "vm.state", offset: 0 } }]);
+});
+
+test("the incoming side", async () => {
+  const vm = new FakeTarget();
+  await expectOutput(vm, [
+    ["migrate_incoming file:vm.state", "Error: '-incoming' was not specified on the command line\n"],
+  ]);
+  vm.state = "inmigrate";
+  await expectOutput(vm, [["migrate_incoming file:vm.state", ""]]);
+  assert.is(vm.migration.received.length, 1);
+});
+
+test("wrong uses", async () => {
+  const help = (name: string): string => `Try "help ${name}" for more information\n`;
+  await expectOutput(new FakeTarget(), [
+    ["", ""],
+    ["bogus", "unknown command: 'bogus'\n"],
+    ["constructor", "unknown command: 'constructor'\n"],
+    ["stop x", `stop|s: extraneous characters at the end of line\n${help("stop")}`],
+    ["migrate", `migrate: string expected\n${help("migrate")}`],
+    ["migrate -d", `migrate: string expected\n${help("migrate")}`],
+    ["migrate -x foo", `migrate: unsupported option -x\n${help("migrate")}`],
+    ['migrate -d "unix:a', `unterminated string\n${help("migrate")}`],
+    ["migrate -d bogus", "Error: unknown migration protocol: bogus\n"],
+    ["migrate_set_parameter foo", `migrate_set_parameter: string expected\n${help("migrate_set_parameter")}`],
+    ["migrate_set_parameter foo bar", "Error: invalid parameter value: foo\n"],
+    ["migrate_set_parameter toString bar", "Error: invalid parameter value: toString\n"],
+    ["migrate_set_parameter mode bar", "Error: Parameter 'mode' does not accept value 'bar'\n"],
+    ["migrate_set_capability foo on", "Error: invalid parameter value: foo\n"],
+    ["migrate_set_capability events bar", `Expected 'on' or 'off'\n${help("migrate_set_capability")}`],
+    ["migrate_set_capability events", `Expected 'on' or 'off'\n${help("migrate_set_capability")}`],
+    ["system_wakeup", "Error: Unable to wake up: guest is not in suspended state\n"],
+  ]);
+});
+
+test("quoted words", async () => {
+  const vm = new FakeTarget();
+  await expectOutput(vm, [['migrate -d "unix:a \\"b\\" c"', ""]]);
+  assert.equal(vm.migration.started, [{ main: { transport: "socket", type: "unix", path: 'a "b" c' } }]);
+});
+
+test("machine commands and their short names", async () => {
+  const vm = new FakeTarget();
+  const events: string[] = [];
+  vm.subscribe(({ event }) => events.push(event));
+  await expectOutput(vm, [
+    ["stop", ""],
+    ["cont", ""],
+    ["s", ""],
+    ["c", ""],
+    ["system_reset", ""],
+    ["system_powerdown", ""],
+    ["migrate_cancel", ""],
+    ["migrate_set_capability events on", ""],
+    ["info migrate_capabilities", "events: on\n"],
+    ["quit", ""],
+    ["q", ""],
+  ]);
+  vm.state = "suspended";
+  await expectOutput(vm, [["system_wakeup", ""]]);
+  assert.equal(events, [..."STOP RESUME STOP RESUME RESET POWERDOWN SHUTDOWN SHUTDOWN WAKEUP".split(" ")]);
+  assert.equal(vm.calls, ["stop", "cont", "stop", "cont", "cancel", "quit", "quit"]);
+});
+
+test("help", async () => {
+  const vm = new FakeTarget();
+  await expectOutput(vm, [
+    ["help migrate", "migrate [-d] uri -- migrate to URI (using -d to not wait for completion)\n"],
+    ["? q", "quit|q  -- quit the emulator\n"],
+    ["help info name", "info name  -- show the current VM name\n"],
+    ["help bogus", "unknown command: 'bogus'\n"],
+  ]);
+  const all = (await executeLine({ target: vm, cpuIndex: 0 }, "help")).split("\r\n");
+  assert.is(all.length, HMP_COMMANDS.length + 1);
+  const info = await executeLine({ target: vm, cpuIndex: 0 }, "info");
+  assert.is(info.split("\r\n").length, INFO_COMMANDS.length + 1);
+  assert.match(info, /^info chardev {2}-- show the character devices\r\n/);
+  assert.is(await executeLine({ target: vm, cpuIndex: 0 }, "help info"), info);
+});
+
+test("every command is in order of its name and has one meaning", () => {
+  for (const table of [HMP_COMMANDS, INFO_COMMANDS]) {
+    const names = table.map((command) => command.names[0]!);
+    assert.equal(names, [...names].sort());
+    const all = table.flatMap((command) => command.names);
+    assert.is(new Set(all).size, all.length);
+  }
+});
+
+test.run();
