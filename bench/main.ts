@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs benchmark subjects and reports: `bun run bench/main.ts --help`, and on Deno `deno run -A bench/main.ts`.
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { type Chart, renderSvg } from "../src/meter/svg.ts";
 import { checkBudgets, compareBaseline, exitCode, type Verdict } from "./baseline.ts";
 import { type BenchOptions, parseOptions, USAGE } from "./options.ts";
 import { Progress } from "./progress.ts";
 import { machineFacts, parseReport, REPORT_VERSION, type Report, reportText, subjectReport } from "./report.ts";
-import { type Chart, renderSvg } from "./svg.ts";
 import type { Subject } from "./types.ts";
 
 /** Subjects in the order in which all of them run. Each is the file of that name. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A run as data (for --json and baselines) and as text for a terminal.
 import os from "node:os";
+import { format } from "../src/meter/format.ts";
 import type { Verdict } from "./baseline.ts";
 import { type Summary, summarize } from "./stats.ts";
 import type { Metric, Ratio, SubjectResult } from "./types.ts";
@@ -58,14 +59,6 @@ export function parseReport(text: string): Report {
   }
   if (report.version !== REPORT_VERSION) throw new TypeError(`Report version ${report.version} is not known`);
   return report as Report;
-}
-
-/** Three significant digits, without an exponent. */
-export function format(value: number): string {
-  if (!Number.isFinite(value)) return String(value);
-  if (Math.abs(value) < 1e-6) return "0";
-  const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))));
-  return value.toFixed(Math.min(digits, 6));
 }
 
 /** Columns as wide as their widest cell, the first to the left and the others to the right. */

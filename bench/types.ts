@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a benchmark subject gives back. A subject is bench/<name>.ts and exports `subject`.
+import type { Chart } from "../src/meter/svg.ts";
 import type { Progress } from "./progress.ts";
-import type { Chart } from "./svg.ts";
 
 export interface SubjectOptions {
   /** Fewer samples: for a look, not for a figure to quote. */

@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Failed system calls as errors: syscall, errno name, the arguments that matter.
-import { constants } from "node:os";
 
-const names = new Map<number, string>(Object.entries(constants.errno).map(([name, value]) => [value, name]));
+let names: Map<number, string> | undefined;
+
+/** Made at the first error: node:os is no part of a start that goes well. */
+function errnoNames(): Map<number, string> {
+  names ??= new Map(
+    Object.entries(process.getBuiltinModule("node:os").constants.errno).map(([name, value]) => [value, name]),
+  );
+  return names;
+}
 
 /** Name of an errno value (`ENOENT`), or `errno 999` for one that node:os does not know. */
 export function errnoName(errno: number): string {
-  return names.get(errno) ?? `errno ${errno}`;
+  return errnoNames().get(errno) ?? `errno ${errno}`;
 }
 
 /** A system call that failed. `code` is the errno name; the message names syscall, errno and key arguments. */

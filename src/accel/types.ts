@@ -30,8 +30,11 @@ export interface AcceleratedVm {
    * one of them. Blocks for that long, a few milliseconds.
    */
   runLent(): void;
-  /** Parks all vCPUs and waits until none runs. @throws VmmError "vcpu-stuck" after 5 s; they run on then. */
-  park(): void;
+  /**
+   * Parks all vCPUs and waits until none runs. `onRequested` is called in between, to let go of a vCPU that waits for
+   * the main thread. @throws VmmError "vcpu-stuck" after 5 s; they run on then.
+   */
+  park(onRequested?: () => void): void;
   /** Adds the sections of this accelerator to a state image; the returned function fills them in (inside the pause). */
   planState(writer: StateWriter): () => void;
   /** Takes over saved state. The vCPUs must be parked. @throws VmmError "state-refused" */

@@ -1,2 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-export async function demo(_args: string[]): Promise<number> { return 1; }
+export async function demo(_args: string[]): Promise<number> {
+  return 1;
+}

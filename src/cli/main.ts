@@ -10,6 +10,8 @@ const handover = takeHandover(process.env);
 if (handover === undefined) {
   void import("./run.ts").then(({ run }) => run(process.argv.slice(2)));
 } else {
-  const resumed = resumeFromExec(handover, firstLineMs, process.argv.slice(2));
-  void import("./resumed.ts").then(({ serveResumed }) => serveResumed(resumed));
+  void resumeFromExec(handover, firstLineMs, process.argv.slice(2)).then(async (resumed) => {
+    const { serveResumed } = await import("./resumed.ts");
+    await serveResumed(resumed);
+  });
 }

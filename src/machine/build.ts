@@ -4,6 +4,7 @@ import { RAM_BASE } from "../../assembly/layout.ts";
 import { KvmAcceleratedVm, type KvmVmOptions } from "../accel/kvm/vm.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { createMemory, mapRam, ramBackend } from "../memory/ram.ts";
+import { lowRamEndGpa } from "./board.ts";
 import { DeviceSet } from "./device-set.ts";
 import { deviceTable } from "./device-table.ts";
 import { Vm } from "./vm.ts";
@@ -45,6 +46,6 @@ async function loadGuest(spec: MachineSpec, memory: WebAssembly.Memory) {
   using initrd = spec.initrd === undefined ? undefined : openImage(spec.initrd);
   using bios = spec.bios === undefined ? undefined : openImage(spec.bios);
   const plan = buildMachineImage(spec, { kernel, initrd, bios });
-  placeWrites(new Uint8Array(memory.buffer, RAM_BASE, spec.memorySizeBytes), plan.writes);
+  placeWrites(new Uint8Array(memory.buffer, RAM_BASE, lowRamEndGpa(spec.memorySizeBytes)), plan.writes);
   return plan.vcpu;
 }

@@ -86,6 +86,15 @@ export class DeviceSet {
     this.armTimers();
   }
 
+  /** Lets go of vCPUs that wait for room in an output ring; what they write goes to its reserve. For parking them. */
+  freezeOutput(): void {
+    for (const { device } of this.serialPorts) (this.#exports(device) as Uart16550Exports).freeze(device.state);
+  }
+
+  thawOutput(): void {
+    for (const { device } of this.serialPorts) (this.#exports(device) as Uart16550Exports).thaw(device.state);
+  }
+
   /** Presses the power button. */
   powerButton(): void {
     const pm = this.#find("acpi-pm")!;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The VM as the monitors see it.
-import { VmmError } from "../errors.ts";
 import type { Migration } from "../migration/migration.ts";
 import type { QmpEventListener } from "../qmp/events.ts";
 import type { ChardevInfo, CpuInfoFast, KvmInfo, Memdev, MemoryInfo, RunState } from "../qmp/schema/machine.ts";
@@ -53,8 +52,8 @@ export class VmTarget implements QmpTarget {
     this.#vm.powerdown();
   }
 
-  wakeup(): void {
-    throw new VmmError("suspend", "Unable to wake up: guests cannot be suspended in this version of Baton");
+  wakeup(): Promise<void> {
+    return this.#vm.wakeup();
   }
 
   quit(): void {

@@ -126,10 +126,21 @@ export class Vm {
     this.resumeFrom();
   }
 
+  /** Parks the vCPUs, without a change of state or an event. */
+  park(): void {
+    this.accel.park(() => this.devices.freezeOutput());
+    this.devices.stopTimers();
+  }
+
+  #run(): void {
+    this.devices.thawOutput();
+    this.accel.run();
+    this.devices.armTimers();
+  }
+
   /** Parks the vCPUs and says so. */
   pauseFor(state: RunState): void {
-    this.accel.park();
-    this.devices.stopTimers();
+    this.park();
     this.#state = state;
     this.events.emit("STOP");
   }
@@ -137,14 +148,13 @@ export class Vm {
   /** Runs the vCPUs and says so. */
   resumeFrom(): void {
     this.#state = "running";
-    this.accel.run();
-    this.devices.armTimers();
+    this.#run();
     this.events.emit("RESUME");
   }
 
   async reset(reason: ShutdownCause, isByGuest: boolean): Promise<void> {
     const wasRunning = this.#state === "running";
-    this.accel.park();
+    this.park();
     if (this.spec.noReboot) {
       this.#end({ reason, exitCode: 0 }, isByGuest);
       return;
@@ -153,7 +163,7 @@ export class Vm {
     this.events.emit("RESET", { guest: isByGuest, reason });
     if (wasRunning || this.#state === "internal-error") {
       this.#state = "running";
-      this.accel.run();
+      this.#run();
     }
   }
 
@@ -163,18 +173,19 @@ export class Vm {
   }
 
   async wakeup(): Promise<void> {
-    const boot = await this.#loadGuest();
+    const { stateAtWakingVector } = await import("./wake-up.ts");
+    const boot = stateAtWakingVector(this.ramView());
+    this.devices.reset();
     this.devices.wakeUp();
     this.accel.reset(boot);
     this.events.emit("WAKEUP");
     this.#state = "running";
-    this.accel.run();
+    this.#run();
   }
 
   /** Ends the VM for an operator. The end itself waits for `finishQuit`, so that the reply can still be written. */
   quit(reason: ShutdownCause): void {
-    if (this.#state === "running") this.accel.park();
-    this.devices.stopTimers();
+    if (this.#state === "running") this.park();
     this.events.emit("SHUTDOWN", { guest: false, reason });
     this.#pendingExit = { reason, exitCode: 0 };
     this.#state = "shutdown";
@@ -190,7 +201,7 @@ export class Vm {
     if (this.#isClosed) return;
     report(`vCPU ${index} failed: ${message}`);
     this.#state = "internal-error";
-    this.accel.park();
+    this.park();
     this.events.emit("STOP");
   }
 
@@ -238,20 +249,20 @@ export class Vm {
 
   async #serveGuestRequests(events: number): Promise<void> {
     if ((events & EVENT_DEBUG_EXIT) !== 0) {
-      this.accel.park();
+      this.park();
       this.#end({ reason: "guest-shutdown", exitCode: this.devices.debugExitCode() }, true);
     } else if ((events & EVENT_SHUTDOWN) !== 0) {
-      this.accel.park();
+      this.park();
       this.#end({ reason: "guest-shutdown", exitCode: 0 }, true);
     } else if ((events & EVENT_RESET) !== 0) {
       await this.reset("guest-reset", true);
     } else if ((events & EVENT_SUSPEND) !== 0) {
-      this.accel.park();
+      this.park();
       this.#state = "suspended";
       this.events.emit("SUSPEND");
     } else if ((events & EVENT_VCPU_ERROR) !== 0) {
       this.#state = "internal-error";
-      this.accel.park();
+      this.park();
       this.events.emit("STOP");
     }
   }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The VM's one linear memory and the RAM back end mapped into it.
-import { statSync } from "node:fs";
 import { RAM_BASE, RAM_MAX_SIZE_BYTES, WASM_PAGE_SIZE_BYTES } from "../../assembly/layout.ts";
 import { close, O_CREAT, O_RDWR, open, pread, status, truncate } from "../../ffi/fd.ts";
 import { F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, memfdCreate } from "../../ffi/memfd.ts";
@@ -78,6 +77,7 @@ function openBackend(backend: MemoryBackendSpec): number | undefined {
 /** A directory gets an unnamed file of its own (hugetlbfs is used that way); a file is made, and grown, as needed. */
 function openFile(backend: MemoryBackendSpec): number {
   const path = backend.memPath!;
+  const { statSync } = process.getBuiltinModule("node:fs");
   const isDirectory = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
   const fd = open(path, isDirectory ? O_RDWR | O_TMPFILE : O_RDWR | O_CREAT, 0o600);
   const { kind, sizeBytes } = status(fd);

@@ -123,8 +123,7 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
   ];
   const plan = prepared.planExec(survivors);
   const timeline = new Timeline([monotonicMs()]);
-  vm.accel.park();
-  vm.devices.stopTimers();
+  vm.park();
   timeline.stamps.push(monotonicMs());
   image.fill();
   timeline.stamps.push(monotonicMs());

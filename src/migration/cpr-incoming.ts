@@ -2,16 +2,11 @@
 // The new image's side of cpr-exec: from the first line of this program to "guest runs", and back if that cannot be.
 //
 // Every statement here is inside the guest's pause until `runLent`. QMP, consoles and everything else comes after it.
-import { readFileSync } from "node:fs";
 import { monotonicMs } from "../../ffi/clock.ts";
 import { exec, planExec } from "../../ffi/exec.ts";
 import { pread, setCloseOnExec, status } from "../../ffi/fd.ts";
 import { VCPU_SECTION } from "../accel/kvm/vcpu-state.ts";
 import { VcpuWorker } from "../accel/kvm/vcpu-worker-handle.ts";
-import { interpretOptions } from "../config/interpret.ts";
-import { parseArguments } from "../config/parse-arguments.ts";
-import { compareSpecs } from "../config/same-machine.ts";
-import type { MachineSpec } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { buildVm } from "../machine/build.ts";
 import type { Vm } from "../machine/vm.ts";
@@ -83,73 +78,77 @@ export function takeHandover(env: Record<string, string | undefined>): Handover 
  * @param firstLineMs CLOCK_MONOTONIC of this program's first line
  * @param args this program's own arguments
  */
-export function resumeFromExec(handover: Handover, firstLineMs: number, args: readonly string[]): Resumed {
+export async function resumeFromExec(
+  handover: Handover,
+  firstLineMs: number,
+  args: readonly string[],
+): Promise<Resumed> {
+  let restored: Resumed;
   try {
-    return resume(handover, firstLineMs, args);
+    restored = await restore(handover, firstLineMs, args);
   } catch (error) {
     goBack(handover, error);
   }
+  const { vm, timeline } = restored;
+  timeline.stamps.push(monotonicMs());
+  // The point from which there is no way back: once the guest has run here, the old state is not its state any more.
+  if (vm.isRunning) vm.accel.runLent();
+  // Deno leaves inherited fds as they are; Bun has done this already.
+  for (const fd of handover.fds) setCloseOnExec(fd, true);
+  return restored;
 }
 
-function resume(
-  { stateFd, oldProgramFd, fds, refusal }: Handover,
+/** Builds the VM and gives it its state. Everything in here may fail: the guest has not run yet. */
+async function restore(
+  { stateFd, oldProgramFd, refusal }: Handover,
   firstLineMs: number,
   args: readonly string[],
-): Resumed {
+): Promise<Resumed> {
   const image = readImage(stateFd);
   const reader = new StateReader(image, KNOWN_SECTIONS);
-  const machine = reader.section(MACHINE_SECTION).json() as CarriedMachine;
-  const { spec, runState } = machine;
-  // Workers take longest to start, so they start first; vCPU 0's last, because the main thread stands in for it.
-  const workers = Array.from({ length: spec.cpuCount }, () => undefined as VcpuWorker | undefined);
-  for (let index = spec.cpuCount - 1; index >= 0; index--) workers[index] = new VcpuWorker();
+  const { spec, runState } = reader.section(MACHINE_SECTION).json() as CarriedMachine;
+  const workers = spawnWorkers(spec.cpuCount);
   const section = reader.section(CPR_EXEC_SECTION);
   const carried = section.json() as Carried;
-  const stamps = section.part("stamps", CARRIED_STAMPS * 8);
-  const stampView = new DataView(stamps.buffer, stamps.byteOffset, stamps.byteLength);
-  const timeline = new Timeline(
-    Array.from({ length: CARRIED_STAMPS }, (_, index) => stampView.getFloat64(index * 8, true)),
-  );
+  const timeline = new Timeline(readNumbers(section.part("stamps", CARRIED_STAMPS * 8)));
   const holder = section.part("holder", 4);
   const holderPid = new DataView(holder.buffer, holder.byteOffset, 4).getInt32(0, true);
-  checkCommandLine(args, carried, spec);
+  if (!isSameCommandLine(args, carried.commandLine)) {
+    const { checkCommandLine } = await import("./command-line.ts");
+    checkCommandLine(args, spec);
+  }
   timeline.stamps.push(firstLineMs, monotonicMs());
   const vm = buildVm(spec, {
     ramFd: carried.ramFd,
     cpuids: workers.map((_, index) => reader.section(VCPU_SECTION, index).part("cpuid")),
-    workers: workers as VcpuWorker[],
+    workers,
   });
   timeline.stamps.push(monotonicMs());
   vm.devices.restoreState(reader);
   vm.accel.restoreState(reader);
-  timeline.stamps.push(monotonicMs());
   vm.assumeState(runState);
-  if (runState === "running") {
-    timeline.stamps.push(monotonicMs());
-    vm.accel.runLent();
-  } else {
-    timeline.stamps.push(monotonicMs());
-  }
-  for (const fd of fds) setCloseOnExec(fd, true);
+  timeline.stamps.push(monotonicMs());
   return { vm, carried, image, timeline, holderPid, stateFd, oldProgramFd, refusal };
 }
 
+/** Workers take longest to start, so they start first; vCPU 0's last, because the main thread stands in for it. */
+function spawnWorkers(count: number): VcpuWorker[] {
+  return Array.from({ length: count }, () => new VcpuWorker()).reverse();
+}
+
+function readNumbers(bytes: Uint8Array): number[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return Array.from({ length: bytes.length / 8 }, (_, index) => view.getFloat64(index * 8, true));
+}
+
 /**
- * The topology is in the state; a command line that was changed for this update may not contradict it. The usual one is
- * the old one, perhaps with another program in front or `-incoming` behind: that needs no look at its options.
- * @throws VmmError "usage", "machine-differs"
+ * The usual command line of an update is the old one, perhaps with another program in front or `-incoming` behind. The
+ * topology is in the state, so that nothing of it needs to be looked at.
  */
-function checkCommandLine(args: readonly string[], { commandLine }: Carried, spec: MachineSpec): void {
+function isSameCommandLine(args: readonly string[], oldCommandLine: readonly string[]): boolean {
   const own = withoutIncoming(args);
-  const old = withoutIncoming(commandLine).slice(-own.length);
-  if (own.length === 0 || own.every((argument, index) => argument === old[index])) return;
-  const wanted = interpretOptions(parseArguments(own, (path) => readFileSync(path, "utf8")).options);
-  const differences = compareSpecs(spec, wanted).filter(({ kind }) => kind === "machine");
-  if (differences.length === 0) return;
-  const list = differences.map(
-    ({ what, running, wanted }) => `${what} is ${running}, the new command line says ${wanted}`,
-  );
-  throw new VmmError("machine-differs", `The new command line is of another machine: ${list.join("; ")}`);
+  const old = withoutIncoming(oldCommandLine).slice(-own.length);
+  return own.length === 0 || own.every((argument, index) => argument === old[index]);
 }
 
 function withoutIncoming(args: readonly string[]): string[] {

@@ -133,12 +133,13 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     }
   }
 
-  park(): void {
+  park(onRequested?: () => void): void {
     const threads = this.#threads.filter(
       ({ control }) => control.state !== VCPU_STATE_ABSENT || this.#areWorkersStarted,
     );
     for (const { control } of threads) control.request = VCPU_REQUEST_PARK;
     for (const [index, { control }] of threads.entries()) this.#kick(index, control);
+    onRequested?.();
     for (const [index, { control }] of threads.entries()) {
       if (control.waitForState(VCPU_STATE_PARKED, PARK_TIMEOUT_MS)) continue;
       for (const other of threads) other.control.request = VCPU_REQUEST_RUN;

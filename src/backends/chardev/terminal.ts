@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The user's terminal in raw mode, and its way back.
+
 import { getTermios, rawTermios, setTermios } from "../../../ffi/termios.ts";
+import { keepTerminalsAtExit } from "../../runtime/terminal.ts";
 
 /** Signals that end a program by default: without a handler of ours they would leave the terminal raw. */
 const FATAL_SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1, SIGQUIT: 3 } as const;
@@ -12,6 +14,7 @@ const FATAL_SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1, SIGQUIT: 3 } as const
 export class RawTerminal {
   readonly #fd: number;
   readonly #signals: boolean;
+  readonly #isInherited: boolean;
   /** Settings to go back to. */
   readonly original: Uint8Array;
   #undo: (() => void) | undefined;
@@ -20,6 +23,7 @@ export class RawTerminal {
   constructor(fd: number, signals: boolean, original?: Uint8Array) {
     this.#fd = fd;
     this.#signals = signals;
+    this.#isInherited = original !== undefined;
     this.original = original ?? getTermios(fd);
   }
 
@@ -32,6 +36,7 @@ export class RawTerminal {
     // The shell has changed the settings while this process was stopped.
     process.on("SIGCONT", makeRaw);
     process.on("exit", restore);
+    process.on("uncaughtExceptionMonitor", restore);
     const handlers = Object.entries(FATAL_SIGNALS).map(([name, number]) => {
       const handler = (): void => {
         // Somebody else who listens decides what the signal means, and ends the process in an orderly way.
@@ -42,9 +47,11 @@ export class RawTerminal {
       process.on(name, handler);
       return { name, handler };
     });
+    if (this.#isInherited) keepTerminalsAtExit();
     this.#undo = () => {
       process.off("SIGCONT", makeRaw);
       process.off("exit", restore);
+      process.off("uncaughtExceptionMonitor", restore);
       for (const { name, handler } of handlers) process.off(name, handler);
     };
     makeRaw();

@@ -1,10 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, readdirSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { eventfd } from "../../../ffi/eventfd.ts";
-import { close, duplicateTo, isOpen, O_CREAT, O_NONBLOCK, O_RDWR, open, pipe, read, write } from "../../../ffi/fd.ts";
+import {
+  close,
+  duplicateTo,
+  fdPath,
+  isOpen,
+  O_CREAT,
+  O_NONBLOCK,
+  O_RDWR,
+  open,
+  pipe,
+  read,
+  write,
+} from "../../../ffi/fd.ts";
 import { SHUT_WR, shutdown, socketPair } from "../../../ffi/socket.ts";
 import type { VmmError } from "../../../src/errors.ts";
 import { Reactor, type Readiness } from "../../../src/runtime/reactor.ts";
@@ -26,6 +38,14 @@ function nextReport(
       resolve(ready);
     });
   });
+}
+
+/** Open fds of this process that are an eventfd or an epoll. */
+function anonymousFds(kind = "event(fd|poll)"): number[] {
+  const link = new RegExp(`^anon_inode:\\[${kind}\\]$`);
+  return readdirSync("/proc/self/fd")
+    .map(Number)
+    .filter((fd) => isOpen(fd) && link.test(fdPath(fd)));
 }
 
 test("a watch reports once for each time it is armed", async () => {
@@ -134,22 +154,20 @@ test("a reactor that starts late reports what became ready before", async () => 
 
 test("close() gives back the reactor's fds, before a start, after one, and twice", async () => {
   for (const isStarted of [false, true]) {
-    const before = new Set(readdirSync("/proc/self/fd"));
-    const reactor = new Reactor({ autoStart: false });
     const fd = eventfd(1);
+    const before = new Set(anonymousFds());
+    const reactor = new Reactor({ autoStart: false });
     const report = nextReport(reactor, fd, { readable: true });
     // All in one turn, so nobody else has opened any; Deno itself never gives back two fds of each worker.
-    const opened = readdirSync("/proc/self/fd").filter((name) => !before.has(name));
+    const opened = anonymousFds().filter((candidate) => !before.has(candidate));
+    assert.is(opened.length, 2);
     if (isStarted) {
       reactor.start();
       await report;
     }
-    close(fd);
     await Promise.all([reactor.close(), reactor.close()]);
-    assert.equal(
-      opened.filter((name) => isOpen(Number(name))),
-      [],
-    );
+    assert.equal(opened.filter(isOpen), []);
+    close(fd);
   }
   await new Reactor().close();
 });
@@ -170,22 +188,12 @@ test("an error of a callback is an uncaught exception and does not stop the othe
 });
 
 test("the death of the worker is an error, not silence", async () => {
-  const epolls = (): number[] =>
-    readdirSync("/proc/self/fd")
-      .map(Number)
-      .filter((fd) => {
-        try {
-          return readlinkSync(`/proc/self/fd/${fd}`) === "anon_inode:[eventpoll]";
-        } catch {
-          return false;
-        }
-      });
-  const before = new Set(epolls());
+  const before = new Set(anonymousFds("eventpoll"));
   const death = Promise.withResolvers<VmmError>();
   const reactor = new Reactor({ autoStart: false, onError: death.resolve });
   const fd = eventfd(1);
   const report = nextReport(reactor, fd, { readable: true });
-  const ours = epolls().filter((candidate) => !before.has(candidate));
+  const ours = anonymousFds("eventpoll").filter((candidate) => !before.has(candidate));
   assert.is(ours.length, 1);
   reactor.start();
   await report;

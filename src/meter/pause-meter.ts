@@ -12,9 +12,9 @@ import {
   type MeterMessage,
   type MeterSetup,
   type MeterWindow,
-} from "./meter-protocol.ts";
+} from "./protocol.ts";
 
-export type { CounterWindow, MeteredStandstill, MeterWindow } from "./meter-protocol.ts";
+export type { CounterWindow, MeteredStandstill, MeterWindow } from "./protocol.ts";
 
 export interface MeterOptions {
   /** Process that has the memory file open; left out: this one. */

@@ -2,7 +2,7 @@
 // Small SVG charts without dependencies: bars of pauses, and the phases of an update.
 //
 // Colours are CSS classes with a second set for dark pages, so one file is readable on both; nothing is drawn behind it.
-import { format } from "./report.ts";
+import { format } from "./format.ts";
 
 export interface Bar {
   label: string;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sampling thread of the pause meter: spins over counters in a mapped memory file. Protocol: meter-protocol.ts.
+// The sampling thread of the pause meter: spins over counters in a mapped memory file. Protocol: protocol.ts.
 //
 // A sample of one counter takes 55 ns in Bun and 80 ns in Deno, most of it for the clock: performance.now() counts
 // nanoseconds in both and costs 25 and 70 ns. Its offset to CLOCK_MONOTONIC is measured for each window.
-import { monotonicMs } from "../ffi/clock.ts";
-import { close, O_RDONLY, open } from "../ffi/fd.ts";
-import { mapOver } from "../ffi/mmap.ts";
+import { monotonicMs } from "../../ffi/clock.ts";
+import { close, O_RDONLY, open } from "../../ffi/fd.ts";
+import { mapOver } from "../../ffi/mmap.ts";
 import {
   COMMAND,
   COMMAND_EXIT,
@@ -16,7 +16,7 @@ import {
   type MeterMessage,
   type MeterSetup,
   type MeterWindow,
-} from "./meter-protocol.ts";
+} from "./protocol.ts";
 import { type Standstill, StandstillTracker } from "./standstill.ts";
 
 declare const self: {

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// A command line that was changed for an update, held against the running machine.
+import { readFileSync } from "node:fs";
+import { interpretOptions } from "../config/interpret.ts";
+import { parseArguments } from "../config/parse-arguments.ts";
+import { compareSpecs } from "../config/same-machine.ts";
+import type { MachineSpec } from "../config/types.ts";
+import { VmmError } from "../errors.ts";
+
+/**
+ * The topology comes from the state; what the command line says of it may not contradict that.
+ * @throws VmmError "usage", "machine-differs"
+ */
+export function checkCommandLine(args: readonly string[], running: MachineSpec): void {
+  const wanted = interpretOptions(parseArguments([...args], (path) => readFileSync(path, "utf8")).options);
+  const differences = compareSpecs(running, wanted).filter(({ kind }) => kind === "machine");
+  if (differences.length === 0) return;
+  const list = differences.map(
+    (difference) => `${difference.what} is ${difference.running}, the new command line says ${difference.wanted}`,
+  );
+  throw new VmmError("machine-differs", `The new command line is of another machine: ${list.join("; ")}`);
+}
