@@ -82,6 +82,7 @@ const cFtruncate = lazyCall("int ftruncate(int fd, int64_t length)");
 const cFsync = lazyCall("int fsync(int fd)");
 const cLseek = lazyCall("int64_t lseek(int fd, int64_t offset, int whence)");
 const cUnlink = lazyCall("int unlink(const char *path)");
+const cSymlink = lazyCall("int symlink(const char *target, const char *path)");
 const cMkfifo = lazyCall("int mkfifo(const char *path, unsigned int mode)");
 
 /** open(2). O_CLOEXEC is always added. */
@@ -202,6 +203,11 @@ export function seek(fd: number, offset: number | bigint, whence = SEEK_SET): nu
 
 export function unlink(path: string): void {
   check("unlink", cUnlink(path), path);
+}
+
+/** Makes `path` a symbolic link to `target`. */
+export function symlink(target: string, path: string): void {
+  check("symlink", cSymlink(target, path), path);
 }
 
 export function makeFifo(path: string, mode = 0o600): void {

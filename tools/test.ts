@@ -64,7 +64,7 @@ async function runFile(runtime: string, file: string): Promise<Counts> {
 
 const build = await run(["bun", "run", "tools/build.ts", "--dist"]);
 if (build.exitCode !== 0) {
-  console.error(build.output);
+  process.stderr.write(build.output);
   console.log("0 passed, 1 failed, 0 skipped");
   process.exit(1);
 }

@@ -78,6 +78,26 @@ export function restoreDevice(
   }
 }
 
-function endOf(fields: readonly DeviceField[]): number {
+/** Bytes from the start of the page to the end of the last field. */
+export function endOf(fields: readonly DeviceField[]): number {
   return fields.reduce((end, field) => Math.max(end, field.offset + fieldSizeBytes(field)), 0);
+}
+
+/** A field list as text, so that saved state describes itself: `ier:u8@0 rx-fifo:u8x16@16`. */
+export function formatFields(fields: readonly DeviceField[]): string {
+  return fields
+    .map(({ name, type, count, offset }) => `${name}:${type}${count > 1 ? `x${count}` : ""}@${offset}`)
+    .join(" ");
+}
+
+/** The reverse of `formatFields`; undefined when it cannot be understood. */
+export function parseFields(text: string): DeviceField[] | undefined {
+  const fields: DeviceField[] = [];
+  for (const word of text.split(" ").filter((part) => part !== "")) {
+    const match = /^([a-z0-9-]+):(u8|u16|u32|i64)(?:x(\d{1,4}))?@(\d{1,4})$/.exec(word);
+    if (match === null) return undefined;
+    const [, name, type, count = "1", offset] = match;
+    fields.push({ name: name!, type: type as FieldType, count: Number(count), offset: Number(offset) });
+  }
+  return fields;
 }

@@ -3,6 +3,7 @@
 //
 // A guest payload increments counters in its RAM; the meter maps the same memory file and finds their longest
 // standstill. It holds a mapping of its own, so it keeps measuring when the VMM execs, dies or hands over.
+import { spawnWorker } from "../runtime/worker.ts";
 import {
   COMMAND,
   COMMAND_EXIT,
@@ -48,11 +49,10 @@ export class PauseMeter implements AsyncDisposable {
   #isArmed = false;
   #waiting: { resolve(message: MeterMessage): void; reject(error: Error): void } | undefined;
 
-  private constructor(worker: Worker, control: SharedArrayBuffer) {
-    this.#worker = worker;
+  private constructor(control: SharedArrayBuffer) {
     this.#command = new Int32Array(control);
-    worker.onmessage = (event: MessageEvent) => this.#waiting?.resolve(event.data as MeterMessage);
-    worker.onerror = (event: ErrorEvent) => this.#waiting?.reject(new Error(`Pause meter failed: ${event.message}`));
+    this.#worker = spawnWorker("meter/worker.ts", (error) => this.#waiting?.reject(error));
+    this.#worker.onmessage = (event: MessageEvent) => this.#waiting?.resolve(event.data as MeterMessage);
   }
 
   /** Maps the counters and warms the sampling loop up. */
@@ -66,8 +66,7 @@ export class PauseMeter implements AsyncDisposable {
       }
     }
     const control = new SharedArrayBuffer(CONTROL_SIZE_BYTES);
-    const worker = new Worker(new URL("./meter-worker.ts", import.meta.url), { type: "module" });
-    const meter = new PauseMeter(worker, control);
+    const meter = new PauseMeter(control);
     const setup: MeterSetup = {
       control,
       path: path ?? `/proc/${pid ?? "self"}/fd/${fd}`,
@@ -75,10 +74,10 @@ export class PauseMeter implements AsyncDisposable {
       thresholdNs,
     };
     const answer = meter.#next();
-    worker.postMessage(setup);
+    meter.#worker.postMessage(setup);
     const message = await answer;
     if (message.kind === "failed") {
-      worker.terminate();
+      meter.#worker.terminate();
       throw new Error(`The pause meter cannot map ${setup.path}: ${message.message}`);
     }
     return meter;

@@ -131,9 +131,9 @@ async function restore(
   return { vm, carried, image, timeline, holderPid, stateFd, oldProgramFd, refusal };
 }
 
-/** Workers take longest to start, so they start first; vCPU 0's last, because the main thread stands in for it. */
-function spawnWorkers(count: number): VcpuWorker[] {
-  return Array.from({ length: count }, () => new VcpuWorker()).reverse();
+/** Workers take longest to start, so they start first; vCPU 0's is not needed yet, the main thread stands in for it. */
+function spawnWorkers(count: number): (VcpuWorker | undefined)[] {
+  return Array.from({ length: count }, (_, index) => (index === 0 ? undefined : new VcpuWorker()));
 }
 
 function readNumbers(bytes: Uint8Array): number[] {

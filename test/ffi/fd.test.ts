@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as fd from "../../ffi/fd.ts";
 import { assert, describe } from "../harness.ts";
@@ -144,7 +144,11 @@ test("status() tells kinds, modes and sizes", () =>
     failsWith("ENOENT", "readlink", () => fd.fdPath(9999));
   }));
 
-test("makeFifo() and unlink() make and remove files", () => {
+test("symlink(), makeFifo() and unlink() make and remove files", () => {
+  const link = join(directory, "link");
+  fd.symlink("target", link);
+  assert.is(readlinkSync(link), "target");
+  failsWith("EEXIST", "symlink", () => fd.symlink("target", link));
   const path = join(directory, "fifo");
   fd.makeFifo(path);
   failsWith("EEXIST", "mkfifo", () => fd.makeFifo(path));

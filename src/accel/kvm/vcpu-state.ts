@@ -2,7 +2,8 @@
 // The state of one vCPU in KVM's own structs: what is saved, and the order in which it goes back.
 //
 // Order of restoring, and why (https://docs.kernel.org/virt/kvm/api.html and arch/x86/kvm/x86.c):
-//   CPUID      first: since Linux 6.13 MSRs that CPUID does not announce can be neither read nor written
+//   CPUID      when the vCPU is made, since KVM takes none from a vCPU that has run: before all else, because since
+//              Linux 6.13 MSRs that it does not announce can be neither read nor written
 //   sregs      CR4 and the APIC base decide how XSAVE and the LAPIC page are understood
 //   xcrs       before xsave, which checks its features against XCR0
 //   lapic      after the APIC base, before TSC_DEADLINE, which arms only a timer in deadline mode
@@ -174,12 +175,11 @@ export function planVcpu(
   };
 }
 
-/** Gives a new vCPU the saved state. Its CPUID is part of it. @throws VmmError "state-refused", SysError */
+/** Gives a vCPU, whose CPUID is set, the saved state. @throws VmmError "state-refused", SysError */
 export function restoreVcpu(vcpu: KvmVcpu, section: StateSection): void {
   const set = (part: StructPart): void => {
     vcpu.transfer(part.set[0], part.set[1], section.part(part.name, part.sizeBytes));
   };
-  vcpu.setCpuid2(section.part("cpuid"));
   set(REGS);
   set(section.has(SREGS2.name) ? SREGS2 : SREGS);
   set(XCRS);

@@ -33,20 +33,22 @@ import { planVm, restoreVm } from "./vm-state.ts";
 
 /** A vCPU leaves the guest within microseconds; one that does not in this time never will. */
 const PARK_TIMEOUT_MS = 5000;
+const FIRST_SLICE_MS = 2;
 /** A worker starts in 3 ms. */
 const LEND_TIMEOUT_MS = 1000;
 
 interface VcpuThread {
   vcpu: KvmVcpu;
   control: VcpuControl;
-  worker: VcpuWorker;
+  /** Made with the first run. */
+  worker: VcpuWorker | undefined;
 }
 
 export interface KvmVmOptions extends AcceleratorOptions {
   /** CPUIDs to give the vCPUs: an update carries them. Made for this host when absent. */
   cpuids?: readonly Uint8Array[];
-  /** Workers that were started beforehand, in the order of the vCPUs. */
-  workers?: readonly VcpuWorker[];
+  /** Workers that were started beforehand, by vCPU. */
+  workers?: readonly (VcpuWorker | undefined)[];
 }
 
 export class KvmAcceleratedVm implements AcceleratedVm {
@@ -75,13 +77,12 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     createIrqchips(this.#vm);
     for (let index = 0; index < options.cpuCount; index++) {
       const vcpu = this.#vm.createVcpu(index);
+      vcpu.setCpuid2(this.#cpuids[index]!);
       vcpu.mapRun(this.#memory, KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES, this.#runSizeBytes);
       vcpu.unblockSignalsInRun();
       const control = new VcpuControl(options.memory, index);
       control.clear();
-      const worker = options.workers?.[index] ?? new VcpuWorker();
-      worker.onDeath((error) => options.onVcpuError(index, describeError(error)));
-      this.#threads.push({ vcpu, control, worker });
+      this.#threads.push({ vcpu, control, worker: options.workers?.[index] });
     }
   }
 
@@ -107,27 +108,28 @@ export class KvmAcceleratedVm implements AcceleratedVm {
 
   run(): void {
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
-    this.#startWorkers(false);
+    if (this.#areWorkersStarted) return;
+    for (const index of this.#threads.keys()) this.#startWorker(index, false);
+    this.#areWorkersStarted = true;
   }
 
-  /**
-   * Lets the guest run before the workers are up: the main thread itself runs vCPU 0 until its worker takes it over.
-   * Blocks for that long, a few milliseconds. For the first start of a restored VM.
-   */
   runLent(): void {
     blockKickSignal();
-    for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
     const { vcpu, control } = this.#threads[0]!;
     control.tid = getTid();
     control.state = VCPU_STATE_RUNNING;
-    this.#startWorkers(true);
-    const bus = (): IoBus =>
-      new IoBus(this.#options.memory, this.#options.devices, (gsi, level) => this.#vm.setIrqLine(gsi, level));
-    let lentBus: IoBus | undefined;
-    const runner = new VcpuRunner(vcpu, 0, this.#options.memory, control, () => {
-      lentBus ??= bus();
-      return lentBus;
+    for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
+    for (let index = 1; index < this.#threads.length; index++) this.#startWorker(index, false);
+    const { memory, devices } = this.#options;
+    let bus: IoBus | undefined;
+    const runner = new VcpuRunner(vcpu, 0, memory, control, () => {
+      bus ??= new IoBus(memory, devices, (gsi, level) => this.#vm.setIrqLine(gsi, level));
+      return bus;
     });
+    // Making a worker takes the main thread 0.5 ms. The guest has stood long enough: it runs for a moment first.
+    runner.lend(FIRST_SLICE_MS);
+    this.#startWorker(0, true);
+    this.#areWorkersStarted = true;
     if (!runner.lend(LEND_TIMEOUT_MS)) {
       this.#options.onVcpuError(0, `its worker did not start within ${LEND_TIMEOUT_MS} ms`);
     }
@@ -173,7 +175,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_EXIT;
     for (const [index, { control, worker }] of this.#threads.entries()) {
       this.#kick(index, control);
-      worker.terminate();
+      worker?.terminate();
     }
     for (const [index, { vcpu }] of this.#threads.entries()) {
       mapAnonymousOver(this.#memory, KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES, this.#runSizeBytes);
@@ -183,19 +185,12 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#system.close();
   }
 
-  #startWorkers(isLent: boolean): void {
-    if (this.#areWorkersStarted) return;
-    this.#areWorkersStarted = true;
-    for (const [index, { vcpu, worker }] of this.#threads.entries()) {
-      worker.start({
-        memory: this.#options.memory,
-        index,
-        vcpuFd: vcpu.fd,
-        vmFd: this.#vm.fd,
-        devices: this.#options.devices,
-        isLent: isLent && index === 0,
-      });
-    }
+  #startWorker(index: number, isLent: boolean): void {
+    const thread = this.#threads[index]!;
+    const { memory, devices, onVcpuError } = this.#options;
+    thread.worker ??= new VcpuWorker();
+    thread.worker.onDeath((error) => onVcpuError(index, describeError(error)));
+    thread.worker.start({ memory, index, vcpuFd: thread.vcpu.fd, vmFd: this.#vm.fd, devices, isLent });
   }
 
   #getPowerOn(): PowerOnState {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A listening socket: takes connections as they come, and survives an update without being bound again.
-import { lstatSync, unlinkSync } from "node:fs";
+import { lstatSync } from "node:fs";
 import { SysError } from "../../../ffi/error.ts";
-import { close } from "../../../ffi/fd.ts";
+import { close, unlink } from "../../../ffi/fd.ts";
 import { AF_INET, AF_INET6, AF_UNSPEC, resolve, type SocketAddress, unixAddress } from "../../../ffi/sockaddr.ts";
 import { accept, listen, localAddress, peerAddress, setNoDelay } from "../../../ffi/socket.ts";
 import type { SocketAddressSpec } from "../../config/types.ts";
@@ -81,7 +81,7 @@ export class SocketListener {
   close(): void {
     const file = fileIdentity(this.address);
     // A file that somebody else has put there since stays.
-    if (this.address.type === "unix" && file !== undefined && file === this.#file) unlinkSync(this.address.path);
+    if (this.address.type === "unix" && file !== undefined && file === this.#file) unlink(this.address.path);
     this.release();
   }
 

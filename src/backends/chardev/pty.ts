@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A character device on a pseudo-terminal, pty(7): people come and go at its slave.
-import { symlinkSync, unlinkSync } from "node:fs";
 import { POLLHUP, poll } from "../../../ffi/epoll.ts";
-import { close } from "../../../ffi/fd.ts";
+import { close, symlink, unlink } from "../../../ffi/fd.ts";
 import { openPty } from "../../../ffi/pty.ts";
 import type { ChardevSpec } from "../../config/types.ts";
 import type { Reactor } from "../../runtime/reactor.ts";
@@ -36,7 +35,7 @@ export class PtyChardev extends StreamChardev<PtySpec> {
   static open(spec: PtySpec, reactor: Reactor, report: Report): PtyChardev {
     const { fd, name } = openPty();
     try {
-      if (spec.path !== undefined) symlinkSync(name, spec.path);
+      if (spec.path !== undefined) symlink(name, spec.path);
     } catch (error) {
       close(fd);
       throw error;
@@ -73,7 +72,7 @@ export class PtyChardev extends StreamChardev<PtySpec> {
     close(this.#fd);
     if (!undo || this.spec.path === undefined) return;
     try {
-      unlinkSync(this.spec.path);
+      unlink(this.spec.path);
     } catch (error) {
       this.reportOnce("unlink", `${this.spec.path} stays behind`, error);
     }

@@ -60,7 +60,7 @@ export class RawTerminal {
   /** Restores the settings. */
   leave(): void {
     if (this.#undo === undefined) return;
-    this.release();
+    this.#forget();
     try {
       setTermios(this.#fd, this.original);
     } catch {
@@ -70,6 +70,12 @@ export class RawTerminal {
 
   /** Leaves the terminal raw: it is another process's now. */
   release(): void {
+    if (this.#undo === undefined) return;
+    keepTerminalsAtExit();
+    this.#forget();
+  }
+
+  #forget(): void {
     this.#undo?.();
     this.#undo = undefined;
   }

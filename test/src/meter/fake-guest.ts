@@ -3,10 +3,10 @@
 //
 // Prints `PID FD` and then counts for as long as it lives: counter 0 pauses for FAKE_PAUSE_MS again and again, counter 1
 // keeps counting meanwhile. With FAKE_EXEC=1 the pause is an exec of this very program, over which the file stays open.
-import { execSelf } from "../../bench/exec-self.ts";
-import { setCloseOnExec } from "../../ffi/fd.ts";
-import { memfdCreate } from "../../ffi/memfd.ts";
-import { mapOver } from "../../ffi/mmap.ts";
+import { execSelf } from "../../../bench/exec-self.ts";
+import { setCloseOnExec } from "../../../ffi/fd.ts";
+import { memfdCreate } from "../../../ffi/memfd.ts";
+import { mapOver } from "../../../ffi/mmap.ts";
 
 const SIZE_BYTES = 65536;
 const COUNTER_0 = 0x1000 / 8;

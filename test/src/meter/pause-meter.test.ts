@@ -2,9 +2,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
-import { type MeterWindow, PauseMeter } from "../../bench/meter.ts";
-import { monotonicNs } from "../../ffi/clock.ts";
-import { assert, describe, rejection } from "../harness.ts";
+import { monotonicNs } from "../../../ffi/clock.ts";
+import { type MeterWindow, PauseMeter } from "../../../src/meter/pause-meter.ts";
+import { assert, describe, rejection } from "../../harness.ts";
 
 const test = describe("meter");
 

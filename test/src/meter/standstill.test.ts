@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from "fast-check";
-import { StandstillTracker } from "../../bench/standstill.ts";
-import { assert, describe } from "../harness.ts";
+import { StandstillTracker } from "../../../src/meter/standstill.ts";
+import { assert, describe } from "../../harness.ts";
 
 const test = describe("standstill");
 

@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from "fast-check";
-import { type BarChart, escapeXml, linearTicks, logTicks, renderSvg, type TimelineChart } from "../../bench/svg.ts";
-import { assert, describe, rejection } from "../harness.ts";
+import {
+  type BarChart,
+  escapeXml,
+  linearTicks,
+  logTicks,
+  renderSvg,
+  type TimelineChart,
+} from "../../../src/meter/svg.ts";
+import { assert, describe, rejection } from "../../harness.ts";
 
 const test = describe("svg");
 

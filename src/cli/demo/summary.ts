@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// The demo's closing words: what the guest saw, and what it did not.
+import { existsSync } from "node:fs";
+import type { MeasuredVm } from "../../meter/measured-vm.ts";
+import { medianOf, type Row } from "./table.ts";
+import type { Terminal } from "./terminal.ts";
+
+const SPARKS = "▁▂▃▄▅▆▇█";
+const MAX_SPARKS = 60;
+
+export function summaryText(terminal: Terminal, vm: MeasuredVm, rows: readonly Row[]): string[] {
+  const { strong, good, bad } = terminal;
+  const pauses = rows.map(({ pauseMs }) => pauseMs);
+  const [median, max, min] = [medianOf(pauses), Math.max(...pauses), Math.min(...pauses)].map((ms) => ms.toFixed(2));
+  const report = vm.report();
+  const rounds = report.checksRun.reduce((sum, count) => sum + count, 0n);
+  const faults = vm.faults();
+  const pid = vm.process.pid;
+  const errors = report.errorCount === 0 ? good("0 errors") : bad(`${report.errorCount} errors`);
+  const lines = [
+    `  ${strong(`median ${median} ms`)}, shortest ${min} ms, longest ${max} ms   ${sparkline(pauses)}`,
+    "",
+    `  updates      ${rows.length}, each a new program image`,
+    `  process      PID ${pid} ${existsSync(`/proc/${pid}`) ? "throughout" : bad("is gone")}`,
+    `  QMP          one connection, never dropped, ${vm.replies} replies`,
+    `  console      one connection, ${vm.console.lines} numbered lines, none lost`,
+    `  self-checks  ${rounds} rounds, ${errors}`,
+  ];
+  if (rows.some(({ isDisturbed }) => isDisturbed)) {
+    lines.push(
+      "",
+      ...indent(terminal, "≥: the meter shared its core at that moment; the pause was at least that long."),
+    );
+  }
+  if (faults.length === 0) return lines;
+  return [
+    ...lines.filter((line) => !/^ {2}(QMP|console) /.test(line)),
+    "",
+    ...faults.map((fault) => bad(`  ${fault}`)),
+  ];
+}
+
+function indent(terminal: Terminal, paragraph: string): string[] {
+  return terminal.wrap(paragraph).map((line) => `  ${terminal.soft(line)}`);
+}
+
+/** Heights from zero, so that like values look alike. */
+export function sparkline(values: readonly number[]): string {
+  const max = Math.max(...values);
+  return values
+    .slice(-MAX_SPARKS)
+    .map((value) => SPARKS[Math.min(SPARKS.length - 1, Math.floor((value / max) * SPARKS.length))])
+    .join("");
+}

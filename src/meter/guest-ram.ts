@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// The RAM of a guest in another process, through the memory file that it is: /proc/PID/fd/N.
+import { closeSync, openSync, readdirSync, readlinkSync, readSync, writeSync } from "node:fs";
+import {
+  COMMAND_SHUTDOWN,
+  HEADER_COMMAND_U32,
+  REPORT_GPA,
+  REPORT_SIZE_BYTES,
+  type Report,
+  readReport,
+} from "../payload/report.ts";
+
+/** The process's open memory file of that name, as a path; undefined when it has none (yet). */
+export function findMemoryFile(pid: number, name: string): string | undefined {
+  const fds = `/proc/${pid}/fd`;
+  for (const fd of readdirSync(fds)) {
+    try {
+      if (/^\/memfd:(.*) \(deleted\)$/.exec(readlinkSync(`${fds}/${fd}`))?.[1] === name) return `${fds}/${fd}`;
+    } catch {
+      // Closed since it was listed.
+    }
+  }
+  return undefined;
+}
+
+/** Guest RAM that begins at guest physical address 0, read and written with system calls: nothing of it is mapped here. */
+export class GuestRam implements Disposable {
+  readonly path: string;
+  readonly #fd: number;
+  /** Room up to the report's end, because `readReport` counts addresses from 0. */
+  readonly #bytes = new Uint8Array(REPORT_GPA + REPORT_SIZE_BYTES);
+
+  /** Keeps a file description of its own: it stays valid when the other process execs. */
+  constructor(path: string) {
+    this.path = path;
+    this.#fd = openSync(path, "r+");
+  }
+
+  /** Undefined as long as the self-checking payload has not started. */
+  report(): Report | undefined {
+    readSync(this.#fd, this.#bytes, REPORT_GPA, REPORT_SIZE_BYTES, REPORT_GPA);
+    return readReport(this.#bytes);
+  }
+
+  /** Asks the payload to end the VM. */
+  shutDown(): void {
+    writeSync(this.#fd, Uint8Array.of(COMMAND_SHUTDOWN, 0, 0, 0), 0, 4, REPORT_GPA + HEADER_COMMAND_U32);
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
