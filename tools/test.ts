@@ -6,6 +6,7 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { runChecks } from "./check.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const { values: options } = parseArgs({
@@ -70,6 +71,13 @@ if (build.exitCode !== 0) {
 }
 
 const totals: Counts = { passed: 0, failed: 0, skipped: 0 };
+if (options.only === undefined) {
+  for (const { name, problems } of await runChecks()) {
+    console.log(`${problems === "" ? "ok  " : "FAIL"} check ${name}`);
+    if (problems !== "") console.log(problems.replace(/^/gm, "     | "));
+    totals[problems === "" ? "passed" : "failed"]++;
+  }
+}
 const files = readdirSync(join(root, "test"), { recursive: true, encoding: "utf8" })
   .filter((file) => file.endsWith(".test.ts"))
   .map((file) => `test/${file}`)

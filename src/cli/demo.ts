@@ -53,7 +53,6 @@ async function show(options: DemoOptions, command: readonly string[], terminal: 
   );
   using _ = onInterrupt(() => void vm.close().finally(() => process.exit(EXIT_INTERRUPTED)));
   const table = new Table(terminal, updates);
-  terminal.print(table.head());
   for (let index = 0; index < updates; index++) {
     terminal.progress(`update ${index + 1} of ${updates}`);
     await sleep(INTERVAL_MS);

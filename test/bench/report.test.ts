@@ -2,16 +2,9 @@
 import { readFileSync } from "node:fs";
 import { checkBudgets, compareBaseline, exitCode } from "../../bench/baseline.ts";
 import { parseOptions } from "../../bench/options.ts";
-import {
-  format,
-  machineFacts,
-  parseReport,
-  type Report,
-  reportText,
-  subjectReport,
-  table,
-} from "../../bench/report.ts";
+import { machineFacts, parseReport, type Report, reportText, subjectReport, table } from "../../bench/report.ts";
 import type { Ratio } from "../../bench/types.ts";
+import { format } from "../../src/meter/format.ts";
 import { assert, describe, rejection } from "../harness.ts";
 
 const test = describe("report");

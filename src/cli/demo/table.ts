@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // One line for each update: the pause that the guest saw, the VMM's own figure, and the phases as a stacked bar.
-import { format } from "../../meter/format.ts";
 import type { MeasuredUpdate } from "../../meter/measured-vm.ts";
 import { linearTicks } from "../../meter/svg.ts";
 import { PHASES } from "../../migration/timeline.ts";
@@ -26,9 +25,9 @@ const LOOKS: readonly Look[] = [
   { label: "quiesce", letter: "q", colour: 245, meaning: "vCPUs leave the guest" },
   { label: "save", letter: "s", colour: 37, meaning: "state into an image" },
   { label: "carry", letter: "c", colour: 135, meaning: "image into a memfd" },
-  { label: "exec", letter: "X", colour: 33, meaning: "execve to the first line of the new program" },
+  { label: "exec", letter: "e", colour: 33, meaning: "execve to the first line of the new program" },
   { label: "boot", letter: "b", colour: 208, meaning: "new program reads the state" },
-  { label: "kvm", letter: "K", colour: 71, meaning: "new VM around the old RAM" },
+  { label: "kvm", letter: "k", colour: 71, meaning: "new VM around the old RAM" },
   { label: "restore", letter: "r", colour: 168, meaning: "state into the new VM" },
   { label: "resume", letter: "R", colour: 178, meaning: "vCPUs enter the guest" },
 ];
@@ -53,19 +52,14 @@ export class Table {
     this.#digits = String(updates).length;
   }
 
-  head(): string {
-    const columns = ["guest saw", "VMM says"].map((title) => title.padStart(COLUMN_WIDTH)).join("");
-    return this.#terminal.soft(`  update${columns}`);
-  }
-
-  /** The lines that a new update adds; the first brings the scale. */
+  /** The lines that a new update adds; the first brings the head with the scale. */
   add(update: MeasuredUpdate): string[] {
     const row = rowOf(update);
     this.rows.push(row);
     const lines: string[] = [];
     if (this.#scaleMs === 0) {
       this.#scaleMs = linearTicks(Math.max(row.pauseMs, row.downtimeMs) * 1.15).at(-1)!;
-      lines.push(this.#axis());
+      lines.push(this.#head());
     }
     const number = String(this.rows.length).padStart(this.#digits).padStart(8);
     // "≥": the meter lost its core for a moment, and the pause may have been longer.
@@ -80,16 +74,17 @@ export class Table {
     return LOOKS.flatMap((look) => {
       const own = this.rows.flatMap(({ phases }) => phases.filter(({ label }) => label === look.label));
       if (own.length === 0) return [];
-      const duration = `${format(medianOf(own.map(({ durationMs }) => durationMs)))} ms`;
+      const duration = `${medianOf(own.map(({ durationMs }) => durationMs)).toFixed(2)} ms`;
       return [
         `  ${this.#cells(look, 2)} ${look.label.padEnd(8)} ${duration.padStart(9)}  ${this.#terminal.soft(look.meaning)}`,
       ];
     });
   }
 
-  #axis(): string {
+  #head(): string {
+    const titles = ["guest saw", "VMM says"].map((title) => title.padStart(COLUMN_WIDTH)).join("");
     const right = `${this.#scaleMs} ms`;
-    return this.#terminal.soft(`${" ".repeat(BAR_COLUMN)}0${right.padStart(this.#width - 1)}`);
+    return this.#terminal.soft(`  update${titles}   0${right.padStart(this.#width - 1)}`);
   }
 
   #bar({ phases, pauseMs }: Row): string {

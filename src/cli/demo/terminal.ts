@@ -17,7 +17,8 @@ export class Terminal {
   readonly isFancy: boolean;
   readonly columns: number;
   readonly #write: (text: string) => void;
-  #hasProgress = false;
+  /** The line that the next one erases. */
+  #progress = "";
 
   constructor({ isFancy, columns, write }: TerminalOptions) {
     this.isFancy = isFancy;
@@ -34,16 +35,16 @@ export class Terminal {
   }
 
   print(...lines: readonly string[]): void {
-    const erase = this.#hasProgress ? ERASE_LINE : "";
-    this.#hasProgress = false;
+    const erase = this.#progress === "" ? "" : ERASE_LINE;
+    this.#progress = "";
     this.#write(`${erase}${lines.map((line) => `${line}\n`).join("")}`);
   }
 
   /** A line that the next one replaces. Plain text has none. */
   progress(text: string): void {
-    if (!this.isFancy) return;
+    if (!this.isFancy || text === this.#progress) return;
     this.#write(`${ERASE_LINE}  ${this.soft(text.slice(0, this.columns - 3))}`);
-    this.#hasProgress = true;
+    this.#progress = text;
   }
 
   strong = (text: string): string => this.#style("1", text);
