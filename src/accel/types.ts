@@ -9,7 +9,7 @@ export interface AcceleratorOptions {
   memory: WebAssembly.Memory;
   ramSizeBytes: number;
   cpuCount: number;
-  cpu: { model: string; features: Record<string, boolean> };
+  cpu: { topology: { sockets: number; cores: number; threads: number }; features: Record<string, boolean> };
   devices: readonly DeviceInstance[];
   /** A vCPU stopped for good: what happened, for the log and for `internal-error`. */
   onVcpuError(index: number, message: string): void;

@@ -24,7 +24,10 @@ export function buildVm(spec: MachineSpec, inherited?: Inherited): Vm {
     memory,
     ramSizeBytes: spec.memorySizeBytes,
     cpuCount: spec.cpuCount,
-    cpu: spec.cpu,
+    cpu: {
+      topology: spec.cpuTopology ?? { sockets: 1, cores: spec.cpuCount, threads: 1 },
+      features: spec.cpu.features,
+    },
     devices: table,
     ...(inherited?.cpuids === undefined ? {} : { cpuids: inherited.cpuids }),
     ...(inherited?.workers === undefined ? {} : { workers: inherited.workers }),

@@ -68,11 +68,16 @@ export class VmTarget implements QmpTarget {
   }
 
   cpus(): CpuInfoFast[] {
+    const { cores, threads } = this.#vm.spec.cpuTopology ?? { cores: this.#vm.spec.cpuCount, threads: 1 };
     return this.#vm.accel.vcpuThreadIds().map((threadId, index) => ({
       "cpu-index": index,
       "qom-path": `/machine/unattached/device[${index}]`,
       "thread-id": threadId,
-      props: { "socket-id": 0, "core-id": index, "thread-id": 0 },
+      props: {
+        "socket-id": Math.floor(index / (cores * threads)),
+        "core-id": Math.floor(index / threads) % cores,
+        "thread-id": index % threads,
+      },
       target: "x86_64",
     }));
   }

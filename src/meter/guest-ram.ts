@@ -10,12 +10,13 @@ import {
   readReport,
 } from "../payload/report.ts";
 
-/** The process's open memory file of that name, as a path; undefined when it has none (yet). */
-export function findMemoryFile(pid: number, name: string): string | undefined {
+/** The process's open memory file of one of these names, as a path; undefined when it has none (yet). */
+export function findMemoryFile(pid: number, names: readonly string[]): string | undefined {
   const fds = `/proc/${pid}/fd`;
   for (const fd of readdirSync(fds)) {
     try {
-      if (/^\/memfd:(.*) \(deleted\)$/.exec(readlinkSync(`${fds}/${fd}`))?.[1] === name) return `${fds}/${fd}`;
+      const name = /^\/memfd:(.*) \(deleted\)$/.exec(readlinkSync(`${fds}/${fd}`))?.[1];
+      if (name !== undefined && names.includes(name)) return `${fds}/${fd}`;
     } catch {
       // Closed since it was listed.
     }

@@ -8,15 +8,16 @@ import type { MachineSpec } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
 
 /**
- * The topology comes from the state; what the command line says of it may not contradict that.
+ * Everything comes from the state; what the command line says of it may not contradict that. Back ends cannot be changed
+ * in an update yet either: better to refuse than to ignore it.
  * @throws VmmError "usage", "machine-differs"
  */
 export function checkCommandLine(args: readonly string[], running: MachineSpec): void {
   const wanted = interpretOptions(parseArguments([...args], (path) => readFileSync(path, "utf8")).options);
-  const differences = compareSpecs(running, wanted).filter(({ kind }) => kind === "machine");
+  const differences = compareSpecs(running, wanted);
   if (differences.length === 0) return;
   const list = differences.map(
     (difference) => `${difference.what} is ${difference.running}, the new command line says ${difference.wanted}`,
   );
-  throw new VmmError("machine-differs", `The new command line is of another machine: ${list.join("; ")}`);
+  throw new VmmError("machine-differs", `The new command line differs from the running machine: ${list.join("; ")}`);
 }

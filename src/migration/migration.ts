@@ -89,6 +89,7 @@ export class Migration implements MigrationTarget {
   async #cprExec(file: Extract<MigrationAddress, { transport: "file" }> | undefined): Promise<void> {
     const connections = this.#connections();
     const wasRunning = this.#vm.isRunning;
+    let isPaused = false;
     let discard = (): void => {};
     try {
       const { prepareCprExec, commitCprExec } = await import("./cpr-exec.ts");
@@ -102,6 +103,7 @@ export class Migration implements MigrationTarget {
       commitCprExec(this.#vm, connections, prepared, {
         beforePause: () => {
           // Clients get these when the guest runs again; told now, they would lengthen the pause.
+          isPaused = true;
           if (wasRunning) this.#vm.events.emit("STOP");
           this.#setStatus("active");
           this.#vm.events.emit("MIGRATION_PASS", { pass: 2 });
@@ -117,7 +119,7 @@ export class Migration implements MigrationTarget {
     } catch (error) {
       discard();
       this.#setStatus("failing");
-      if (wasRunning) this.#vm.resumeFrom();
+      if (wasRunning && isPaused) this.#vm.resumeFrom();
       this.#fail(describeError(error));
       connections.thaw();
     }

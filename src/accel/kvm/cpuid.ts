@@ -16,15 +16,15 @@ const OFFSET: Record<Register | "function" | "index", number> = {
   edx: 24,
 };
 
-/** Features that `-cpu host,NAME=on|off` may name: QEMU's names, where CPUID has the bit. */
+/** Features that `-cpu host,NAME=on|off` may name: QEMU's names with `-` for `.` and `_`, and where CPUID has the bit. */
 const FEATURES: Record<string, readonly [leaf: number, subleaf: number, register: Register, bit: number]> = {
   sse3: [1, 0, "ecx", 0],
   pclmulqdq: [1, 0, "ecx", 1],
   ssse3: [1, 0, "ecx", 9],
   fma: [1, 0, "ecx", 12],
   pcid: [1, 0, "ecx", 17],
-  "sse4.1": [1, 0, "ecx", 19],
-  "sse4.2": [1, 0, "ecx", 20],
+  "sse4-1": [1, 0, "ecx", 19],
+  "sse4-2": [1, 0, "ecx", 20],
   x2apic: [1, 0, "ecx", 21],
   movbe: [1, 0, "ecx", 22],
   popcnt: [1, 0, "ecx", 23],
@@ -84,56 +84,76 @@ class CpuidTable {
   }
 }
 
-/** APIC id bits that the package level shifts by: enough for `cpuCount` ids. */
-function apicIdBits(cpuCount: number): number {
-  return Math.ceil(Math.log2(Math.max(cpuCount, 1)));
+export interface CpuTopology {
+  sockets: number;
+  cores: number;
+  threads: number;
+}
+
+export interface CpuidOptions {
+  topology: CpuTopology;
+  features: Record<string, boolean>;
+  /** The host's in-kernel LAPIC has TSC-deadline mode; KVM leaves announcing it to the VMM. */
+  hasTscDeadline: boolean;
+}
+
+/** Bits of an APIC id that tell `count` things apart. */
+function idBits(count: number): number {
+  return Math.ceil(Math.log2(count));
 }
 
 /**
- * CPUID of vCPU `index`: one package with `cpuCount` cores of one thread.
- * @throws VmmError "cpu-feature" for a feature that is unknown, or asked for and not to be had on this host
+ * CPUID of vCPU `index`, whose APIC id is `index` too.
+ * @throws VmmError "cpu-topology" when ids without gaps cannot show the topology, "cpu-feature" for a feature that is
+ * unknown, or asked for and not to be had on this host
  */
-export function guestCpuid(
-  supported: Uint8Array,
-  index: number,
-  cpuCount: number,
-  options: { features: Record<string, boolean>; hasTscDeadline: boolean },
-): Uint8Array {
+export function guestCpuid(supported: Uint8Array, index: number, options: CpuidOptions): Uint8Array {
+  const { sockets, cores, threads } = options.topology;
+  const threadBits = idBits(threads);
+  const packageBits = threadBits + idBits(cores);
+  const perPackage = cores * threads;
+  const hasGaps = (sockets > 1 && perPackage !== 1 << packageBits) || (cores > 1 && threads !== 1 << threadBits);
+  if (hasGaps) {
+    throw new VmmError(
+      "cpu-topology",
+      `-smp sockets=${sockets},cores=${cores},threads=${threads}: threads and, with several sockets, cores must be powers of two`,
+    );
+  }
   const cpuid = supported.slice();
   const table = new CpuidTable(cpuid);
   const update = (leaf: number, register: Register, change: (value: number, entry: number) => number): void => {
     for (const entry of table.entries(leaf)) table.set(entry, register, change(table.get(entry, register), entry));
   };
-  update(1, "ebx", (value) => (value & 0x0000_ffff) | (cpuCount << 16) | (index << 24));
-  update(1, "edx", (value) => (cpuCount > 1 ? value | (1 << 28) : value & ~(1 << 28)));
-  // KVM leaves this bit to the VMM, which knows whether the LAPIC is in the kernel.
+  update(1, "ebx", (value) => (value & 0x0000_ffff) | (perPackage << 16) | (index << 24));
+  update(1, "edx", (value) => (perPackage > 1 ? value | (1 << 28) : value & ~(1 << 28)));
   if (options.hasTscDeadline) update(1, "ecx", (value) => value | (1 << 24));
-  update(4, "eax", (value) => (value & 0x03ff_ffff) | ((cpuCount - 1) << 26));
+  update(4, "eax", (value) => (value & 0x03ff_ffff) | ((cores - 1) << 26));
+  const levels = [
+    { shift: threadBits, count: threads },
+    { shift: packageBits, count: perPackage },
+  ];
   for (const leaf of [0xb, 0x1f]) {
     update(leaf, "edx", () => index);
-    update(leaf, "eax", (value, entry) => {
-      const subleaf = table.get(entry, "index");
-      return subleaf === 0 ? 0 : subleaf === 1 ? apicIdBits(cpuCount) : value;
-    });
-    update(leaf, "ebx", (value, entry) => {
-      const subleaf = table.get(entry, "index");
-      return subleaf === 0 ? 1 : subleaf === 1 ? cpuCount : value;
-    });
+    update(leaf, "eax", (value, entry) => levels[table.get(entry, "index")]?.shift ?? value);
+    update(leaf, "ebx", (value, entry) => levels[table.get(entry, "index")]?.count ?? value);
     update(leaf, "ecx", (_, entry) => {
       const subleaf = table.get(entry, "index");
       // Level type in bits 15:8: 1 is SMT, 2 is core.
-      return subleaf < 2 ? subleaf | ((subleaf + 1) << 8) : subleaf;
+      return subleaf < levels.length ? subleaf | ((subleaf + 1) << 8) : subleaf;
     });
   }
-  update(0x8000_0008, "ecx", (value) => (value & ~0xf0ff) | (cpuCount - 1) | (apicIdBits(cpuCount) << 12));
+  update(0x8000_0008, "ecx", (value) => (value & ~0xf0ff) | (perPackage - 1) | (packageBits << 12));
   update(0x8000_001e, "eax", () => index);
-  update(0x8000_001e, "ebx", (value) => (value & ~0xffff) | index);
+  // Core id and threads per core - 1; node id.
+  update(0x8000_001e, "ebx", (value) => (value & ~0xffff) | ((threads - 1) << 8) | (index >> threadBits));
+  update(0x8000_001e, "ecx", (value) => (value & ~0xff) | (index >> packageBits));
   for (const [name, isOn] of Object.entries(options.features)) applyFeature(table, name, isOn);
   return cpuid;
 }
 
 function applyFeature(table: CpuidTable, name: string, isOn: boolean): void {
-  const feature = Object.hasOwn(FEATURES, name) ? FEATURES[name] : undefined;
+  const key = name.replaceAll(".", "-");
+  const feature = Object.hasOwn(FEATURES, key) ? FEATURES[key] : undefined;
   if (feature === undefined) {
     throw new VmmError(
       "cpu-feature",

@@ -5,7 +5,7 @@ import { KVM_CAP_TSC_DEADLINE_TIMER } from "../../../ffi/kvm/abi.ts";
 import type { KvmSystem, KvmVm } from "../../../ffi/kvm/kvm.ts";
 import { StateReader } from "../../migration/state/reader.ts";
 import { StateWriter } from "../../migration/state/writer.ts";
-import { guestCpuid } from "./cpuid.ts";
+import { type CpuTopology, guestCpuid } from "./cpuid.ts";
 import { planVcpu, probeVcpu, VCPU_SECTION, VCPU_SECTION_VERSION, type VcpuProfile } from "./vcpu-state.ts";
 import { IRQCHIP_SECTION, KVMCLOCK_SECTION, PIT_SECTION, planVm, VM_SECTION_VERSION } from "./vm-state.ts";
 
@@ -18,11 +18,12 @@ export const KVM_SECTIONS: Readonly<Record<string, number>> = {
 };
 
 /** CPUIDs of all vCPUs of a VM. */
-export function cpuidsFor(system: KvmSystem, cpuCount: number, features: Record<string, boolean>): Uint8Array[] {
+export function cpuidsFor(system: KvmSystem, topology: CpuTopology, features: Record<string, boolean>): Uint8Array[] {
   const supported = system.supportedCpuid();
   const hasTscDeadline = system.checkExtension(KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+  const cpuCount = topology.sockets * topology.cores * topology.threads;
   return Array.from({ length: cpuCount }, (_, index) =>
-    guestCpuid(supported, index, cpuCount, { features, hasTscDeadline }),
+    guestCpuid(supported, index, { topology, features, hasTscDeadline }),
   );
 }
 

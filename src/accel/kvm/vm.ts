@@ -7,7 +7,7 @@ import {
   VCPU_REQUEST_EXIT,
   VCPU_REQUEST_PARK,
   VCPU_REQUEST_RUN,
-  VCPU_STATE_ABSENT,
+  VCPU_STATE_GONE,
   VCPU_STATE_PARKED,
   VCPU_STATE_RUNNING,
 } from "../../../assembly/layout.ts";
@@ -38,6 +38,7 @@ const FIRST_SLICE_MS = 2;
 const LEND_TIMEOUT_MS = 1000;
 
 interface VcpuThread {
+  index: number;
   vcpu: KvmVcpu;
   control: VcpuControl;
   /** Made with the first run. */
@@ -69,7 +70,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#memory = new Uint8Array(options.memory.buffer);
     this.#system = openKvm();
     this.#runSizeBytes = this.#system.vcpuMmapSizeBytes();
-    this.#cpuids = options.cpuids ?? cpuidsFor(this.#system, options.cpuCount, options.cpu.features);
+    this.#cpuids = options.cpuids ?? cpuidsFor(this.#system, options.cpu.topology, options.cpu.features);
     this.#vm = this.#system.createVm();
     this.#vm.setUserMemoryRegion(0, 0, options.ramSizeBytes, this.#memory, RAM_BASE);
     this.#vm.setTssAddr(KVM_TSS_GPA);
@@ -82,7 +83,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       vcpu.unblockSignalsInRun();
       const control = new VcpuControl(options.memory, index);
       control.clear();
-      this.#threads.push({ vcpu, control, worker: options.workers?.[index] });
+      this.#threads.push({ index, vcpu, control, worker: options.workers?.[index] });
     }
   }
 
@@ -136,20 +137,21 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   park(onRequested?: () => void): void {
-    const threads = this.#threads.filter(
-      ({ control }) => control.state !== VCPU_STATE_ABSENT || this.#areWorkersStarted,
-    );
+    // Before the first run there are no threads, and one that died will never answer.
+    const threads = this.#areWorkersStarted
+      ? this.#threads.filter(({ control }) => control.state !== VCPU_STATE_GONE)
+      : [];
     for (const { control } of threads) control.request = VCPU_REQUEST_PARK;
-    for (const [index, { control }] of threads.entries()) this.#kick(index, control);
+    for (const thread of threads) this.#kick(thread);
     onRequested?.();
-    for (const [index, { control }] of threads.entries()) {
+    for (const { index, control } of threads) {
       if (control.waitForState(VCPU_STATE_PARKED, PARK_TIMEOUT_MS)) continue;
       for (const other of threads) other.control.request = VCPU_REQUEST_RUN;
       throw new VmmError("vcpu-stuck", `vCPU ${index} did not stop within ${PARK_TIMEOUT_MS} ms; the guest runs on`);
     }
   }
 
-  #kick(index: number, control: VcpuControl): void {
+  #kick({ index, control }: VcpuThread): void {
     if (control.state !== VCPU_STATE_RUNNING) return;
     this.#memory[KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES + abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
     kickThread(control.tid);
@@ -173,9 +175,9 @@ export class KvmAcceleratedVm implements AcceleratedVm {
 
   async close(): Promise<void> {
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_EXIT;
-    for (const [index, { control, worker }] of this.#threads.entries()) {
-      this.#kick(index, control);
-      worker?.terminate();
+    for (const thread of this.#threads) {
+      this.#kick(thread);
+      thread.worker?.terminate();
     }
     for (const [index, { vcpu }] of this.#threads.entries()) {
       mapAnonymousOver(this.#memory, KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES, this.#runSizeBytes);

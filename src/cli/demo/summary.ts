@@ -12,7 +12,7 @@ export function summaryText(terminal: Terminal, vm: MeasuredVm, rows: readonly R
   const { strong, good, bad } = terminal;
   const pauses = rows.map(({ pauseMs }) => pauseMs);
   const [median, max, min] = [medianOf(pauses), Math.max(...pauses), Math.min(...pauses)].map((ms) => ms.toFixed(2));
-  const report = vm.report();
+  const report = vm.guest.report();
   const rounds = report.checksRun.reduce((sum, count) => sum + count, 0n);
   const faults = vm.faults();
   const pid = vm.process.pid;

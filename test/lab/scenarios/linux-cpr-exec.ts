@@ -136,6 +136,13 @@ async function run(vmm: ChildProcess): Promise<void> {
 
   const startedMs = performance.now();
   const guest = await Console.connect(CONSOLE_PATH, STEP_TIMEOUT_MS, stillRuns);
+  // What timeout(1) sends: a hang should leave more behind than its name.
+  let progress = "during boot";
+  process.once("SIGTERM", () => {
+    console.log(`FAIL Out of time ${progress}\n${guest.tail()}`);
+    vmm.kill("SIGKILL");
+    process.exit(1);
+  });
   const qmp = await Qmp.connect(QMP_PATH, STEP_TIMEOUT_MS, stillRuns);
   const [, ready = ""] = await guest.waitFor(/guest: ready ([^\r]*)\r\n/, BOOT_TIMEOUT_MS);
   console.log(`Guest ready: ${ready} after ${((performance.now() - startedMs) / 1000).toFixed(1)} s`);
@@ -149,6 +156,7 @@ async function run(vmm: ChildProcess): Promise<void> {
   let identity = identify(vmm.pid!);
   const downtimesMs: number[] = [];
   for (let index = 0; index < updateCount; index++) {
+    progress = `in update ${index + 1}, ${((performance.now() - startedMs) / 1000).toFixed(1)} s after the start`;
     downtimesMs.push(await updateAmidConversation(guest, qmp, index));
     stillRuns();
     const roundsBefore = countRounds(guest);
@@ -163,6 +171,7 @@ async function run(vmm: ChildProcess): Promise<void> {
     );
   }
 
+  progress = "after the updates";
   const health = await askGuestHealth(guest);
   const complaints = health.complaints.filter(
     // QEMU halts kvm-clock for its migration, but not the TSC: the guest notices.

@@ -110,6 +110,10 @@ export class Peer {
 
 /** A reactor whose worker is up: from here on the runtime opens no fds of its own. */
 export async function warmReactor(): Promise<Reactor> {
+  // Deno opens a socket pair for signals with the first handler, or else half a second after its start.
+  const ignore = (): void => {};
+  process.on("SIGUSR2", ignore);
+  process.off("SIGUSR2", ignore);
   const reactor = new Reactor();
   const fd = eventfd(1);
   await new Promise<void>((resolve) => {

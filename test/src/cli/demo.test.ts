@@ -51,7 +51,10 @@ const updateOf = (pauseMs: number, isDisturbed = false): MeasuredUpdate => ({
 
 function terminalOf(isFancy: boolean): { terminal: Terminal; written: () => string } {
   let text = "";
-  const terminal = new Terminal({ isFancy, columns: 80, write: (more) => void (text += more) });
+  const write = (more: string): void => {
+    text += more;
+  };
+  const terminal = new Terminal({ isFancy, columns: 80, write });
   return { terminal, written: () => text };
 }
 
