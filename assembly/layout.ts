@@ -11,8 +11,9 @@
 //   0x0020_0000  KVM_RUN    1 MiB stride for each vCPU; the kernel's kvm_run, pio and coalesced pages are mapped here
 //   0x0100_0000  DIRTY_RING 1 MiB stride for each vCPU; the kernel's dirty ring is mapped here
 //   0x0200_0000  SCRATCH    dirty bitmaps and scanner results
-//   0x1000_0000  RAM        guest RAM below the 3 GiB hole: guest physical 0 is here
-//   0xd000_0000  (end)
+//   0x1000_0000  RAM        guest RAM below the 3 GiB hole. Guest physical 0 is at the first address from here on that
+//                           is a host address on a huge page's boundary: CONTROL_RAM_BASE says which
+//   0xd020_0000  (end)
 
 export const PAGE_SIZE_BYTES = 4096;
 export const WASM_PAGE_SIZE_BYTES = 65536;
@@ -26,6 +27,9 @@ export const CONTROL_SIZE_BYTES = 0x1000;
 export const CONTROL_DOORBELL = CONTROL_BASE + 0x00;
 /** i32 bit set of `EVENT_*`: what the guest asked of the machine; set by devices, taken by the main thread. */
 export const CONTROL_EVENTS = CONTROL_BASE + 0x04;
+
+/** u32: where guest physical 0 is in this memory. */
+export const CONTROL_RAM_BASE = CONTROL_BASE + 0x08;
 
 export const EVENT_SHUTDOWN = 1;
 export const EVENT_RESET = 2;
@@ -79,6 +83,8 @@ export const DIRTY_RING_STRIDE_BYTES = 0x10_0000;
 export const SCRATCH_BASE = 0x200_0000;
 export const SCRATCH_SIZE_BYTES = 0x100_0000;
 
-export const RAM_BASE = 0x1000_0000;
+export const RAM_MIN_BASE = 0x1000_0000;
+/** KVM and the kernel use huge pages only where guest and host addresses have the same place in one. */
+export const RAM_ALIGNMENT_BYTES = 0x20_0000;
 /** Guest RAM that can be mapped directly: what lies below the PCI hole. 3 GiB. */
 export const RAM_MAX_SIZE_BYTES = 3 * 0x4000_0000;

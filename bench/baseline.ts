@@ -15,7 +15,7 @@ export interface Budget {
   max?: number;
 }
 
-/** Key: `subject/ratio`. */
+/** Key: `subject/ratio`, or `subject/metric` for a median in the metric's unit. */
 export type Budgets = Record<string, Budget>;
 
 export const budgets: Budgets = budgetsJson;
@@ -34,9 +34,16 @@ function ratiosOf(report: Report): [string, Ratio][] {
   );
 }
 
-/** One verdict for each measured ratio that has a budget. */
+function mediansOf(report: Report): [string, number][] {
+  return report.subjects.flatMap(({ name, metrics }) =>
+    metrics.map(({ id, summary }): [string, number] => [`${name}/${id}`, summary.median]),
+  );
+}
+
+/** One verdict for each measured ratio or metric that has a budget. */
 export function checkBudgets(report: Report, limits: Budgets = budgets): Verdict[] {
-  return ratiosOf(report).flatMap(([key, { value }]) => {
+  const ratios = ratiosOf(report).map(([key, { value }]): [string, number] => [key, value]);
+  return [...ratios, ...mediansOf(report)].flatMap(([key, value]) => {
     const { min, max } = limits[key] ?? {};
     const verdicts: Verdict[] = [];
     // Negated comparisons, so that a NaN is bad.

@@ -28,49 +28,76 @@ const COMPILE_FLAGS = [
 const ROUNDS_IN_A_ROW = 10;
 
 /** What floor-program.ts prints. */
-interface FloorSamples {
+export interface FloorSamples {
   firstLineMs: number[];
   koffiMs: number[];
 }
 
-async function sample(command: string, args: string[], rounds: number): Promise<FloorSamples> {
-  const { stdout } = await run(command, args, { cwd: root, env: { ...process.env, FLOOR_ROUNDS: String(rounds) } });
-  return JSON.parse(stdout) as FloorSamples;
+/** The forms in which the program is run, with their names for people. */
+export const FLOOR_FORMS = { compiled: "compiled binary", "bun-run": "bun run", "deno-run": "deno run" } as const;
+export type FloorForm = keyof typeof FLOOR_FORMS;
+
+/** The bare program, compiled and ready to be sampled. */
+export class FloorProgram implements Disposable {
+  readonly #dir = mkdtempSync(join(tmpdir(), "baton-floor-"));
+  readonly #compiled = join(this.#dir, "floor");
+
+  static async build(): Promise<FloorProgram> {
+    const floor = new FloorProgram();
+    await run(binary("bun"), ["build", ...COMPILE_FLAGS, program, "--outfile", floor.#compiled], { cwd: root });
+    return floor;
+  }
+
+  /** Execs it `rounds` times in a row. */
+  async sample(form: FloorForm, rounds: number): Promise<FloorSamples> {
+    const [command, args] = this.#command(form);
+    const { stdout } = await run(command, args, { cwd: root, env: { ...process.env, FLOOR_ROUNDS: String(rounds) } });
+    return JSON.parse(stdout) as FloorSamples;
+  }
+
+  #command(form: FloorForm): [command: string, args: string[]] {
+    switch (form) {
+      case "compiled":
+        return [this.#compiled, []];
+      case "bun-run":
+        return [binary("bun"), ["run", program]];
+      case "deno-run":
+        return [binary("deno"), ["run", "-A", "--quiet", program]];
+    }
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.#dir, { recursive: true, force: true });
+  }
+}
+
+/** Two metrics without samples: `<prefix><form>/first-line` and `<prefix><form>/koffi` (koffi is loaded too). */
+export function floorMetrics(form: FloorForm, prefix = ""): [firstLine: Metric, koffi: Metric] {
+  const label = FLOOR_FORMS[form];
+  return [
+    { id: `${prefix}${form}/first-line`, label: `${label}: first line`, unit: "ms", samples: [] },
+    { id: `${prefix}${form}/koffi`, label: `${label}: koffi loaded`, unit: "ms", samples: [] },
+  ];
 }
 
 /**
  * Execs the bare program `rounds` times in each of its forms.
  *
- * `progress` is told now and then. The metrics are `<form>/first-line` and `<form>/koffi` (koffi is loaded too) of
- * the forms `compiled`, `bun-run` and `deno-run`.
+ * `progress` is told now and then. The metrics are those of `floorMetrics`.
  */
 export async function measureFloor(rounds: number, progress?: (form: string) => void): Promise<Metric[]> {
-  const dir = mkdtempSync(join(tmpdir(), "baton-floor-"));
-  try {
-    const compiled = join(dir, "floor");
-    await run(binary("bun"), ["build", ...COMPILE_FLAGS, program, "--outfile", compiled], { cwd: root });
-    const forms: [form: string, label: string, command: string, args: string[]][] = [
-      ["compiled", "compiled binary", compiled, []],
-      ["bun-run", "bun run", binary("bun"), ["run", program]],
-      ["deno-run", "deno run", binary("deno"), ["run", "-A", "--quiet", program]],
-    ];
-    const metrics = forms.flatMap(([form, label]): Metric[] => [
-      { id: `${form}/first-line`, label: `${label}: first line`, unit: "ms", samples: [] },
-      { id: `${form}/koffi`, label: `${label}: koffi loaded`, unit: "ms", samples: [] },
-    ]);
-    // In turns, so that a disturbance of the machine meets all forms and not one.
-    for (let done = 0; done < rounds; done += ROUNDS_IN_A_ROW) {
-      for (const [index, [form, , command, args]] of forms.entries()) {
-        progress?.(`${form}, ${done} of ${rounds}`);
-        const { firstLineMs, koffiMs } = await sample(command, args, Math.min(ROUNDS_IN_A_ROW, rounds - done));
-        metrics[2 * index]!.samples.push(...firstLineMs);
-        metrics[2 * index + 1]!.samples.push(...koffiMs);
-      }
+  using floor = await FloorProgram.build();
+  const forms = (Object.keys(FLOOR_FORMS) as FloorForm[]).map((form) => ({ form, metrics: floorMetrics(form) }));
+  // In turns, so that a disturbance of the machine meets all forms and not one.
+  for (let done = 0; done < rounds; done += ROUNDS_IN_A_ROW) {
+    for (const { form, metrics } of forms) {
+      progress?.(`${form}, ${done} of ${rounds}`);
+      const { firstLineMs, koffiMs } = await floor.sample(form, Math.min(ROUNDS_IN_A_ROW, rounds - done));
+      metrics[0].samples.push(...firstLineMs);
+      metrics[1].samples.push(...koffiMs);
     }
-    return metrics;
-  } finally {
-    rmSync(dir, { recursive: true, force: true });
   }
+  return forms.flatMap(({ metrics }) => metrics);
 }
 
 async function runSubject({ quick, progress }: SubjectOptions): Promise<SubjectResult> {

@@ -63,7 +63,7 @@ async function main(args: string[]): Promise<number> {
   for (const name of names) {
     progress.update(name);
     const subject = await loadSubject(name);
-    const result = await subject.run({ quick: options.quick, progress });
+    const result = await subject.run({ quick: options.quick, progress, peer: options.peer });
     report.subjects.push(subjectReport(name, result));
     charts.push(...result.charts);
   }

@@ -8,6 +8,8 @@ export interface BenchOptions {
   json?: string;
   svg?: string;
   baseline?: string;
+  /** Path of a QEMU to measure beside Baton. */
+  peer?: string;
   quick: boolean;
   help: boolean;
 }
@@ -17,6 +19,7 @@ export const USAGE = `Usage: bun run bench/main.ts [SUBJECT…] [options]
   --json FILE      write the figures with all samples
   --svg FILE       draw the charts
   --baseline FILE  compare the ratios with an earlier --json; exit code 3 when one has regressed
+  --peer FILE      measure this qemu-system-x86_64 (10.2 or later) beside Baton
   --quick          fewer samples: for a look only
   --help
 
@@ -31,6 +34,7 @@ export function parseOptions(args: string[]): BenchOptions {
       json: { type: "string" },
       svg: { type: "string" },
       baseline: { type: "string" },
+      peer: { type: "string" },
       quick: { type: "boolean", default: false },
       help: { type: "boolean", short: "h", default: false },
     },

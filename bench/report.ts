@@ -4,7 +4,7 @@ import os from "node:os";
 import { format } from "../src/meter/format.ts";
 import type { Verdict } from "./baseline.ts";
 import { type Summary, summarize } from "./stats.ts";
-import type { Metric, Ratio, SubjectResult } from "./types.ts";
+import type { Metric, Ratio, SubjectResult, TextTable } from "./types.ts";
 
 export const REPORT_VERSION = 1;
 
@@ -23,6 +23,7 @@ export interface SubjectReport {
   name: string;
   metrics: (Omit<Metric, "samples"> & { summary: Summary; samples: number[] })[];
   ratios: Ratio[];
+  tables?: TextTable[];
   notes: string[];
 }
 
@@ -46,8 +47,14 @@ export function machineFacts(): Machine {
   };
 }
 
-export function subjectReport(name: string, { metrics, ratios, notes }: SubjectResult): SubjectReport {
-  return { name, metrics: metrics.map((metric) => ({ ...metric, summary: summarize(metric.samples) })), ratios, notes };
+export function subjectReport(name: string, { metrics, ratios, tables, notes }: SubjectResult): SubjectReport {
+  return {
+    name,
+    metrics: metrics.map((metric) => ({ ...metric, summary: summarize(metric.samples) })),
+    ratios,
+    ...(tables === undefined ? {} : { tables }),
+    notes,
+  };
 }
 
 /** Checks what a baseline file holds as far as the comparison needs it. */
@@ -74,10 +81,11 @@ export function table(rows: readonly (readonly string[])[]): string {
     .join("\n");
 }
 
-function subjectText({ name, metrics, ratios, notes }: SubjectReport): string {
+function subjectText({ name, metrics, ratios, tables, notes }: SubjectReport): string {
   const blocks = [`## ${name}`];
-  if (metrics.length > 0) {
-    const rows = metrics.map(({ label, unit, summary: { median, mad, min, p99, max, count } }) => [
+  const shown = metrics.filter(({ isDetail }) => isDetail !== true);
+  if (shown.length > 0) {
+    const rows = shown.map(({ label, unit, summary: { median, mad, min, p99, max, count } }) => [
       label,
       ...[median, mad, min, p99, max].map(format),
       unit,
@@ -94,6 +102,7 @@ function subjectText({ name, metrics, ratios, notes }: SubjectReport): string {
     ]);
     blocks.push(table(rows));
   }
+  for (const { title, rows } of tables ?? []) blocks.push(`${title}\n${table(rows)}`);
   blocks.push(...notes.map((note) => `Note: ${note}`));
   return blocks.join("\n\n");
 }

@@ -7,6 +7,8 @@ export interface SubjectOptions {
   /** Fewer samples: for a look, not for a figure to quote. */
   quick: boolean;
   progress: Progress;
+  /** Path of a QEMU to measure beside Baton. */
+  peer?: string | undefined;
 }
 
 export interface Subject {
@@ -20,13 +22,21 @@ export interface Metric {
   /** Stable and unique within the subject: `zero-scan`, `cpr-exec/128-mib`. */
   id: string;
   label: string;
-  unit: "ms" | "µs" | "GB/s";
+  unit: "ms" | "µs" | "GB/s" | "MiB";
   samples: number[];
+  /** In the JSON only: one of many. */
+  isDetail?: boolean;
+}
+
+/** Rows of cells, the first row being the head. */
+export interface TextTable {
+  title: string;
+  rows: string[][];
 }
 
 /**
- * A figure that is comparable between machines: the quotient of two metrics of the same run. Budgets and baselines
- * apply to ratios only.
+ * A figure that is comparable between machines: the quotient of two metrics of the same run. Baselines apply to
+ * ratios only.
  */
 export interface Ratio {
   /** Stable and unique within the subject; `subject/id` is its key in budgets.json and in baselines. */
@@ -42,6 +52,8 @@ export interface SubjectResult {
   metrics: Metric[];
   ratios: Ratio[];
   charts: Chart[];
+  /** What does not fit into the rows of metrics. */
+  tables?: TextTable[];
   /** What a reader of the figures must know: disturbed windows, a missing /dev/kvm. */
   notes: string[];
 }

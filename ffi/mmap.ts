@@ -42,6 +42,12 @@ function assertInside(view: Uint8Array, offset: number, sizeBytes: number): void
   }
 }
 
+/** The lowest offset in `view`, not below `offset`, whose address is a multiple of `alignmentBytes`. */
+export function alignOffset(view: Uint8Array, offset: number, alignmentBytes: number): number {
+  const excess = Number((addressOf(view) + BigInt(offset)) % BigInt(alignmentBytes));
+  return excess === 0 ? offset : offset + alignmentBytes - excess;
+}
+
 /**
  * Maps a file over `view` at `offset`, so that JavaScript, Wasm and the kernel see the same bytes there.
  *

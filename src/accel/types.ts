@@ -7,6 +7,8 @@ import type { StateWriter } from "../migration/state/writer.ts";
 
 export interface AcceleratorOptions {
   memory: WebAssembly.Memory;
+  /** Where guest physical 0 is in `memory`. */
+  ramBase: number;
   ramSizeBytes: number;
   cpuCount: number;
   cpu: { topology: { sockets: number; cores: number; threads: number }; features: Record<string, boolean> };

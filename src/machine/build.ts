@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Puts a VM together: from a machine spec, or around the state of a running guest.
-import { RAM_BASE } from "../../assembly/layout.ts";
 import { KvmAcceleratedVm, type KvmVmOptions } from "../accel/kvm/vm.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { createMemory, mapRam, ramBackend } from "../memory/ram.ts";
@@ -22,6 +21,7 @@ export function buildVm(spec: MachineSpec, inherited?: Inherited): Vm {
   const table = deviceTable(spec);
   const accel = new KvmAcceleratedVm({
     memory,
+    ramBase: ram.base,
     ramSizeBytes: spec.memorySizeBytes,
     cpuCount: spec.cpuCount,
     cpu: {
@@ -34,12 +34,12 @@ export function buildVm(spec: MachineSpec, inherited?: Inherited): Vm {
     onVcpuError: (index, message) => vm.vcpuFailed(index, message),
   });
   const devices = new DeviceSet(memory, table, (gsi, level) => accel.setIrqLine(gsi, level));
-  const vm: Vm = new Vm({ spec, memory, ram, accel, devices, loadGuest: async () => loadGuest(spec, memory) });
+  const vm: Vm = new Vm({ spec, memory, ram, accel, devices, loadGuest: async () => loadGuest(spec, vm.ramView()) });
   return vm;
 }
 
 /** Loads kernel, initrd, command line and ACPI tables into RAM. The room for that is not needed by a restored VM. */
-async function loadGuest(spec: MachineSpec, memory: WebAssembly.Memory) {
+async function loadGuest(spec: MachineSpec, ram: Uint8Array) {
   const [{ openImage }, { buildMachineImage }, { placeWrites }] = await Promise.all([
     import("./boot/image.ts"),
     import("./boot/machine-image.ts"),
@@ -49,6 +49,6 @@ async function loadGuest(spec: MachineSpec, memory: WebAssembly.Memory) {
   using initrd = spec.initrd === undefined ? undefined : openImage(spec.initrd);
   using bios = spec.bios === undefined ? undefined : openImage(spec.bios);
   const plan = buildMachineImage(spec, { kernel, initrd, bios });
-  placeWrites(new Uint8Array(memory.buffer, RAM_BASE, lowRamEndGpa(spec.memorySizeBytes)), plan.writes);
+  placeWrites(ram.subarray(0, lowRamEndGpa(spec.memorySizeBytes)), plan.writes);
   return plan.vcpu;
 }

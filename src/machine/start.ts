@@ -5,7 +5,7 @@ import { writeFileSync } from "node:fs";
 import { modules } from "../../build/modules.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
-import { selfTestMapping } from "../memory/ram.ts";
+import { excludeFromDumps, selfTestMapping } from "../memory/ram.ts";
 import { Migration } from "../migration/migration.ts";
 import { buildVm } from "./build.ts";
 import { Connections, type ConnectionsState } from "./connections.ts";
@@ -18,6 +18,7 @@ export function connectVm(
   vm: Vm,
   state?: ConnectionsState,
 ): { handle: VmHandle; migration: Migration; connections: Connections } {
+  excludeFromDumps(vm.memory, vm.ram);
   const migration: Migration = new Migration(vm, () => connections);
   const target = new VmTarget(vm, migration, () => connections);
   const connections: Connections = new Connections(vm.spec, target, vm.devices.serialPorts, state);

@@ -10,7 +10,6 @@ import {
   EVENT_SUSPEND,
   EVENT_TIMER,
   EVENT_VCPU_ERROR,
-  RAM_BASE,
 } from "../../assembly/layout.ts";
 import type { AcceleratedVm } from "../accel/types.ts";
 import type { MachineSpec } from "../config/types.ts";
@@ -91,7 +90,7 @@ export class Vm {
 
   /** Guest RAM, from guest physical address 0. */
   ramView(): Uint8Array {
-    return new Uint8Array(this.memory.buffer, RAM_BASE, this.spec.memorySizeBytes);
+    return new Uint8Array(this.memory.buffer, this.ram.base, this.spec.memorySizeBytes);
   }
 
   /** Starts heeding what the guest and its devices signal. Called once, when the guest may run. */

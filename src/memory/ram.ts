@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The VM's one linear memory and the RAM back end mapped into it.
-import { RAM_BASE, RAM_MAX_SIZE_BYTES, WASM_PAGE_SIZE_BYTES } from "../../assembly/layout.ts";
+import {
+  CONTROL_RAM_BASE,
+  RAM_ALIGNMENT_BYTES,
+  RAM_MAX_SIZE_BYTES,
+  RAM_MIN_BASE,
+  WASM_PAGE_SIZE_BYTES,
+} from "../../assembly/layout.ts";
 import { close, O_CREAT, O_RDWR, open, pread, status, truncate } from "../../ffi/fd.ts";
 import { F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, memfdCreate } from "../../ffi/memfd.ts";
-import { advise, mapAnonymousOver, mapOver } from "../../ffi/mmap.ts";
+import { advise, alignOffset, mapAnonymousOver, mapOver } from "../../ffi/mmap.ts";
 import type { MachineSpec, MemoryBackendSpec } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
 
@@ -25,39 +31,47 @@ export function createMemory(ramSizeBytes: number): WebAssembly.Memory {
       `RAM of ${ramSizeBytes} bytes is more than the 3 GiB that Baton maps below the PCI hole`,
     );
   }
-  const pages = Math.ceil((RAM_BASE + ramSizeBytes) / WASM_PAGE_SIZE_BYTES);
+  const pages = Math.ceil((RAM_MIN_BASE + RAM_ALIGNMENT_BYTES + ramSizeBytes) / WASM_PAGE_SIZE_BYTES);
   return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
 }
 
 /** RAM that is mapped. `fd` is undefined for anonymous memory, which no other process image can take over. */
 export interface MappedRam {
   backend: MemoryBackendSpec;
+  /** Where guest physical 0 is in the linear memory. */
+  base: number;
   fd: number | undefined;
   /** True when another process that maps `fd` sees the guest's writes. */
   isShared: boolean;
 }
 
 /**
- * Opens the back end and maps it into `memory` at RAM_BASE. `inheritedFd` is RAM of a running guest, taken as it is.
+ * Opens the back end and maps it into `memory`. `inheritedFd` is RAM of a running guest, taken as it is.
  * @throws VmmError "memory-backend" naming the back end; the cause has the system call
  */
 export function mapRam(memory: WebAssembly.Memory, backend: MemoryBackendSpec, inheritedFd?: number): MappedRam {
   const bytes = new Uint8Array(memory.buffer);
+  const base = alignOffset(bytes, RAM_MIN_BASE, RAM_ALIGNMENT_BYTES);
+  new Uint32Array(memory.buffer)[CONTROL_RAM_BASE >> 2] = base;
   try {
     const fd = inheritedFd ?? openBackend(backend);
     if (fd === undefined) {
-      mapAnonymousOver(bytes, RAM_BASE, backend.sizeBytes);
+      mapAnonymousOver(bytes, base, backend.sizeBytes);
     } else {
-      mapOver(bytes, RAM_BASE, { fd, sizeBytes: backend.sizeBytes, private: !backend.share });
+      mapOver(bytes, base, { fd, sizeBytes: backend.sizeBytes, private: !backend.share });
     }
-    advise(bytes, RAM_BASE, backend.sizeBytes, "no-dump");
-    if (backend.prealloc === true && inheritedFd === undefined) advise(bytes, RAM_BASE, backend.sizeBytes, "populate");
-    return { backend, fd, isShared: fd !== undefined && backend.share };
+    if (backend.prealloc === true && inheritedFd === undefined) advise(bytes, base, backend.sizeBytes, "populate");
+    return { backend, base, fd, isShared: fd !== undefined && backend.share };
   } catch (error) {
     throw new VmmError("memory-backend", `Memory back end '${backend.id}' (${backend.qomType}) cannot be set up`, {
       cause: error,
     });
   }
+}
+
+/** Keeps guest RAM out of core dumps. Not part of `mapRam`, which an update does inside the guest's pause. */
+export function excludeFromDumps(memory: WebAssembly.Memory, ram: MappedRam): void {
+  advise(new Uint8Array(memory.buffer), ram.base, ram.backend.sizeBytes, "no-dump");
 }
 
 function openBackend(backend: MemoryBackendSpec): number | undefined {
@@ -109,11 +123,11 @@ export function selfTestMapping(
   ram: MappedRam,
   hashPage: (address: number) => bigint,
 ): void {
-  const word = new Uint32Array(memory.buffer, RAM_BASE, 1);
+  const word = new Uint32Array(memory.buffer, ram.base, 1);
   const before = word[0]!;
-  const hashBefore = hashPage(RAM_BASE);
+  const hashBefore = hashPage(ram.base);
   word[0] = before ^ WITNESS;
-  const isSeenByWasm = hashPage(RAM_BASE) !== hashBefore;
+  const isSeenByWasm = hashPage(ram.base) !== hashBefore;
   const fromFile = new Uint32Array([before ^ WITNESS]);
   if (ram.isShared) pread(ram.fd!, new Uint8Array(fromFile.buffer), 0);
   word[0] = before;

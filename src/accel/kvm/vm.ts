@@ -3,7 +3,6 @@
 import {
   KVM_RUN_BASE,
   KVM_RUN_STRIDE_BYTES,
-  RAM_BASE,
   VCPU_REQUEST_EXIT,
   VCPU_REQUEST_PARK,
   VCPU_REQUEST_RUN,
@@ -72,7 +71,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#runSizeBytes = this.#system.vcpuMmapSizeBytes();
     this.#cpuids = options.cpuids ?? cpuidsFor(this.#system, options.cpu.topology, options.cpu.features);
     this.#vm = this.#system.createVm();
-    this.#vm.setUserMemoryRegion(0, 0, options.ramSizeBytes, this.#memory, RAM_BASE);
+    this.#vm.setUserMemoryRegion(0, 0, options.ramSizeBytes, this.#memory, options.ramBase);
     this.#vm.setTssAddr(KVM_TSS_GPA);
     this.#vm.setIdentityMapAddr(KVM_IDENTITY_MAP_GPA);
     createIrqchips(this.#vm);

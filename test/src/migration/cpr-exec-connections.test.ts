@@ -19,7 +19,7 @@ const test = describe("cpr-exec: connections");
 const skip = kvmMissing() ?? programMissing("compiled") ?? onlyOnBun;
 
 /** Lines as often as rounds, and an echo of everything: nothing ends the guest. */
-const TALKATIVE: SelfCheckOptions = { roundsPerLine: 1, echo: "irq", quitByte: undefined };
+const TALKATIVE: SelfCheckOptions = { ticksPerLine: 1, echo: "irq", quitByte: undefined };
 
 /** Pieces of `tick NNNNNNNN` lines are lower case, so upper case is echo. */
 function splitConsole(text: string): { ticks: number[]; echo: string; rest: string } {

@@ -45,7 +45,14 @@ function anonymousFds(kind = "event(fd|poll)"): number[] {
   const link = new RegExp(`^anon_inode:\\[${kind}\\]$`);
   return readdirSync("/proc/self/fd")
     .map(Number)
-    .filter((fd) => isOpen(fd) && link.test(fdPath(fd)));
+    .filter((fd) => {
+      try {
+        return link.test(fdPath(fd));
+      } catch {
+        // Other threads of the runtime come and go.
+        return false;
+      }
+    });
 }
 
 test("a watch reports once for each time it is armed", async () => {
