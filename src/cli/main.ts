@@ -11,7 +11,10 @@ if (handover === undefined) {
   void import("./run.ts").then(({ run }) => run(process.argv.slice(2)));
 } else {
   void resumeFromExec(handover, firstLineMs, process.argv.slice(2)).then(async (resumed) => {
-    const { serveResumed } = await import("./resumed.ts");
-    await serveResumed(resumed);
+    const [{ connectResumed }, { runToEnd }] = await Promise.all([
+      import("../migration/cpr-resumed.ts"),
+      import("./run-to-end.ts"),
+    ]);
+    await runToEnd(connectResumed(resumed));
   });
 }

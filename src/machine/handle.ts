@@ -2,6 +2,7 @@
 // A running VM for its owner: the CLI, or a program that embeds Baton.
 import type { Migration } from "../migration/migration.ts";
 import type { QmpEvent } from "../qmp/events.ts";
+import { parseMigrationUri } from "../qmp/migration-address.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
 import type { MigrateSetParameters, MigrationInfo } from "../qmp/schema/migration.ts";
 import type { Connections } from "./connections.ts";
@@ -57,8 +58,17 @@ export class VmHandle implements AsyncDisposable {
     return this.#target.reset();
   }
 
+  /** As QMP's `migrate-set-parameters`. */
   setMigrationParameters(parameters: MigrateSetParameters): void {
     this.#migration.setParameters(parameters);
+  }
+
+  /**
+   * As QMP's `migrate`: starts what the parameters say, and returns at once. With mode `cpr-exec` this process is
+   * replaced, unless that fails: `migrationStatus()` tells why then.
+   */
+  migrate(uri?: string): void {
+    this.#migration.migrate(uri === undefined ? undefined : { main: parseMigrationUri(uri) });
   }
 
   migrationStatus(): MigrationInfo {

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rest of an update, when the guest already runs: connections, events, the copy of the state, the old address space.
 import { killHolder } from "../../ffi/exec.ts";
-import { close, pwrite, setCloseOnExec } from "../../ffi/fd.ts";
+import { close, pwrite } from "../../ffi/fd.ts";
 import { describeError } from "../errors.ts";
+import type { VmHandle } from "../machine/handle.ts";
 import { connectVm } from "../machine/start.ts";
-import { reapLater } from "../migration/cpr-exec.ts";
-import type { Resumed } from "../migration/cpr-incoming.ts";
-import { runToEnd } from "./run-to-end.ts";
+import { reapLater } from "./cpr-exec.ts";
+import type { Resumed } from "./cpr-incoming.ts";
 
-export async function serveResumed(resumed: Resumed): Promise<void> {
+/** Connects the VM with the world again, as it was, and tells everybody that the update is over. */
+export function connectResumed(resumed: Resumed): VmHandle {
   const { vm, carried, timeline, refusal, holderPid } = resumed;
   killHolder(holderPid);
   reapLater(holderPid);
@@ -20,14 +21,13 @@ export async function serveResumed(resumed: Resumed): Promise<void> {
   connections.thaw();
   keepCopy(resumed);
   for (const fd of [resumed.stateFd, resumed.oldProgramFd]) close(fd);
-  await runToEnd(handle);
+  return handle;
 }
 
 /** Writes the image to the file that `migrate file:…` named. A failure is told, and costs nobody anything. */
 function keepCopy({ carried: { stateFile }, image }: Resumed): void {
   if (stateFile === undefined) return;
   try {
-    setCloseOnExec(stateFile.fd, true);
     for (let done = 0; done < image.length; ) {
       done += pwrite(stateFile.fd, image.subarray(done), stateFile.offset + done) ?? 0;
     }
