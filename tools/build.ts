@@ -117,6 +117,7 @@ function buildDist(): void {
       "src/cli/main.ts",
       "src/accel/kvm/vcpu-worker.ts",
       "src/backends/poll-worker.ts",
+      "src/meter/worker.ts",
       "--outfile",
       `${outfile}.${process.pid}`,
     ],

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A running VM for its owner: the CLI, or a program that embeds Baton.
+import { rmSync } from "node:fs";
 import type { Migration } from "../migration/migration.ts";
 import type { QmpEvent } from "../qmp/events.ts";
 import { parseMigrationUri } from "../qmp/migration-address.ts";
@@ -111,6 +112,7 @@ export class VmHandle implements AsyncDisposable {
     this.#vm.finishQuit();
     await this.#vm.close();
     await this.#connections.close();
+    if (this.#vm.spec.pidfile !== undefined) rmSync(this.#vm.spec.pidfile, { force: true });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
