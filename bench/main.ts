@@ -3,7 +3,7 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { type Chart, renderSvg } from "../src/meter/svg.ts";
 import { checkBudgets, compareBaseline, exitCode, type Verdict } from "./baseline.ts";
-import { type BenchOptions, parseOptions, USAGE } from "./options.ts";
+import { type BenchOptions, parseOptions, USAGE, UsageError } from "./options.ts";
 import { Progress } from "./progress.ts";
 import { machineFacts, parseReport, REPORT_VERSION, type Report, reportText, subjectReport } from "./report.ts";
 import type { Subject } from "./types.ts";
@@ -14,8 +14,6 @@ const SUBJECTS = ["pause", "start", "floor", "dirty"].filter((name) =>
 );
 
 const EXIT_USAGE = 2;
-
-class UsageError extends Error {}
 
 async function loadSubject(name: string): Promise<Subject> {
   const { subject } = (await import(new URL(`./${name}.ts`, import.meta.url).href)) as { subject: Subject };

@@ -25,6 +25,9 @@ export const USAGE = `Usage: bun run bench/main.ts [SUBJECT…] [options]
 
 Exit code 4: a ratio exceeds its budget (bench/budgets.json).`;
 
+/** A mistake of whoever has started the run: told without a stack, exit code 2. */
+export class UsageError extends Error {}
+
 /** @throws TypeError for an option that does not exist or lacks its value */
 export function parseOptions(args: string[]): BenchOptions {
   const { values, positionals } = parseArgs({

@@ -40,7 +40,7 @@ async function run({ quick, progress, peer }: SubjectOptions): Promise<SubjectRe
   for (const session of planSessions({ quick, hasPeer: peer !== undefined })) {
     const { configuration } = session;
     const id = idOf(configuration);
-    const own = series.get(id) ?? { configuration, fresh: [], updates: [], stopContMs: [] };
+    const own = series.get(id) ?? { configuration, fresh: [], updates: [], stopCont: [] };
     series.set(id, own);
     await runSession(session, own, tools);
   }

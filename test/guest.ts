@@ -230,6 +230,11 @@ export class GuestProcess implements AsyncDisposable {
     });
   }
 
+  /** Pids of its children, zombies included. */
+  children(): string[] {
+    return readFileSync(`/proc/${this.pid}/task/${this.pid}/children`, "utf8").split(" ").filter(Boolean);
+  }
+
   /** A number that every exec changes: where the stack begins. */
   imageIdentity(): string {
     const stat = readFileSync(`/proc/${this.pid}/stat`, "latin1");

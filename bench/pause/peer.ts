@@ -8,6 +8,7 @@ import { machineArguments, sleep, type VmmOptions, VmmProcess } from "../../src/
 import { WatchedGuest } from "../../src/meter/watched-guest.ts";
 import { connect, type QmpClient } from "../../src/qmp/client.ts";
 import type { MigrationInfo } from "../../src/qmp/schema/migration.ts";
+import { UsageError } from "../options.ts";
 import type { Sample } from "./series.ts";
 
 const MIN_VERSION = [10, 2] as const;
@@ -51,7 +52,7 @@ export function judgePeer(path: string, output: string): string | undefined {
   return undefined;
 }
 
-/** @throws Error saying why `path` cannot be measured */
+/** @throws UsageError saying why `path` cannot be measured */
 export async function checkPeer(path: string): Promise<void> {
   const child = spawn(path, ["-machine", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"], {
     stdio: ["pipe", "pipe", "ignore"],
@@ -69,9 +70,9 @@ export async function checkPeer(path: string): Promise<void> {
     child.once("close", () => resolve(undefined));
   });
   clearTimeout(timer);
-  if (failure !== undefined) throw new Error(`--peer ${path}: ${failure.message}`);
+  if (failure !== undefined) throw new UsageError(`--peer ${path}: ${failure.message}`);
   const problem = judgePeer(path, output);
-  if (problem !== undefined) throw new Error(problem);
+  if (problem !== undefined) throw new UsageError(problem);
 }
 
 /**

@@ -2,6 +2,7 @@
 // From samples to figures: rows, ratios, the table of phases, charts.
 import { format } from "../../src/meter/format.ts";
 import type { Chart } from "../../src/meter/svg.ts";
+import type { ObservedPause } from "../../src/meter/watched-guest.ts";
 import { ratioOf } from "../ratio.ts";
 import { median, summarize } from "../stats.ts";
 import type { Metric, Ratio, SubjectResult, TextTable } from "../types.ts";
@@ -15,7 +16,7 @@ import {
   ramLabel,
   SMALL_MIB,
 } from "./plan.ts";
-import { downtimeMs, phasesOf, type Sample, type Series } from "./series.ts";
+import { downtimeMs, phasesOf, type Series, select } from "./series.ts";
 
 export interface Measured {
   series: readonly Series[];
@@ -24,7 +25,7 @@ export interface Measured {
   subtitle: string;
 }
 
-const pausesOf = (samples: readonly Sample[]): number[] => samples.map(({ pauseMs }) => pauseMs);
+const pausesOf = (samples: readonly ObservedPause[]): number[] => samples.map(({ pauseMs }) => pauseMs);
 
 /** How the contestants are told apart in the charts, by colour. */
 const SERIES_INDEX: Record<Contestant, number> = { compiled: 0, "bun-run": 1, peer: 4 };
@@ -66,12 +67,13 @@ function metricsOf({ series, floor }: Measured): Metric[] {
 /** Independent of RAM: one row for each form and number of vCPUs. */
 function stopContMetrics(series: readonly Series[]): Metric[] {
   const metrics = new Map<string, Metric>();
-  for (const { configuration, stopContMs } of series) {
+  for (const { configuration, stopCont } of series) {
     const { contestant, cpuCount } = configuration;
     const id = `${contestant}/stop-cont/${cpuCount}-vcpu`;
     const label = `QMP stop and cont, ${labelOf(contestant)}, ${cpuCount} vCPU${cpuCount === 1 ? "" : "s"}`;
     const metric = metrics.get(id) ?? { id, label, unit: "ms", samples: [] };
-    metric.samples.push(...stopContMs);
+    // Half of them: those that were not disturbed, if there are as many.
+    metric.samples.push(...pausesOf(select(stopCont, Math.ceil(stopCont.length / 2))));
     metrics.set(id, metric);
   }
   return [...metrics.values()];

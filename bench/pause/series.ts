@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What has been measured of one configuration, over all of its VMs.
+import type { ObservedPause } from "../../src/meter/watched-guest.ts";
 import type { MigrationInfo } from "../../src/qmp/schema/migration.ts";
 import type { Configuration } from "./plan.ts";
 
 /** One update, as the guest and as the VMM saw it. */
-export interface Sample {
-  pauseMs: number;
-  atMostMs: number;
-  isDisturbed: boolean;
+export interface Sample extends ObservedPause {
   /** A QEMU has neither `downtime-us` nor `phases`. */
   info: MigrationInfo;
 }
@@ -19,17 +17,14 @@ export interface Series {
   /** Further updates. */
   updates: Sample[];
   /** Pauses of `stop` and `cont` over QMP. */
-  stopContMs: number[];
+  stopCont: ObservedPause[];
 }
 
 /**
  * The samples to use: those that were not disturbed, and if these are fewer than `wanted`, the best of the others. A
  * disturbed sample's figure is proven too; it is only known less exactly.
  */
-export function select<T extends Pick<Sample, "pauseMs" | "atMostMs" | "isDisturbed">>(
-  samples: readonly T[],
-  wanted: number,
-): T[] {
+export function select<T extends ObservedPause>(samples: readonly T[], wanted: number): T[] {
   const rank = ({ isDisturbed, pauseMs, atMostMs }: T): number => (isDisturbed ? atMostMs - pauseMs : 0);
   const ranked = samples.map((sample, index) => ({ sample, index }));
   ranked.sort((a, b) => rank(a.sample) - rank(b.sample) || a.index - b.index);

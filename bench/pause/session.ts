@@ -48,8 +48,7 @@ async function runBaton(session: Session, form: Form, series: Series, tools: Ses
   };
   series.fresh.push(await update());
   const besides = async (): Promise<void> => {
-    const { pauseMs, isDisturbed } = await vm.stopAndContinue();
-    if (!isDisturbed || !canBeQuiet(cpuCount)) series.stopContMs.push(pauseMs);
+    series.stopCont.push(await vm.stopAndContinue());
     if (ramMiB === SMALL_MIB && cpuCount === 1) {
       addFloor(
         tools.floorMetrics[form],

@@ -16,6 +16,7 @@ export interface MeasuredUpdate extends ObservedPause {
 
 const REPLY_TIMEOUT_MS = 30_000;
 const POLL_MS = 5;
+const DEATH_MS = 200;
 
 /**
  * @example
@@ -92,6 +93,8 @@ export class MeasuredVm implements AsyncDisposable {
       this.replies++;
       return value;
     } catch (error) {
+      // A VMM that dies hangs up first.
+      await sleep(DEATH_MS);
       this.process.check();
       throw error;
     }

@@ -40,6 +40,8 @@ export function machineArguments({ ramSizeBytes, cpuCount }: VmmOptions, dir: st
 /** Started, not yet ready. Its sockets and its payload lie in a directory that goes away with it. */
 export class VmmProcess {
   readonly pid: number;
+  /** performance.now() right before the program was started. */
+  readonly startedMs: number;
   readonly qmpPath: string;
   readonly serialPath: string;
   /** Resolves when the process has ended. */
@@ -65,6 +67,7 @@ export class VmmProcess {
     });
     writeFileSync(join(this.#dir, "payload.elf"), payload);
     const args = [...options.command.slice(1), ...machineArguments(options, this.#dir)];
+    this.startedMs = performance.now();
     this.#child = spawn(this.#program, args, { stdio: ["ignore", "ignore", "pipe"] });
     this.ended = new Promise((resolve) => {
       this.#child.once("error", (error) => {

@@ -66,9 +66,12 @@ export class Console {
     );
   }
 
-  /** The last of the transcript, for messages. */
+  /** The last of the transcript, without what the workload says every moment, for messages. */
   tail(): string {
-    return this.transcript.slice(-2000).replaceAll("\r", "").replace(/^/gm, "  console| ");
+    const lines = this.transcript.replaceAll("\r", "").split("\n");
+    const recent = lines.slice(-200);
+    const telling = recent.filter((line, index) => !/^guest: round \d+ ok/.test(line) || index >= recent.length - 5);
+    return telling.slice(-60).join("\n").replace(/^/gm, "  console| ");
   }
 }
 

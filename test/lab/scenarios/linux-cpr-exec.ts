@@ -131,7 +131,10 @@ async function askGuestHealth(guest: Console): Promise<Health> {
 async function run(vmm: ChildProcess): Promise<void> {
   let end: string | undefined;
   vmm.once("error", (error) => (end = error.message));
-  vmm.once("exit", (code, signal) => (end = signal ?? `exit code ${code}`));
+  vmm.once("exit", (code, signal) => {
+    end = signal ?? `exit code ${code}`;
+    console.log(`The VMM ended with ${end}`);
+  });
   const stillRuns = () => check(end === undefined, `The VMM ended with ${end}`);
 
   const startedMs = performance.now();
