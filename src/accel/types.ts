@@ -3,7 +3,7 @@
 import type { InitialVcpuState } from "../machine/boot/types.ts";
 import type { DeviceInstance } from "../machine/device-table.ts";
 import type { StateReader } from "../migration/state/reader.ts";
-import type { StateWriter } from "../migration/state/writer.ts";
+import type { BindSection, StateWriter } from "../migration/state/writer.ts";
 
 export interface AcceleratorOptions {
   memory: WebAssembly.Memory;
@@ -37,8 +37,8 @@ export interface AcceleratedVm {
    * the main thread. @throws VmmError "vcpu-stuck" after 5 s; they run on then.
    */
   park(onRequested?: () => void): void;
-  /** Adds the sections of this accelerator to a state image; the returned function fills them in (inside the pause). */
-  planState(writer: StateWriter): () => void;
+  /** Adds the sections of this accelerator to a state image. */
+  planState(writer: StateWriter): BindSection;
   /** Takes over saved state. The vCPUs must be parked. @throws VmmError "state-refused" */
   restoreState(reader: StateReader): void;
   /** Ends the workers and releases the accelerator. */

@@ -7,7 +7,7 @@ import { type DeviceName, deviceStates } from "../../build/modules.ts";
 import { monotonicNs } from "../../ffi/clock.ts";
 import { VmmError } from "../errors.ts";
 import type { StateReader, StateSection } from "../migration/state/reader.ts";
-import type { StateWriter } from "../migration/state/writer.ts";
+import { type BindSection, bindAll, type StateWriter } from "../migration/state/writer.ts";
 import { parseFields, restoreDevice } from "./device-fields.ts";
 import type { AcpiPmExports, DeviceExports, Uart16550Exports } from "./device-module.ts";
 import type { DeviceInstance } from "./device-table.ts";
@@ -123,26 +123,29 @@ export class DeviceSet {
     clearTimeout(this.#timer);
   }
 
-  /** Plans a section for each device; the returned function fills them in. Output still in a ring is part of it. */
-  planState(writer: StateWriter): () => void {
-    const fills = this.#table.map((device) => {
-      const { version, fields, sizeBytes } = deviceStates[device.module];
-      const port = this.#portOf(device);
-      const section = writer.plan({ id: sectionId(device.module), instance: device.instance, version }, [
-        { name: "fields", type: fields, sizeBytes },
-        ...(port === undefined ? [] : [{ name: "output", type: "u32 count, u8[]", sizeBytes: OUTPUT_PART_SIZE_BYTES }]),
-      ]);
+  /** Plans a section for each device. Output still in a ring is part of it. */
+  planState(writer: StateWriter): BindSection {
+    return bindAll(this.#table.map((device) => this.#planDevice(writer, device)));
+  }
+
+  #planDevice(writer: StateWriter, device: DeviceInstance): BindSection {
+    const { version, fields, sizeBytes } = deviceStates[device.module];
+    const port = this.#portOf(device);
+    const section = writer.plan({ id: sectionId(device.module), instance: device.instance, version }, [
+      { name: "fields", type: fields, sizeBytes },
+      ...(port === undefined ? [] : [{ name: "output", type: "u32 count, u8[]", sizeBytes: OUTPUT_PART_SIZE_BYTES }]),
+    ]);
+    return () => {
+      const page = this.#page(device, sizeBytes);
+      const saved = writer.view(section, "fields");
+      const output = port === undefined ? undefined : writer.view(section, "output");
       return () => {
-        writer.view(section, "fields").set(this.#page(device, sizeBytes));
-        if (port === undefined) return;
-        const output = writer.view(section, "output");
-        const pending = port.pendingOutput();
+        saved.set(page);
+        if (output === undefined) return;
+        const pending = port!.pendingOutput();
         new DataView(output.buffer, output.byteOffset).setUint32(0, pending.length, true);
         output.set(pending, 4);
       };
-    });
-    return () => {
-      for (const fill of fills) fill();
     };
   }
 

@@ -37,6 +37,9 @@ export interface VmParts {
   loadGuest: () => Promise<InitialVcpuState>;
 }
 
+/** Events that end or change the run state: the vCPU that raised one expects it to be served. */
+const GUEST_REQUESTS = EVENT_DEBUG_EXIT | EVENT_RESET | EVENT_SHUTDOWN | EVENT_SUSPEND | EVENT_VCPU_ERROR;
+
 /** Run states from which `cont` may not start the guest, with the reason. */
 const CANNOT_RUN: Partial<Record<RunState, string>> = {
   "finish-migrate": "Migration is not finalized yet",
@@ -62,6 +65,7 @@ export class Vm {
   readonly #exit = Promise.withResolvers<VmExit>();
   #state: RunState = "prelaunch";
   #isClosed = false;
+  #isServingGuest = false;
   /** Set by `quit`: the end waits for the reply that announces it. */
   #pendingExit: VmExit | undefined;
 
@@ -86,6 +90,11 @@ export class Vm {
   /** Resolves when the VM has ended: by the guest, by an operator or by an error. */
   get exited(): Promise<VmExit> {
     return this.#exit.promise;
+  }
+
+  /** The guest has asked for its end, a reset or sleep, and has not got it yet. */
+  get hasGuestRequest(): boolean {
+    return this.#isServingGuest || (Atomics.load(this.#words, CONTROL_EVENTS >> 2) & GUEST_REQUESTS) !== 0;
   }
 
   /** Guest RAM, from guest physical address 0. */
@@ -238,11 +247,14 @@ export class Vm {
     try {
       if ((events & EVENT_CHARDEV) !== 0) for (const port of this.devices.serialPorts) port.flush();
       if ((events & EVENT_TIMER) !== 0 && this.isRunning) this.devices.armTimers();
+      this.#isServingGuest = true;
       await this.#serveGuestRequests(events);
     } catch (error) {
       report(describeError(error));
       this.#state = "internal-error";
       this.events.emit("STOP");
+    } finally {
+      this.#isServingGuest = false;
     }
   }
 

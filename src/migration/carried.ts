@@ -7,7 +7,7 @@ import type { ConnectionsState } from "../machine/connections.ts";
 import { DEVICE_SECTIONS } from "../machine/device-set.ts";
 import type { Vm } from "../machine/vm.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
-import { StateWriter } from "./state/writer.ts";
+import { bindAll, StateWriter } from "./state/writer.ts";
 import { CARRIED_STAMPS } from "./timeline.ts";
 
 /** `STATE_FD:PROGRAM_FD:FD,FD,…`: the memfd with the image, the program to go back to, and all fds of the VM. */
@@ -79,22 +79,21 @@ export function planImage(vm: Vm, carried: Carried & { runState: RunState }): Pl
     { name: "holder", type: "i32", sizeBytes: 4 },
     { name: "stamps", type: "f64 ms[]", sizeBytes: CARRIED_STAMPS * 8 },
   ]);
-  const fills = [vm.accel.planState(writer), vm.devices.planState(writer)];
+  const bind = bindAll([vm.accel.planState(writer), vm.devices.planState(writer)]);
   writer.lay();
   writer.view(section, "value").set(json);
+  const holder = dataView(writer.view(section, "holder"));
+  const times = dataView(writer.view(section, "stamps"));
   return {
-    fill: () => {
-      for (const fill of fills) fill();
-    },
+    fill: bind(),
     seal: (holderPid, stamps) => {
-      setView(writer.view(section, "holder")).setInt32(0, holderPid, true);
-      const times = setView(writer.view(section, "stamps"));
+      holder.setInt32(0, holderPid, true);
       for (const [index, stamp] of stamps.entries()) times.setFloat64(index * 8, stamp, true);
       return writer.seal();
     },
   };
 }
 
-function setView(bytes: Uint8Array): DataView {
+function dataView(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }

@@ -104,6 +104,7 @@ export interface CommitOptions {
  */
 export function commitCprExec(vm: Vm, connections: Connections, prepared: PreparedExec, options: CommitOptions): never {
   const runState = vm.state;
+  refuseChangingVm(vm);
   options.beforePause();
   const connectionState = connections.save();
   const image = planImage(vm, {
@@ -124,6 +125,7 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
   const plan = prepared.planExec(survivors);
   const timeline = new Timeline([monotonicMs()]);
   vm.park();
+  refuseChangingVm(vm);
   timeline.stamps.push(monotonicMs());
   image.fill();
   timeline.stamps.push(monotonicMs());
@@ -138,6 +140,14 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
     killHolder(holder);
     reapLater(holder);
     throw error;
+  }
+}
+
+/** What the guest has asked for and this process has not done yet is in no state image: it would never be done. */
+function refuseChangingVm(vm: Vm): void {
+  if (vm.state === "shutdown") throw new VmmError("vm-ended", "The VM has ended");
+  if (vm.hasGuestRequest) {
+    throw new VmmError("guest-request", "The guest is about to end, reset or suspend itself: try again after that");
   }
 }
 

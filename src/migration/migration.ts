@@ -88,7 +88,7 @@ export class Migration implements MigrationTarget {
 
   async #cprExec(file: Extract<MigrationAddress, { transport: "file" }> | undefined): Promise<void> {
     const connections = this.#connections();
-    const wasRunning = this.#vm.isRunning;
+    let wasRunning = false;
     let isPaused = false;
     let discard = (): void => {};
     try {
@@ -99,6 +99,8 @@ export class Migration implements MigrationTarget {
       });
       discard = prepared.discard;
       await connections.freeze();
+      // Not before: until the monitors are frozen, somebody may stop or start the guest.
+      wasRunning = this.#vm.isRunning;
       this.#setupMs = monotonicMs() - this.#startedMs;
       commitCprExec(this.#vm, connections, prepared, {
         beforePause: () => {

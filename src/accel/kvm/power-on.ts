@@ -4,7 +4,7 @@
 import { KVM_CAP_TSC_DEADLINE_TIMER } from "../../../ffi/kvm/abi.ts";
 import type { KvmSystem, KvmVm } from "../../../ffi/kvm/kvm.ts";
 import { StateReader } from "../../migration/state/reader.ts";
-import { StateWriter } from "../../migration/state/writer.ts";
+import { bindAll, StateWriter } from "../../migration/state/writer.ts";
 import { type CpuTopology, guestCpuid } from "./cpuid.ts";
 import { planVcpu, probeVcpu, VCPU_SECTION, VCPU_SECTION_VERSION, type VcpuProfile } from "./vcpu-state.ts";
 import { IRQCHIP_SECTION, KVMCLOCK_SECTION, PIT_SECTION, planVm, VM_SECTION_VERSION } from "./vm-state.ts";
@@ -47,17 +47,17 @@ export function capturePowerOnState(system: KvmSystem, cpuids: readonly Uint8Arr
   try {
     createIrqchips(vm);
     const writer = new StateWriter();
-    const fills = [planVm(writer, vm)];
+    const sections = [planVm(writer, vm)];
     let profile: VcpuProfile | undefined;
     for (const [index, cpuid] of cpuids.entries()) {
       const vcpu = vm.createVcpu(index);
       vcpus.push(vcpu);
       vcpu.setCpuid2(cpuid);
       profile ??= probeVcpu(system, vcpu);
-      fills.push(planVcpu(writer, vcpu, index, profile, cpuid));
+      sections.push(planVcpu(writer, vcpu, index, profile, cpuid));
     }
     writer.lay();
-    for (const fill of fills) fill();
+    bindAll(sections)()();
     return { profile: profile!, reader: new StateReader(writer.seal(), KVM_SECTIONS) };
   } finally {
     for (const vcpu of vcpus) vcpu.close();

@@ -14,7 +14,7 @@ import * as abi from "../../../ffi/kvm/abi.ts";
 import type { KvmSystem, KvmVcpu } from "../../../ffi/kvm/kvm.ts";
 import { VmmError } from "../../errors.ts";
 import type { StateSection } from "../../migration/state/reader.ts";
-import type { PartPlan, StateWriter } from "../../migration/state/writer.ts";
+import type { BindSection, PartPlan, StateWriter } from "../../migration/state/writer.ts";
 
 export const VCPU_SECTION = "vcpu";
 export const VCPU_SECTION_VERSION = 1;
@@ -144,15 +144,16 @@ function settableMsrs(vcpu: KvmVcpu, indices: Uint32Array, hasTscOffset: boolean
   return Uint32Array.from(settable);
 }
 
-/** Plans the section of one vCPU; the returned function fills it in, and nothing in it allocates much or waits. */
+/** Plans the section of one vCPU. */
 export function planVcpu(
   writer: StateWriter,
   vcpu: KvmVcpu,
   index: number,
   profile: VcpuProfile,
   cpuid: Uint8Array,
-): () => void {
-  const structs = [REGS, profile.sregs, profile.xsave, XCRS, DEBUGREGS, LAPIC, MP_STATE, EVENTS];
+): BindSection {
+  // The mp_state ioctl makes KVM settle pending INIT and SIPI, so it comes before the registers that they change.
+  const structs = [MP_STATE, REGS, profile.sregs, profile.xsave, XCRS, DEBUGREGS, LAPIC, EVENTS];
   const plain: PartPlan[] = structs.map(({ name, type, sizeBytes }) => ({ name, type, sizeBytes }));
   const section = writer.plan({ id: VCPU_SECTION, instance: index, version: VCPU_SECTION_VERSION }, [
     ...plain,
@@ -161,17 +162,18 @@ export function planVcpu(
     ...(profile.hasTscOffset ? [{ name: "tsc-offset", type: "u64", sizeBytes: 8 }] : []),
   ]);
   return () => {
-    // The mp_state ioctl makes KVM settle pending INIT and SIPI, so it comes before the registers that they change.
-    for (const part of [MP_STATE, REGS, profile.sregs, profile.xsave, XCRS, DEBUGREGS, LAPIC, EVENTS]) {
-      vcpu.transfer(part.get[0], part.get[1], writer.view(section, part.name));
-    }
+    const reads = structs.map(({ name, get }) => ({ name: get[0], request: get[1], into: writer.view(section, name) }));
     writer.view(section, "cpuid").set(cpuid);
     const msrs = msrList(profile.msrIndices, writer.view(section, "msrs"));
-    const read = vcpu.getMsrs(msrs);
-    if (read !== profile.msrIndices.length) {
-      throw new VmmError("msr", `MSR 0x${profile.msrIndices[read]!.toString(16)} of vCPU ${index} could not be read`);
-    }
-    if (profile.hasTscOffset) vcpu.getTscOffset(writer.view(section, "tsc-offset"));
+    const tscOffset = profile.hasTscOffset ? writer.view(section, "tsc-offset") : undefined;
+    return () => {
+      for (const { name, request, into } of reads) vcpu.transfer(name, request, into);
+      const read = vcpu.getMsrs(msrs);
+      if (read !== profile.msrIndices.length) {
+        throw new VmmError("msr", `MSR 0x${profile.msrIndices[read]!.toString(16)} of vCPU ${index} could not be read`);
+      }
+      if (tscOffset !== undefined) vcpu.getTscOffset(tscOffset);
+    };
   };
 }
 

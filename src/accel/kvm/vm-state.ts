@@ -4,7 +4,7 @@ import { monotonicNs, realtimeNs } from "../../../ffi/clock.ts";
 import * as abi from "../../../ffi/kvm/abi.ts";
 import type { KvmVm } from "../../../ffi/kvm/kvm.ts";
 import type { StateReader } from "../../migration/state/reader.ts";
-import type { StateWriter } from "../../migration/state/writer.ts";
+import type { BindSection, StateWriter } from "../../migration/state/writer.ts";
 
 export const IRQCHIP_SECTION = "irqchip";
 export const PIT_SECTION = "pit";
@@ -16,7 +16,7 @@ const CHIPS = [abi.KVM_IRQCHIP_PIC_MASTER, abi.KVM_IRQCHIP_PIC_SLAVE, abi.KVM_IR
 /** Clocks that went apart by more than this during the update were stepped: do not follow CLOCK_REALTIME then. */
 const CLOCK_STEP_NS = 1_000_000n;
 
-export function planVm(writer: StateWriter, vm: KvmVm): () => void {
+export function planVm(writer: StateWriter, vm: KvmVm): BindSection {
   const head = { version: VM_SECTION_VERSION };
   const irqchips = CHIPS.map((chip) =>
     writer.plan({ ...head, id: IRQCHIP_SECTION, instance: chip }, [
@@ -31,17 +31,22 @@ export function planVm(writer: StateWriter, vm: KvmVm): () => void {
     { name: "host", type: "u64 monotonic_ns, u64 realtime_ns", sizeBytes: 16 },
   ]);
   return () => {
-    for (const [position, section] of irqchips.entries()) {
+    const chips = irqchips.map((section, position) => {
       const chip = writer.view(section, "irqchip");
       chip[0] = CHIPS[position]!;
-      vm.getIrqchip(chip);
-    }
-    vm.getPit2(writer.view(pit, "pit"));
-    vm.getClock(writer.view(clock, "clock"));
+      return chip;
+    });
+    const pitState = writer.view(pit, "pit");
+    const clockData = writer.view(clock, "clock");
     const host = writer.view(clock, "host");
-    const view = new DataView(host.buffer, host.byteOffset, host.byteLength);
-    view.setBigUint64(0, monotonicNs(), true);
-    view.setBigUint64(8, realtimeNs(), true);
+    const hostView = new DataView(host.buffer, host.byteOffset, host.byteLength);
+    return () => {
+      for (const chip of chips) vm.getIrqchip(chip);
+      vm.getPit2(pitState);
+      vm.getClock(clockData);
+      hostView.setBigUint64(0, monotonicNs(), true);
+      hostView.setBigUint64(8, realtimeNs(), true);
+    };
   };
 }
 

@@ -20,7 +20,7 @@ import { KVM_IDENTITY_MAP_GPA, KVM_TSS_GPA } from "../../machine/board.ts";
 import type { InitialVcpuState } from "../../machine/boot/types.ts";
 import { IoBus } from "../../machine/io-bus.ts";
 import type { StateReader } from "../../migration/state/reader.ts";
-import type { StateWriter } from "../../migration/state/writer.ts";
+import { type BindSection, bindAll, type StateWriter } from "../../migration/state/writer.ts";
 import type { AcceleratedVm, AcceleratorOptions } from "../types.ts";
 import { VcpuControl } from "../vcpu-control.ts";
 import { encodeRegs, patchSregs } from "./boot-state.ts";
@@ -156,15 +156,12 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     kickThread(control.tid);
   }
 
-  planState(writer: StateWriter): () => void {
+  planState(writer: StateWriter): BindSection {
     const { profile } = this.#getPowerOn();
-    const fills = [
+    return bindAll([
       ...this.#threads.map(({ vcpu }, index) => planVcpu(writer, vcpu, index, profile, this.#cpuids[index]!)),
       planVm(writer, this.#vm),
-    ];
-    return () => {
-      for (const fill of fills) fill();
-    };
+    ]);
   }
 
   restoreState(reader: StateReader): void {

@@ -30,6 +30,22 @@ export interface PartPlan {
   sizeBytes: number;
 }
 
+/**
+ * The two steps of a planned section: called once the image is laid out, it looks up the places of its parts; what it
+ * returns fills them in. Only the second step is inside the pause, so all that can be done beforehand is done in the first.
+ */
+export type BindSection = () => () => void;
+
+/** One step out of several. */
+export function bindAll(sections: readonly BindSection[]): BindSection {
+  return () => {
+    const fills = sections.map((bind) => bind());
+    return () => {
+      for (const fill of fills) fill();
+    };
+  };
+}
+
 export class StateWriter {
   readonly #sections: SectionEntry[] = [];
   readonly #values = new Map<PartEntry, Uint8Array>();
