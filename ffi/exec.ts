@@ -86,10 +86,20 @@ export function holdAddressSpace(seconds: number): number {
 
 /** Kills a holder. Its memory is torn down by the kernel as it dies, which `reapHolder` waits for. */
 export function killHolder(pid: number): void {
-  kill(pid, SIGKILL);
+  ignoring("ESRCH", () => kill(pid, SIGKILL));
 }
 
 /** True when the holder has gone and is reaped; false while it is still dying. */
 export function reapHolder(pid: number): boolean {
-  return wait4(pid, WNOHANG | __WALL) !== undefined;
+  return ignoring("ECHILD", () => wait4(pid, WNOHANG | __WALL) !== undefined) ?? true;
+}
+
+/** Where SIGCHLD is ignored, which exec inherits, the kernel reaps children by itself as soon as they have died. */
+function ignoring<T>(code: string, action: () => T): T | undefined {
+  try {
+    return action();
+  } catch (error) {
+    if (error instanceof SysError && error.code === code) return undefined;
+    throw error;
+  }
 }

@@ -99,8 +99,7 @@ export class PeerVm implements AsyncDisposable {
     const withKvm = { ...options, command: [...options.command, ...ACCELERATOR] };
     const vmm = new VmmProcess(withKvm);
     try {
-      await vmm.untilSocket(vmm.qmpPath);
-      const qmp = await connect({ path: vmm.qmpPath });
+      const qmp = await vmm.connectQmp();
       return new PeerVm(vmm, await WatchedGuest.attach(vmm, options.cpuCount), qmp, withKvm);
     } catch (error) {
       vmm.kill();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A VM whose VMM is replaced while the guest's pauses are measured from outside, over one QMP connection.
 import { VmmError } from "../errors.ts";
-import { connect, type QmpClient } from "../qmp/client.ts";
+import type { QmpClient } from "../qmp/client.ts";
 import type { MigrationInfo } from "../qmp/schema/migration.ts";
 import { ConsoleLog } from "./console-log.ts";
 import { sleep, type VmmOptions, VmmProcess } from "./vmm-process.ts";
@@ -49,8 +49,7 @@ export class MeasuredVm implements AsyncDisposable {
   static async start(options: VmmOptions, onTouched?: (pages: number) => void): Promise<MeasuredVm> {
     const vmm = new VmmProcess(options);
     try {
-      await vmm.untilSocket(vmm.qmpPath);
-      const qmp = await connect({ path: vmm.qmpPath });
+      const qmp = await vmm.connectQmp();
       const console = new ConsoleLog();
       console.connect(vmm.serialPath);
       return new MeasuredVm(vmm, qmp, console, await WatchedGuest.attach(vmm, options.cpuCount, onTouched));

@@ -2,7 +2,7 @@
 // Small SVG charts without dependencies: bars of pauses, and the phases of an update.
 //
 // Colours are CSS classes with a second set for dark pages, so one file is readable on both; nothing is drawn behind it.
-import { format } from "./format.ts";
+import { format, medianOf } from "./format.ts";
 
 export interface Bar {
   label: string;
@@ -54,6 +54,8 @@ const GROUP_GAP = 16;
 const AXIS = 34;
 /** As many as there are classes `s<n>` below; an update has ten phases. */
 const SERIES_COUNT = 10;
+/** Durations that one entry of the legend has room for. */
+const MAX_LEGEND_ROWS = 4;
 /** Average width of a character of the 12 px font, for deciding what fits. */
 const CHAR = 6.4;
 
@@ -212,7 +214,7 @@ function drawTimeline(chart: TimelineChart): Drawing {
   };
 }
 
-/** Every phase with its durations row by row: short segments have no room for a label. */
+/** Every phase with its durations row by row, of many rows the median: short segments have no room for a label. */
 function drawLegend(chart: TimelineChart, labels: string[], top: number): Drawing {
   const elements: string[] = [];
   let x = 0;
@@ -220,9 +222,13 @@ function drawLegend(chart: TimelineChart, labels: string[], top: number): Drawin
   for (const [index, label] of labels.entries()) {
     const durations = chart.rows.map((row) => {
       const own = row.segments.filter((segment) => segment.label === label);
-      return own.length === 0 ? "–" : format(own.reduce((sum, segment) => sum + segment.duration, 0));
+      return own.length === 0 ? undefined : own.reduce((sum, segment) => sum + segment.duration, 0);
     });
-    const entry = `${label} ${durations.join(" / ")}`;
+    const figures =
+      durations.length > MAX_LEGEND_ROWS
+        ? format(medianOf(durations.filter((duration) => duration !== undefined)))
+        : durations.map((duration) => (duration === undefined ? "–" : format(duration))).join(" / ");
+    const entry = `${label} ${figures}`;
     const width = entry.length * CHAR + 34;
     if (x > 0 && x + width > WIDTH) {
       x = 0;

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { VmmError } from "../errors.ts";
 import type { SelfCheckOptions } from "../payload/plan.ts";
 import { buildSelfCheck } from "../payload/self-check.ts";
+import { connect, type QmpClient } from "../qmp/client.ts";
 
 export interface VmmOptions {
   /** The program and what comes before the machine's options: `["dist/baton"]`, `["bun", "run", "src/cli/main.ts"]`. */
@@ -22,6 +23,7 @@ export const RAM_NAME = "ram0";
 /** Characters of the VMM's stderr that are kept for an error message. */
 const STDERR_LIMIT = 2000;
 const QUIT_TIMEOUT_MS = 5000;
+const MONITOR_TIMEOUT_MS = 20_000;
 
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -100,8 +102,18 @@ export class VmmProcess {
     );
   }
 
-  untilSocket(path: string): Promise<true> {
-    return this.until("monitor", 20_000, () => existsSync(path) || undefined);
+  /** Waits for the monitor and connects to it. */
+  async connectQmp(): Promise<QmpClient> {
+    await this.until("monitor", MONITOR_TIMEOUT_MS, () => existsSync(this.qmpPath) || undefined);
+    for (const end = performance.now() + MONITOR_TIMEOUT_MS; ; await sleep(2)) {
+      try {
+        return await connect({ path: this.qmpPath });
+      } catch (error) {
+        // The socket's file is there a moment before anybody listens.
+        this.check();
+        if (performance.now() > end) throw error;
+      }
+    }
   }
 
   /** @throws VmmError "vmm-ended" with what the VMM said last */

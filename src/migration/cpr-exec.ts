@@ -13,7 +13,7 @@
 import { monotonicMs } from "../../ffi/clock.ts";
 import { type ExecPlan, exec, holdAddressSpace, killHolder, planExec, reapHolder } from "../../ffi/exec.ts";
 import { close, O_CREAT, O_RDONLY, O_WRONLY, open, pwrite, setCloseOnExec } from "../../ffi/fd.ts";
-import { memfdCreate } from "../../ffi/memfd.ts";
+import { addSeals, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, memfdCreate } from "../../ffi/memfd.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
 import type { Connections } from "../machine/connections.ts";
@@ -66,7 +66,7 @@ export function prepareCprExec(request: CprExecRequest): PreparedExec {
   };
   try {
     const stateFile = request.file === undefined ? undefined : openStateFile(request.file, keep);
-    const stateFd = keep(memfdCreate("baton-cpr-exec-state", 0));
+    const stateFd = keep(memfdCreate("baton-cpr-exec-state", 0, { seals: 0 }));
     const ownProgramFd = keep(open("/proc/self/exe", O_RDONLY));
     const plan = (fds: readonly number[]): ExecPlan =>
       planExec({ path }, argv, {
@@ -134,6 +134,8 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
     for (const fd of survivors) setCloseOnExec(fd, false);
     timeline.stamps.push(monotonicMs());
     pwriteAll(prepared.stateFd, image.seal(holder, timeline.stamps));
+    // Whatever the new program does with the image, the old one can still go back to it.
+    addSeals(prepared.stateFd, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
     exec(plan);
   } catch (error) {
     for (const fd of survivors) setCloseOnExec(fd, true);
@@ -159,7 +161,18 @@ function pwriteAll(fd: number, bytes: Uint8Array): void {
   }
 }
 
+let holdersReaped: Promise<void> = Promise.resolve();
+
 /** Reaps a holder once it has died: tearing down a large address space takes a while, which nobody waits for. */
 export function reapLater(holder: number): void {
-  if (!reapHolder(holder)) setTimeout(() => reapLater(holder), 10);
+  holdersReaped = Promise.all([holdersReaped, reap(holder)]).then(() => {});
+}
+
+/** Resolves when no holder is left: a later program would not know of it, and it would stay a zombie for ever. */
+export function allHoldersReaped(): Promise<void> {
+  return holdersReaped;
+}
+
+async function reap(holder: number): Promise<void> {
+  while (!reapHolder(holder)) await new Promise((resolve) => setTimeout(resolve, 10));
 }

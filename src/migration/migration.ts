@@ -92,7 +92,8 @@ export class Migration implements MigrationTarget {
     let isPaused = false;
     let discard = (): void => {};
     try {
-      const { prepareCprExec, commitCprExec } = await import("./cpr-exec.ts");
+      const { allHoldersReaped, prepareCprExec, commitCprExec } = await import("./cpr-exec.ts");
+      await allHoldersReaped();
       const prepared = prepareCprExec({
         command: this.#parameters["cpr-exec-command"],
         ...(file === undefined ? {} : { file }),
@@ -131,7 +132,7 @@ export class Migration implements MigrationTarget {
   assume(past: PastUpdate): void {
     this.#startedMs = past.startedMs;
     this.#setupMs = past.setupMs;
-    this.#generation = past.generation;
+    this.#generation = past.refusal === undefined ? past.generation : past.generation - 1;
     this.#capabilities.events = past.events;
     this.#timeline = past.timeline;
     this.#status = "device";

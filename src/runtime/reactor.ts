@@ -121,7 +121,8 @@ export class Reactor {
     this.#worker = spawnWorker("backends/poll-worker.ts", (error) => this.#died(error));
     const order: PollOrder = { epollFd: this.#epollFd, shared: this.#words.buffer as SharedArrayBuffer };
     this.#worker.postMessage(order);
-    void this.#run();
+    // Not at once: `start` may be called from `watch`, whose caller must have its watch before the first report.
+    queueMicrotask(() => void this.#run());
   }
 
   /** Closes all watches (not their fds) and ends the worker; resolves when it has gone. */

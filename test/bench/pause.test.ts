@@ -5,8 +5,6 @@ import { type Configuration, describeConfiguration, idOf, planSessions } from ".
 import { resultOf } from "../../bench/pause/result.ts";
 import { phasesOf, type Sample, type Series, select } from "../../bench/pause/series.ts";
 import { reportText, subjectReport } from "../../bench/report.ts";
-import { ownMemoryKiB } from "../../bench/start/memory.ts";
-import { ConsoleLog } from "../../src/meter/console-log.ts";
 import { renderSvg } from "../../src/meter/svg.ts";
 import { assert, describe } from "../harness.ts";
 
@@ -142,29 +140,6 @@ test("judgePeer says what is wrong with the others", () => {
   const refusal = reply("cpr-exec", { error: { desc: "Parameter 'mode' does not accept value 'cpr-exec'" } });
   assert.match(judgePeer("qemu", `${version(11, 0)}\n${refusal}`)!, "does not accept value");
   assert.match(judgePeer("cat", "hello")!, "not a QEMU");
-});
-
-test("ConsoleLog follows the numbered lines and tells which one is out of turn", () => {
-  const log = new ConsoleLog();
-  log.receive("Baton self-check\nready\ntick 000000");
-  log.receive("07\ntick 00000008\r\ntick 0000");
-  assert.equal([log.lines, log.faults], [2, []]);
-  log.receive("0010\ntick 00000011\ngarbage\n");
-  assert.equal([log.lines, log.faults], [4, ["tick 00000010", "garbage"]]);
-});
-
-test("ownMemoryKiB leaves guest RAM out", () => {
-  const smaps = [
-    "55d000000000-55d000001000 r-xp 00000000 08:01 42    /usr/bin/baton",
-    "Rss:                 400 kB",
-    "Pss:                 300 kB",
-    "SwapPss:               7 kB",
-    "7f0000000000-7f0008000000 rw-s 00000000 00:01 1024  /memfd:ram0 (deleted)",
-    "Pss:              131072 kB",
-    "7f0010000000-7f0010001000 rw-p 00000000 00:00 0 ",
-    "Pss:                   4 kB",
-  ];
-  assert.is(ownMemoryKiB(smaps.join("\n"), "ram0"), 304);
 });
 
 test.run();

@@ -54,7 +54,13 @@ export function labPrologue(): string {
     BATON_LAB_DIR: cacheDir,
   };
   const exports = Object.entries(environment).map(([name, value]) => `export ${name}=${quote(value)}`);
-  return [...exports, `cd ${quote(projectDir)}`, ""].join("\n");
+  return [
+    ...exports,
+    `cd ${quote(projectDir)}`,
+    "bun run test/lab/keep-kvm.ts >/tmp/keep-kvm 2>&1 &",
+    "until grep -q held /tmp/keep-kvm; do kill -0 $! || { cat /tmp/keep-kvm; break; }; sleep 0.05; done",
+    "",
+  ].join("\n");
 }
 
 function scenarioCommand(spec: string, timeoutSeconds: number): string {

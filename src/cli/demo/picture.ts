@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The demo as an SVG picture.
 import os from "node:os";
+import { medianOf } from "../../meter/format.ts";
 import type { Chart } from "../../meter/svg.ts";
 import type { DemoOptions } from "./options.ts";
-import { medianOf, type Row } from "./table.ts";
+import type { Row } from "./table.ts";
 
 /** More rows than this are no picture any more. */
 const MAX_ROWS = 30;

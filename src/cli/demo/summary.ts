@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The demo's closing words: what the guest saw, and what it did not.
 import { existsSync } from "node:fs";
+import { medianOf } from "../../meter/format.ts";
 import type { MeasuredVm } from "../../meter/measured-vm.ts";
-import { medianOf, type Row } from "./table.ts";
+import type { Row } from "./table.ts";
 import type { Terminal } from "./terminal.ts";
 
 const SPARKS = "▁▂▃▄▅▆▇█";

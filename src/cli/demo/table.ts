@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One line for each update: the pause that the guest saw, the VMM's own figure, and the phases as a stacked bar.
+import { medianOf } from "../../meter/format.ts";
 import type { MeasuredUpdate } from "../../meter/measured-vm.ts";
 import { linearTicks } from "../../meter/svg.ts";
 import { PHASES } from "../../migration/timeline.ts";
@@ -118,9 +119,3 @@ export function rowOf({ pauseMs, isDisturbed, info }: MeasuredUpdate): Row {
 }
 
 const order = (label: string): number => (PHASES as readonly string[]).indexOf(label);
-
-export function medianOf(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
-}

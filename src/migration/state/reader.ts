@@ -83,10 +83,15 @@ export class StateReader {
   constructor(image: Uint8Array, known: Readonly<Record<string, number>>) {
     const directory = readDirectory(image);
     this.producer = directory.producer;
-    this.#sections = directory.sections.map((entry) => new StateSection(entry, image));
-    for (const { id, instance, version, required } of directory.sections) {
+    this.#sections = [];
+    for (const entry of directory.sections) {
+      const { id, instance, version, required } = entry;
       const highest = Object.hasOwn(known, id) ? known[id]! : 0;
-      if (version <= highest || !required) continue;
+      if (version >= 1 && version <= highest) {
+        this.#sections.push(new StateSection(entry, image));
+        continue;
+      }
+      if (!required) continue;
       const reads = highest === 0 ? "does not know it" : `reads versions up to ${highest}`;
       throw refuse(
         `State section ${id} ${instance} has version ${version}, written by ${this.producer}; this is ${PRODUCER}, which ${reads}`,
@@ -106,6 +111,7 @@ export class StateReader {
     return section;
   }
 
+  /** All that can be read: optional sections that are unknown or too new are left out. */
   sections(): readonly StateSection[] {
     return this.#sections;
   }

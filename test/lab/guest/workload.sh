@@ -22,15 +22,26 @@ sum_file() {
   sum=$1
 }
 
-# Uptime in hundredths in $uptime, seconds since 1970 in $wall.
-read_clocks() {
+# Uptime in hundredths of a second in $uptime.
+read_uptime() {
   read uptime rest < /proc/uptime
   # The 1 keeps "08" from being read as an octal number.
   uptime=$((${uptime%.*} * 100 + 1${uptime#*.} - 100))
-  wall=$(date +%s)
 }
 
-# A round takes well under a second; ten of them, or two of disagreement between the clocks, are no delay.
+# $uptime, and seconds since 1970 in $wall, read close together: else a pause between the two would pass for a jump.
+read_clocks() {
+  while true; do
+    read_uptime
+    before=$uptime
+    wall=$(date +%s)
+    read_uptime
+    [ $((uptime - before)) -gt 50 ] || break
+  done
+}
+
+# A round takes well under a second, a pause on a busy machine perhaps a few; the two clocks have no reason to disagree
+# by more than the second that one of them counts in.
 check_clocks() {
   last_uptime=$uptime last_wall=$wall
   read_clocks

@@ -127,4 +127,12 @@ test("escapeXml escapes what XML gives a meaning", () => {
   assert.is(escapeXml(`<a href="x">&</a>`), "&#60;a href=&#34;x&#34;&#62;&#38;&#60;/a&#62;");
 });
 
+test("the legend of a timeline with many rows has medians", () => {
+  const row = (exec: number) => ({ label: "", segments: [{ label: "exec", duration: exec, isPause: true }] });
+  assert.match(renderSvg([{ ...timeline, rows: [1, 2, 4].map(row) }]), "exec 1.00 / 2.00 / 4.00");
+  const svg = renderSvg([{ ...timeline, rows: [1, 2, 3, 4, 90].map(row) }]);
+  assert.match(svg, ">exec 3.00<");
+  assertWellFormed(svg);
+});
+
 test.run();
