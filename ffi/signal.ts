@@ -7,9 +7,11 @@ import { getTid, tgkill } from "./process.ts";
 export const KICK_SIGNAL = 35;
 
 const SIG_BLOCK = 0; // <asm-generic/signal-defs.h>
+const SIG_IGN = 1;
 const SIGSET_BYTES = 128; // <bits/types/__sigset_t.h>
 
 const cSigmask = lazyCall("int pthread_sigmask(int how, const void *set, void *oldset)");
+const cSignal = lazyCall("uintptr_t signal(int number, uintptr_t handler)");
 const cSigtimedwait = lazyCall("int sigtimedwait(const void *set, void *info, const void *timeout)", { retry: false });
 
 const kickSet = new BigUint64Array(SIGSET_BYTES / 8);
@@ -21,7 +23,16 @@ export function blockKickSignal(): void {
   check("pthread_sigmask", -cSigmask(SIG_BLOCK, kickSet, null));
 }
 
-/** Sends the kick signal to one thread of this process. The thread must have blocked it, or the process dies. */
+/**
+ * Ignores the kick signal in this process, and in what it executes. It still interrupts KVM_RUN, because there the kernel
+ * counts it as blocked; but one that comes too late no longer kills a process whose event loop waits with an empty
+ * signal mask, as Bun's does.
+ */
+export function ignoreKickSignal(): void {
+  cSignal(KICK_SIGNAL, SIG_IGN);
+}
+
+/** Sends the kick signal to one thread of this process, which must have blocked it. */
 export function kickThread(tid: number): void {
   tgkill(process.pid, tid, KICK_SIGNAL);
 }

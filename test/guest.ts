@@ -88,6 +88,11 @@ export function payloadFile(options: SelfCheckOptions = {}): string {
   return path;
 }
 
+const running = new Set<ChildProcess>();
+process.once("exit", () => {
+  for (const child of running) child.kill("SIGKILL");
+});
+
 /** One VM process. `await using` kills it; it is killed at the latest when this process ends. */
 export class GuestProcess implements AsyncDisposable {
   readonly dir: string;
@@ -129,6 +134,7 @@ export class GuestProcess implements AsyncDisposable {
     this.ended = new Promise((resolve) => {
       this.child.once("exit", (exitCode, signal) => {
         this.hasEnded = true;
+        running.delete(this.child);
         resolve({ exitCode, signal });
       });
       this.child.once("error", () => {
@@ -136,7 +142,7 @@ export class GuestProcess implements AsyncDisposable {
         resolve({ exitCode: null, signal: null });
       });
     });
-    process.once("exit", () => this.#kill());
+    running.add(this.child);
   }
 
   /** Starts a VM and waits until its guest is ready. */

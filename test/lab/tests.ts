@@ -30,7 +30,8 @@ export function describeLab(name: string, scenarios: Scenario[]): TestSuite {
       const { verdict, reason, output } = (await outcomes).get(scenario.spec)!;
       // A scenario that finds inside the lab that it cannot run contradicts `whyNot`, so it is no skip.
       assert.ok(verdict === "passed", `${reason}\n${output.slice(-4000)}`);
-      console.log(output.trimEnd().split("\n").at(-1));
+      for (const line of output.split("\n"))
+        if (line.includes(" updates in ")) console.log(`${scenario.spec}: ${line}`);
     });
   }
   return suite;

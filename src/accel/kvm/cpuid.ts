@@ -127,6 +127,8 @@ export function guestCpuid(supported: Uint8Array, index: number, options: CpuidO
   update(1, "ebx", (value) => (value & 0x0000_ffff) | (perPackage << 16) | (index << 24));
   update(1, "edx", (value) => (perPackage > 1 ? value | (1 << 28) : value & ~(1 << 28)));
   if (options.hasTscDeadline) update(1, "ecx", (value) => value | (1 << 24));
+  // Guests look for the leaves from 0x40000000 on, kvmclock among them, only when this bit is set.
+  update(1, "ecx", (value) => value | (1 << 31));
   update(4, "eax", (value) => (value & 0x03ff_ffff) | ((cores - 1) << 26));
   const levels = [
     { shift: threadBits, count: threads },

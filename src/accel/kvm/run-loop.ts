@@ -21,6 +21,9 @@ import type { IoBus } from "../../machine/io-bus.ts";
 import { signalMain } from "../../machine/io-bus.ts";
 import type { VcpuControl } from "../vcpu-control.ts";
 
+/** After this long a kick has been lost: the other thread cleared it on its way into the guest. */
+const KICK_INTERVAL_MS = 5;
+
 export class VcpuRunner {
   readonly #vcpu: KvmVcpu;
   readonly #control: VcpuControl;
@@ -55,6 +58,7 @@ export class VcpuRunner {
         this.#runOnce();
       }
     }
+    consumeKickSignal();
     this.#control.state = VCPU_STATE_GONE;
   }
 
@@ -66,25 +70,27 @@ export class VcpuRunner {
     const deadlineMs = performance.now() + timeoutMs;
     const timer = armKickTimer(timeoutMs + 1);
     this.#unpark();
-    let isTaken = false;
+    // The worker may have come before this thread did, and then its kick has just been taken for an old one.
+    let isTaken = this.#control.request !== VCPU_REQUEST_RUN;
     while (!isTaken && performance.now() < deadlineMs) {
       this.#runOnce();
       isTaken = this.#control.request !== VCPU_REQUEST_RUN;
     }
     disarmKickTimer(timer);
     this.#park();
-    // The runtime may unblock signals on its main thread one day; a pending kick would then kill the process.
     consumeKickSignal();
     return isTaken;
   }
 
   /** The worker's side of `lend`: gets the vCPU from the main thread. */
   takeOver(): void {
-    this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
-    // Before the request: when the main thread sees that, no kick is still on its way.
-    kickThread(this.#control.tid);
+    // The main thread has given up waiting and parked the vCPU: what it requests of it now is what counts.
+    if (this.#control.state === VCPU_STATE_PARKED) return;
     this.#control.request = VCPU_REQUEST_PARK;
-    this.#control.waitForState(VCPU_STATE_PARKED, Number.POSITIVE_INFINITY);
+    do {
+      this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
+      kickThread(this.#control.tid);
+    } while (!this.#control.waitForState(VCPU_STATE_PARKED, KICK_INTERVAL_MS));
     this.#control.request = VCPU_REQUEST_RUN;
   }
 

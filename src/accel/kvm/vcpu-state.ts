@@ -7,8 +7,9 @@
 //   sregs      CR4 and the APIC base decide how XSAVE and the LAPIC page are understood
 //   xcrs       before xsave, which checks its features against XCR0
 //   lapic      after the APIC base, before TSC_DEADLINE, which arms only a timer in deadline mode
+//   TSC offset instead of the TSC itself: the guest's TSC goes on as if nothing had happened. Before the MSRs, because
+//              TSC_DEADLINE arms a timer by the distance to the guest's TSC
 //   msrs       TSC_DEADLINE last of them
-//   TSC offset instead of the TSC itself: the guest's TSC goes on as if nothing had happened
 //   mp_state, then events: setting the mp_state of a halted vCPU may drop a pending SIPI
 import * as abi from "../../../ffi/kvm/abi.ts";
 import type { KvmSystem, KvmVcpu } from "../../../ffi/kvm/kvm.ts";
@@ -188,8 +189,8 @@ export function restoreVcpu(vcpu: KvmVcpu, section: StateSection): void {
   vcpu.transfer("KVM_SET_XSAVE", abi.KVM_SET_XSAVE, section.part("xsave"));
   set(DEBUGREGS);
   set(LAPIC);
-  setMsrs(vcpu, section);
   if (section.has("tsc-offset")) vcpu.setTscOffset(section.part("tsc-offset", 8));
+  setMsrs(vcpu, section);
   set(MP_STATE);
   set(EVENTS);
 }

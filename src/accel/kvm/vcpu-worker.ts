@@ -2,7 +2,7 @@
 // Worker of one vCPU on KVM: it gets one message, and from then on heeds only the shared control block.
 import { VCPU_STATE_GONE } from "../../../assembly/layout.ts";
 import { KvmVcpu, KvmVm } from "../../../ffi/kvm/kvm.ts";
-import { blockKickSignal } from "../../../ffi/signal.ts";
+import { blockKickSignal, ignoreKickSignal } from "../../../ffi/signal.ts";
 import type { DeviceInstance } from "../../machine/device-table.ts";
 import { IoBus } from "../../machine/io-bus.ts";
 import { VcpuControl } from "../vcpu-control.ts";
@@ -19,6 +19,7 @@ export interface VcpuWorkerStart {
 }
 
 function serve({ memory, index, vcpuFd, vmFd, devices, isLent }: VcpuWorkerStart): void {
+  ignoreKickSignal();
   blockKickSignal();
   const vm = new KvmVm(vmFd);
   const control = new VcpuControl(memory, index);

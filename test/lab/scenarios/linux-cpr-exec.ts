@@ -7,7 +7,7 @@
 // into the middle of a command that is typed. With --qemu the same guest runs under QEMU, whose "update" is a migration
 // to nowhere: that proves this script and the guest, not Baton.
 import { type ChildProcess, spawn } from "node:child_process";
-import { readFileSync, rmSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { findAssets, type GuestSeries, missingGuestKernel, projectDir } from "../assets.ts";
@@ -128,6 +128,83 @@ async function askGuestHealth(guest: Console): Promise<Health> {
   return { uptimeSeconds: Number(uptime), complaints: [...lines].map(([, line]) => line!) };
 }
 
+/** What the VMM's threads are at, for whoever has to find out why a guest stands still. */
+function describeThreads(pid: number): string {
+  const lines = readdirSync(`/proc/${pid}/task`).map((tid) => {
+    const stat = readFileSync(`/proc/${pid}/task/${tid}/stat`, "latin1");
+    const name = stat.slice(stat.indexOf("(") + 1, stat.lastIndexOf(")"));
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    const place = readFileSync(`/proc/${pid}/task/${tid}/wchan`, "latin1");
+    return `  thread ${tid} ${name}: state ${fields[0]} user ${fields[11]} system ${fields[12]} ticks, in ${place}`;
+  });
+  return lines.join("\n");
+}
+
+/** Prints it twice, a second apart: what moves and what does not. Says nothing when there is no VMM to ask. */
+async function printDiagnosis(vmm: ChildProcess, qmp: Qmp): Promise<void> {
+  try {
+    console.log(describeThreads(vmm.pid!));
+    console.log(`  query-status ${JSON.stringify(await qmp.execute("query-status"))}`);
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    console.log(describeThreads(vmm.pid!));
+  } catch (error) {
+    console.log(`  ${error}`);
+  }
+}
+
+/** Boots, updates and checks. `enter` is told what comes next, and throws when the VMM has ended. */
+async function converse(
+  vmm: ChildProcess,
+  guest: Console,
+  qmp: Qmp,
+  startedMs: number,
+  enter: (what: string) => void,
+): Promise<void> {
+  const [, ready = ""] = await guest.waitFor(/guest: ready ([^\r]*)\r\n/, BOOT_TIMEOUT_MS);
+  console.log(`Guest ready: ${ready} after ${((performance.now() - startedMs) / 1000).toFixed(1)} s`);
+  check(ready.includes(`cpus ${cpuCount} `), `The guest sees another number of CPUs than ${cpuCount}`);
+  await guest.waitFor(/guest# /, STEP_TIMEOUT_MS);
+  // An emulated CPU may displease a booting kernel; what counts is what it says afterwards.
+  const healthBefore = await askGuestHealth(guest);
+  for (const complaint of healthBefore.complaints) console.log(`At boot the guest's kernel says: ${complaint}`);
+  const clockBeforeMs = performance.now();
+
+  let identity = identify(vmm.pid!);
+  const downtimesMs: number[] = [];
+  for (let index = 0; index < updateCount; index++) {
+    enter(`in update ${index + 1}, ${((performance.now() - startedMs) / 1000).toFixed(1)} s after the start`);
+    downtimesMs.push(await updateAmidConversation(guest, qmp, index));
+    const roundsBefore = countRounds(guest);
+    const now = identify(vmm.pid!);
+    check(now.startTime === identity.startTime, "The VMM is another process than before");
+    check(isQemu || now.stackStart !== identity.stackStart, `Update ${index + 1} replaced no program`);
+    identity = now;
+    await until(
+      () => (countRounds(guest).every((rounds, cpu) => rounds > roundsBefore[cpu]!) ? true : undefined),
+      STEP_TIMEOUT_MS,
+      () => `The workload stands still after update ${index + 1}\n${guest.tail()}`,
+    );
+  }
+
+  enter("after the updates");
+  const health = await askGuestHealth(guest);
+  const complaints = health.complaints.filter(
+    // QEMU halts kvm-clock for its migration, but not the TSC: the guest notices.
+    (line) => !healthBefore.complaints.includes(line) && !(isQemu && line.includes("Marking clocksource")),
+  );
+  check(complaints.length === 0, `The guest's kernel complains:\n${complaints.join("\n")}`);
+  const uptimeSeconds = health.uptimeSeconds - healthBefore.uptimeSeconds;
+  const elapsedSeconds = (performance.now() - clockBeforeMs) / 1000;
+  const rounds = countRounds(guest);
+  const sorted = downtimesMs.toSorted((a, b) => a - b);
+  console.log(
+    `${updateCount} updates in ${elapsedSeconds.toFixed(1)} s, guest uptime advanced ${uptimeSeconds.toFixed(1)} s, ` +
+      `rounds ${rounds.join("+")}, downtime reported: median ${sorted[sorted.length >> 1]} ms, max ${sorted.at(-1)} ms`,
+  );
+  check(uptimeSeconds > 0, "The guest's uptime went backwards");
+  check(!guest.closed && !qmp.closed, "A connection was closed by an update");
+}
+
 async function run(vmm: ChildProcess): Promise<void> {
   let end: string | undefined;
   vmm.once("error", (error) => (end = error.message));
@@ -147,50 +224,15 @@ async function run(vmm: ChildProcess): Promise<void> {
     process.exit(1);
   });
   const qmp = await Qmp.connect(QMP_PATH, STEP_TIMEOUT_MS, stillRuns);
-  const [, ready = ""] = await guest.waitFor(/guest: ready ([^\r]*)\r\n/, BOOT_TIMEOUT_MS);
-  console.log(`Guest ready: ${ready} after ${((performance.now() - startedMs) / 1000).toFixed(1)} s`);
-  check(ready.includes(`cpus ${cpuCount} `), `The guest sees another number of CPUs than ${cpuCount}`);
-  await guest.waitFor(/guest# /, STEP_TIMEOUT_MS);
-  // An emulated CPU may displease a booting kernel; what counts is what it says afterwards.
-  const healthBefore = await askGuestHealth(guest);
-  for (const complaint of healthBefore.complaints) console.log(`At boot the guest's kernel says: ${complaint}`);
-  const clockBeforeMs = performance.now();
-
-  let identity = identify(vmm.pid!);
-  const downtimesMs: number[] = [];
-  for (let index = 0; index < updateCount; index++) {
-    progress = `in update ${index + 1}, ${((performance.now() - startedMs) / 1000).toFixed(1)} s after the start`;
-    downtimesMs.push(await updateAmidConversation(guest, qmp, index));
-    stillRuns();
-    const roundsBefore = countRounds(guest);
-    const now = identify(vmm.pid!);
-    check(now.startTime === identity.startTime, "The VMM is another process than before");
-    check(isQemu || now.stackStart !== identity.stackStart, `Update ${index + 1} replaced no program`);
-    identity = now;
-    await until(
-      () => (countRounds(guest).every((rounds, cpu) => rounds > roundsBefore[cpu]!) ? true : undefined),
-      STEP_TIMEOUT_MS,
-      () => `The workload stands still after update ${index + 1}\n${guest.tail()}`,
-    );
+  try {
+    await converse(vmm, guest, qmp, startedMs, (what) => {
+      stillRuns();
+      progress = what;
+    });
+  } catch (error) {
+    await printDiagnosis(vmm, qmp);
+    throw error;
   }
-
-  progress = "after the updates";
-  const health = await askGuestHealth(guest);
-  const complaints = health.complaints.filter(
-    // QEMU halts kvm-clock for its migration, but not the TSC: the guest notices.
-    (line) => !healthBefore.complaints.includes(line) && !(isQemu && line.includes("Marking clocksource")),
-  );
-  check(complaints.length === 0, `The guest's kernel complains:\n${complaints.join("\n")}`);
-  const uptimeSeconds = health.uptimeSeconds - healthBefore.uptimeSeconds;
-  const elapsedSeconds = (performance.now() - clockBeforeMs) / 1000;
-  const rounds = countRounds(guest);
-  const sorted = downtimesMs.toSorted((a, b) => a - b);
-  console.log(
-    `${updateCount} updates in ${elapsedSeconds.toFixed(1)} s, guest uptime advanced ${uptimeSeconds.toFixed(1)} s, ` +
-      `rounds ${rounds.join("+")}, downtime reported: median ${sorted[sorted.length >> 1]} ms, max ${sorted.at(-1)} ms`,
-  );
-  check(uptimeSeconds > 0, "The guest's uptime went backwards");
-  check(!guest.closed && !qmp.closed, "A connection was closed by an update");
 
   guest.type("poweroff -f\n");
   const ending = await until(() => end, STEP_TIMEOUT_MS, "The VMM still runs after the guest powered off");
