@@ -14,13 +14,12 @@ const lockHash = createHash("sha256")
   .digest("hex");
 
 if (!existsSync(stamp) || readFileSync(stamp, "utf8") !== lockHash) {
-  console.error("setup: installing the pinned tools from npm (npm ci)");
-  const npm = spawnSync("npm", ["ci", "--no-audit", "--no-fund", "--loglevel=error"], {
-    cwd: root,
-    stdio: ["ignore", "inherit", "inherit"],
-  });
+  console.error("setup: installing the pinned tools from npm");
+  // Not `npm ci`: that fails where a registry lacks the binaries of other platforms. No package needs its scripts.
+  const install = ["install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+  const npm = spawnSync("npm", install, { cwd: root, stdio: ["ignore", "inherit", "inherit"] });
   if (npm.status !== 0) {
-    console.error(`setup: npm ci failed with ${npm.error?.message ?? `exit code ${npm.status}`}`);
+    console.error(`setup: npm install failed with ${npm.error?.message ?? `exit code ${npm.status}`}`);
     process.exit(1);
   }
   writeFileSync(stamp, lockHash);
