@@ -15,11 +15,17 @@ const lockHash = createHash("sha256")
 
 if (!existsSync(stamp) || readFileSync(stamp, "utf8") !== lockHash) {
   console.error("setup: installing the pinned tools from npm");
-  // Not `npm ci`: that fails where a registry lacks the binaries of other platforms. No package needs its scripts.
+  // Not `npm ci`: that fails where a registry lacks the binaries of other platforms. Install scripts are not left to
+  // npm, which runs them or not depending on its version; only two are needed, to put binaries in their places.
   const install = ["install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
-  const npm = spawnSync("npm", install, { cwd: root, stdio: ["ignore", "inherit", "inherit"] });
-  if (npm.status !== 0) {
-    console.error(`setup: npm install failed with ${npm.error?.message ?? `exit code ${npm.status}`}`);
+  for (const [command, ...args] of [
+    ["npm", ...install],
+    [process.execPath, "node_modules/bun/install.js"],
+    [process.execPath, "node_modules/deno/install.cjs"],
+  ]) {
+    const step = spawnSync(command, args, { cwd: root, stdio: ["ignore", "inherit", "inherit"] });
+    if (step.status === 0) continue;
+    console.error(`setup: ${args[0]} failed with ${step.error?.message ?? `exit code ${step.status}`}`);
     process.exit(1);
   }
   writeFileSync(stamp, lockHash);
