@@ -13,6 +13,8 @@ export class ConsoleLog {
   readonly faults: string[] = [];
   isConnected = true;
 
+  /** The guest was talking before anybody listened: where the first line begins is not known. */
+  #isFirstLine = true;
   #expected: number | undefined;
   #rest = "";
   #socket: Socket | undefined;
@@ -31,7 +33,10 @@ export class ConsoleLog {
   receive(text: string): void {
     const lines = (this.#rest + text).split("\n");
     this.#rest = lines.pop()!;
-    for (const line of lines) this.#take(line.replace("\r", ""));
+    for (const line of lines) {
+      if (!this.#isFirstLine || TICK_LINE.test(line)) this.#take(line.replace("\r", ""));
+      this.#isFirstLine = false;
+    }
   }
 
   #take(line: string): void {

@@ -13,4 +13,12 @@ test("ConsoleLog follows the numbered lines and tells which one is out of turn",
   assert.equal([log.lines, log.faults], [4, ["tick 00000010", "garbage"]]);
 });
 
+test("ConsoleLog does not mind that it came in the middle of the first line, but of no other", () => {
+  const log = new ConsoleLog();
+  log.receive("heck\nready\ntick 00000001\n");
+  assert.equal([log.lines, log.faults], [1, []]);
+  log.receive("heck\n");
+  assert.equal(log.faults, ["heck"]);
+});
+
 test.run();
