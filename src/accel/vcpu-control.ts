@@ -43,6 +43,11 @@ export class VcpuControl {
     Atomics.notify(this.#words, this.#base + (VCPU_STATE >> 2));
   }
 
+  /** Changes the state from `from` to `to`, unless somebody else has changed it; true when that was done. */
+  exchangeState(from: number, to: number): boolean {
+    return Atomics.compareExchange(this.#words, this.#base + (VCPU_STATE >> 2), from, to) === from;
+  }
+
   get tid(): number {
     return Atomics.load(this.#words, this.#base + (VCPU_TID >> 2));
   }

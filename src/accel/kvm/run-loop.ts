@@ -9,6 +9,7 @@ import {
   VCPU_REQUEST_EXIT,
   VCPU_REQUEST_PARK,
   VCPU_REQUEST_RUN,
+  VCPU_STATE_ABSENT,
   VCPU_STATE_GONE,
   VCPU_STATE_PARKED,
   VCPU_STATE_RUNNING,
@@ -20,9 +21,6 @@ import { armKickTimer, consumeKickSignal, disarmKickTimer, kickThread } from "..
 import type { IoBus } from "../../machine/io-bus.ts";
 import { signalMain } from "../../machine/io-bus.ts";
 import type { VcpuControl } from "../vcpu-control.ts";
-
-/** After this long a kick has been lost: the other thread cleared it on its way into the guest. */
-const KICK_INTERVAL_MS = 5;
 
 export class VcpuRunner {
   readonly #vcpu: KvmVcpu;
@@ -64,34 +62,37 @@ export class VcpuRunner {
 
   /**
    * Runs the vCPU on the main thread until its worker takes over: after an update the guest need not wait for a worker
-   * to start. False when the worker did not come within `timeoutMs`; the vCPU is parked then.
+   * to start. When none has come within `timeoutMs` the vCPU is parked, for a worker that comes later.
+   *
+   * `onReady` is called when a worker may come. The kick of an earlier one would be taken for an old one.
    */
-  lend(timeoutMs: number): boolean {
+  lend(timeoutMs: number, onReady?: () => void): void {
     const deadlineMs = performance.now() + timeoutMs;
     const timer = armKickTimer(timeoutMs + 1);
     this.#unpark();
-    // The worker may have come before this thread did, and then its kick has just been taken for an old one.
-    let isTaken = this.#control.request !== VCPU_REQUEST_RUN;
-    while (!isTaken && performance.now() < deadlineMs) {
+    onReady?.();
+    while (this.#control.request === VCPU_REQUEST_RUN) {
+      if (performance.now() >= deadlineMs && this.#control.exchangeState(VCPU_STATE_RUNNING, VCPU_STATE_ABSENT)) break;
       this.#runOnce();
-      isTaken = this.#control.request !== VCPU_REQUEST_RUN;
     }
     disarmKickTimer(timer);
     this.#park();
+    // Bun unblocks signals on its main thread when it waits for events: a pending kick would kill the process there.
     consumeKickSignal();
-    return isTaken;
   }
 
   /** The worker's side of `lend`: gets the vCPU from the main thread. */
   takeOver(): void {
-    // The main thread has given up waiting and parked the vCPU: what it requests of it now is what counts.
-    if (this.#control.state === VCPU_STATE_PARKED) return;
-    this.#control.request = VCPU_REQUEST_PARK;
-    do {
+    // Whoever changes the state first decides: a kick after the main thread has given up would kill the process.
+    const isLent = this.#control.exchangeState(VCPU_STATE_RUNNING, VCPU_STATE_ABSENT);
+    if (isLent) {
       this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
+      // Before the request: when the main thread sees that, no kick is still on its way.
       kickThread(this.#control.tid);
-    } while (!this.#control.waitForState(VCPU_STATE_PARKED, KICK_INTERVAL_MS));
-    this.#control.request = VCPU_REQUEST_RUN;
+      this.#control.request = VCPU_REQUEST_PARK;
+    }
+    this.#control.waitForState(VCPU_STATE_PARKED, Number.POSITIVE_INFINITY);
+    if (isLent) this.#control.request = VCPU_REQUEST_RUN;
   }
 
   #unpark(): void {
@@ -101,15 +102,21 @@ export class VcpuRunner {
     if (this.#control.request === VCPU_REQUEST_RUN) this.#control.state = VCPU_STATE_RUNNING;
   }
 
-  /** KVM completes a port or MMIO access only at the next KVM_RUN: do that before anybody reads the registers. */
+  /**
+   * KVM completes a port or MMIO access only at the next KVM_RUN: do that before anybody reads the registers. One that
+   * has several parts comes back with the next of them.
+   */
   #park(): void {
     this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
-    this.#vcpu.run();
+    while (this.#vcpu.run() === 0) this.#serveExit();
     this.#control.state = VCPU_STATE_PARKED;
   }
 
   #runOnce(): void {
-    if (this.#vcpu.run() !== 0) return;
+    if (this.#vcpu.run() === 0) this.#serveExit();
+  }
+
+  #serveExit(): void {
     this.#control.countExit();
     const reason = this.#view.getUint32(abi.KVM_RUN_EXIT_REASON_U32, true);
     switch (reason) {

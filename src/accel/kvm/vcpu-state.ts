@@ -20,6 +20,23 @@ import type { BindSection, PartPlan, StateWriter } from "../../migration/state/w
 export const VCPU_SECTION = "vcpu";
 export const VCPU_SECTION_VERSION = 1;
 
+/**
+ * MSRs that Linux uses and KVM keeps, but does not list (Intel SDM vol. 4): memory types, and the banks of the machine
+ * check architecture.
+ */
+const UNLISTED_MSRS: readonly number[] = [
+  ...range(0x200, 16), // IA32_MTRR_PHYSBASE0 to PHYSMASK7
+  ...[0x250, 0x258, 0x259], // IA32_MTRR_FIX64K, FIX16K
+  ...range(0x268, 8), // IA32_MTRR_FIX4K
+  0x2ff, // IA32_MTRR_DEF_TYPE
+  ...[0x17a, 0x17b], // IA32_MCG_STATUS, IA32_MCG_CTL
+  ...range(0x400, 32, 4), // IA32_MC0_CTL to IA32_MC31_CTL; nobody injects errors, so the banks have nothing to report
+];
+
+function range(first: number, count: number, step = 1): number[] {
+  return Array.from({ length: count }, (_, index) => first + index * step);
+}
+
 const MSR_IA32_TSC = 0x10;
 const MSR_IA32_TSC_DEADLINE = 0x6e0;
 
@@ -136,7 +153,7 @@ function msrListSizeBytes(count: number): number {
 /** The MSRs of `indices` that can be read and written back; KVM lists some that this CPU model has not. */
 function settableMsrs(vcpu: KvmVcpu, indices: Uint32Array, hasTscOffset: boolean): Uint32Array {
   const settable: number[] = [];
-  for (const index of indices) {
+  for (const index of new Set([...indices, ...UNLISTED_MSRS])) {
     if (index === MSR_IA32_TSC_DEADLINE || (index === MSR_IA32_TSC && hasTscOffset)) continue;
     const one = msrList(Uint32Array.of(index));
     if (vcpu.getMsrs(one) === 1 && vcpu.setMsrs(one) === 1) settable.push(index);
@@ -153,8 +170,9 @@ export function planVcpu(
   profile: VcpuProfile,
   cpuid: Uint8Array,
 ): BindSection {
-  // The mp_state ioctl makes KVM settle pending INIT and SIPI, so it comes before the registers that they change.
-  const structs = [MP_STATE, REGS, profile.sregs, profile.xsave, XCRS, DEBUGREGS, LAPIC, EVENTS];
+  // Reading the events delivers the payload of a pending exception to CR2 and DR6, reading the mp_state settles INIT and
+  // SIPI: both come before the registers that they change. The LAPIC comes last, see `KvmAcceleratedVm.planState`.
+  const structs = [EVENTS, MP_STATE, REGS, profile.sregs, profile.xsave, XCRS, DEBUGREGS, LAPIC];
   const plain: PartPlan[] = structs.map(({ name, type, sizeBytes }) => ({ name, type, sizeBytes }));
   const section = writer.plan({ id: VCPU_SECTION, instance: index, version: VCPU_SECTION_VERSION }, [
     ...plain,

@@ -128,11 +128,9 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     });
     // Making a worker takes the main thread 0.5 ms. The guest has stood long enough: it runs for a moment first.
     runner.lend(FIRST_SLICE_MS);
-    control.state = VCPU_STATE_RUNNING;
-    this.#startWorker(0, true);
     this.#areWorkersStarted = true;
     // A worker that is late takes the vCPU, parked by then, when it comes; one that dies reports that itself.
-    runner.lend(LEND_TIMEOUT_MS);
+    runner.lend(LEND_TIMEOUT_MS, () => this.#startWorker(0, true));
   }
 
   park(onRequested?: () => void): void {

@@ -39,6 +39,12 @@ function withVms(action: (first: KvmVm, second: KvmVm) => void): void {
   }
 }
 
+/** The PIT's bytes but for `count_load_time` of each channel: KVM_SET_PIT2 starts to count anew. */
+function pitState(reader: StateReader): number[] {
+  // struct kvm_pit_channel_state has 24 bytes, the last 8 are that time; flags follow the three of them.
+  return [...reader.section(PIT_SECTION).part("pit")].filter((_, index) => index >= 3 * 24 || index % 24 < 16);
+}
+
 function clockOf(vm: KvmVm): bigint {
   const data = new Uint8Array(abi.KVM_CLOCK_DATA_SIZE_BYTES);
   vm.getClock(data);
@@ -61,7 +67,7 @@ test.skipIf(skip, "interrupt controllers and PIT keep every byte", () => {
       const [one, other] = [saved, again].map((reader) => [...reader.section(IRQCHIP_SECTION, chip).part("irqchip")]);
       assert.equal(other, one, `chip ${chip}`);
     }
-    assert.equal([...again.section(PIT_SECTION).part("pit")], [...saved.section(PIT_SECTION).part("pit")]);
+    assert.equal(pitState(again), pitState(saved));
   });
 });
 
