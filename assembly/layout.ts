@@ -62,12 +62,16 @@ export const VCPU_STATE = 0x04;
 export const VCPU_TID = 0x08;
 /** i32: exits to user space since start. */
 export const VCPU_EXITS = 0x0c;
-/** i32: KVM exit reason (or -errno) that stopped the vCPU for good. */
+/** i32: KVM exit reason that stopped the vCPU for good, 0 for none. */
 export const VCPU_FAILURE = 0x10;
+/** i32: what KVM said of it, a suberror or a hardware reason. */
+export const VCPU_FAILURE_DETAIL = 0x14;
 
 export const VCPU_REQUEST_PARK = 0;
 export const VCPU_REQUEST_RUN = 1;
 export const VCPU_REQUEST_EXIT = 2;
+/** Only while the main thread runs the vCPU: its worker asks for it. */
+export const VCPU_REQUEST_HANDOVER = 3;
 
 export const VCPU_STATE_ABSENT = 0;
 export const VCPU_STATE_PARKED = 1;

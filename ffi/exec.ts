@@ -6,6 +6,7 @@ import { lazyCall } from "./libc.ts";
 import { mapStack } from "./mmap.ts";
 import { addressOf, errno, libcFunction } from "./native.ts";
 import { __WALL, kill, SIGKILL, WNOHANG, wait4 } from "./process.ts";
+import { withSignalsBlocked } from "./signal.ts";
 
 const SYS_EXECVEAT = 322; // <asm/unistd_64.h>
 const AT_FDCWD = -100; // <linux/fcntl.h>
@@ -13,6 +14,8 @@ const AT_EMPTY_PATH = 0x1000;
 const CLONE_VM = 0x100; // <linux/sched.h>
 const CLONE_FILES = 0x400;
 const HOLDER_STACK_BYTES = 64 * 1024;
+
+let holderStack: bigint | undefined;
 
 const cExecveat = lazyCall(
   "long syscall(long number, int fd, const char *path, uintptr_t argv, uintptr_t envp, int flags)",
@@ -76,16 +79,25 @@ export function exec({ program, argv, envp }: ExecPlan): never {
 export function holdAddressSpace(seconds: number): number {
   const dlsym = libcFunction("uintptr_t dlsym(uintptr_t handle, const char *symbol)");
   const clone = libcFunction("int clone(uintptr_t fn, uintptr_t stack, int flags, uintptr_t arg)");
-  const stackTop = mapStack(HOLDER_STACK_BYTES) + BigInt(HOLDER_STACK_BYTES) - 64n;
+  // One for the life of the process: an exec that fails must not cost a mapping each time.
+  holderStack ??= mapStack(HOLDER_STACK_BYTES);
+  const stackTop = holderStack + BigInt(HOLDER_STACK_BYTES) - 64n;
   const sleep = dlsym(0n, "sleep") as bigint;
-  const pid = clone(sleep, stackTop, CLONE_VM | CLONE_FILES, seconds) as number;
-  const failure = errno();
-  if (pid < 0) throw new SysError("clone", failure);
-  return pid;
+  // The child inherits the mask and the handlers: a signal to the process group must not run the runtime's in it.
+  return withSignalsBlocked(() => {
+    const pid = clone(sleep, stackTop, CLONE_VM | CLONE_FILES, seconds) as number;
+    const failure = errno();
+    if (pid < 0) throw new SysError("clone", failure);
+    return pid;
+  });
 }
 
-/** Kills a holder. Its memory is torn down by the kernel as it dies, which `reapHolder` waits for. */
+/**
+ * Kills a holder. Its memory is torn down by the kernel as it dies, which `reapHolder` waits for.
+ * @throws RangeError for 1 and below: kill(2) would take that for init, or for whole groups of processes
+ */
 export function killHolder(pid: number): void {
+  if (!(pid > 1)) throw new RangeError(`Process ${pid} is no holder of an address space`);
   ignoring("ESRCH", () => kill(pid, SIGKILL));
 }
 

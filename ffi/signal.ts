@@ -7,6 +7,7 @@ import { getTid, tgkill } from "./process.ts";
 export const KICK_SIGNAL = 35;
 
 const SIG_BLOCK = 0; // <asm-generic/signal-defs.h>
+const SIG_SETMASK = 2;
 const SIG_IGN = 1;
 const SIGSET_BYTES = 128; // <bits/types/__sigset_t.h>
 
@@ -21,6 +22,18 @@ const NO_TIME = new BigInt64Array(2);
 /** Blocks the kick signal in the calling thread, so that it only ever interrupts KVM_RUN. Call before the first KVM_RUN. */
 export function blockKickSignal(): void {
   check("pthread_sigmask", -cSigmask(SIG_BLOCK, kickSet, null));
+}
+
+/** Runs `action` with all signals blocked in the calling thread. */
+export function withSignalsBlocked<T>(action: () => T): T {
+  const all = new BigUint64Array(SIGSET_BYTES / 8).fill(0xffff_ffff_ffff_ffffn);
+  const before = new BigUint64Array(SIGSET_BYTES / 8);
+  check("pthread_sigmask", -cSigmask(SIG_BLOCK, all, before));
+  try {
+    return action();
+  } finally {
+    check("pthread_sigmask", -cSigmask(SIG_SETMASK, before, null));
+  }
 }
 
 /**
@@ -38,11 +51,12 @@ export function kickThread(tid: number): void {
 }
 
 /**
- * Takes a pending kick signal of the calling thread, if there is one. It is blocked, so nobody else ever takes it, and as
+ * Takes the pending kick signals of the calling thread, if there are any. It is blocked, so nobody else ever takes it, and as
  * long as it is pending every KVM_RUN returns at once.
  */
 export function consumeKickSignal(): void {
-  cSigtimedwait(kickSet, null, NO_TIME);
+  // A real-time signal is queued as often as it was sent.
+  while (cSigtimedwait(kickSet, null, NO_TIME) > 0);
 }
 
 // <asm-generic/siginfo.h>, <linux/time.h>: struct sigevent is u64 value, i32 signo, i32 notify, i32 tid, padding to 64.

@@ -35,6 +35,10 @@ export async function createVm(config: VmConfig, options: { signal?: AbortSignal
     handover === undefined
       ? await startVm(resolveConfig(config))
       : connectResumed(await resumeFromExec(handover, monotonicMs(), []));
+  if (options.signal?.aborted) {
+    await handle.close();
+    options.signal.throwIfAborted();
+  }
   options.signal?.addEventListener("abort", () => handle.quit(), { once: true });
   return handle;
 }

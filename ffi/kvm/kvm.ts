@@ -14,6 +14,7 @@ const ioctlBuffer = libcFunction("int ioctl(int fd, unsigned long request, void 
 
 const EINTR = 4;
 const EAGAIN = 11;
+const EINVAL = 22;
 const E2BIG = 7;
 const O_RDWR = 2;
 
@@ -206,6 +207,11 @@ export class KvmVcpu {
   }
 
   setCpuid2(cpuid: Uint8Array): void {
+    // The kernel takes the count from the header, wherever the buffer ends.
+    const count = cpuid.length < 4 ? -1 : new DataView(cpuid.buffer, cpuid.byteOffset).getUint32(0, true);
+    if (cpuid.length !== abi.KVM_CPUID2_HEADER_SIZE_BYTES + count * abi.KVM_CPUID_ENTRY2_SIZE_BYTES) {
+      throw new RangeError(`A CPUID of ${cpuid.length} bytes does not have ${count} entries`);
+    }
     call("KVM_SET_CPUID2", this.fd, abi.KVM_SET_CPUID2, cpuid);
   }
 
@@ -222,6 +228,13 @@ export class KvmVcpu {
   /** Writes a struct kvm_msrs. Returns how many were written. */
   setMsrs(msrs: Uint8Array): number {
     return call("KVM_SET_MSRS", this.fd, abi.KVM_SET_MSRS, msrs);
+  }
+
+  /** KVM_KVMCLOCK_CTRL: the guest's watchdogs are told that it was stopped. Without effect for a guest without kvmclock. */
+  notePause(): void {
+    const result = ioctlValue(this.fd, abi.KVM_KVMCLOCK_CTRL, 0) as number;
+    const failure = errno();
+    if (result < 0 && failure !== EINVAL) throw new SysError("KVM_KVMCLOCK_CTRL", failure);
   }
 
   tscKhz(): number {

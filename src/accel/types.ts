@@ -22,6 +22,8 @@ export interface AcceleratedVm {
   readonly name: "kvm" | "wasm";
   /** Linux thread ids of the vCPUs, for query-cpus-fast. */
   vcpuThreadIds(): number[];
+  /** vCPUs that stopped for good, and what the accelerator said of it. */
+  failures(): string[];
   setIrqLine(gsi: number, level: number): void;
   /** Power-on state for all vCPUs and interrupt controllers; vCPU 0 starts as `boot` says. The vCPUs must be parked. */
   reset(boot: InitialVcpuState): void;
@@ -29,7 +31,7 @@ export interface AcceleratedVm {
   run(): void;
   /**
    * The first `run` of a restored VM: the guest runs before its threads are up, because the main thread stands in for
-   * one of them. Blocks for that long, a few milliseconds.
+   * one of them. Blocks for that long: a few milliseconds, at most a minute on a machine that starves the thread.
    */
   runLent(): void;
   /**

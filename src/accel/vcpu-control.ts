@@ -9,6 +9,7 @@ import {
   VCPU_BASE,
   VCPU_EXITS,
   VCPU_FAILURE,
+  VCPU_FAILURE_DETAIL,
   VCPU_REQUEST,
   VCPU_STATE,
   VCPU_STATE_ABSENT,
@@ -32,6 +33,11 @@ export class VcpuControl {
   set request(value: number) {
     Atomics.store(this.#words, this.#base + (VCPU_REQUEST >> 2), value);
     Atomics.notify(this.#words, this.#base + (VCPU_REQUEST >> 2));
+  }
+
+  /** Changes the request from `from` to `to`, unless somebody else has changed it; true when that was done. */
+  exchangeRequest(from: number, to: number): boolean {
+    return Atomics.compareExchange(this.#words, this.#base + (VCPU_REQUEST >> 2), from, to) === from;
   }
 
   get state(): number {
@@ -62,6 +68,14 @@ export class VcpuControl {
 
   set failure(value: number) {
     Atomics.store(this.#words, this.#base + (VCPU_FAILURE >> 2), value);
+  }
+
+  get failureDetail(): number {
+    return Atomics.load(this.#words, this.#base + (VCPU_FAILURE_DETAIL >> 2));
+  }
+
+  set failureDetail(value: number) {
+    Atomics.store(this.#words, this.#base + (VCPU_FAILURE_DETAIL >> 2), value);
   }
 
   countExit(): void {

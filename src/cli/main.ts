@@ -11,10 +11,11 @@ if (handover === undefined) {
   void import("./run.ts").then(({ run }) => run(process.argv.slice(2)));
 } else {
   void resumeFromExec(handover, firstLineMs, process.argv.slice(2)).then(async (resumed) => {
-    const [{ connectResumed }, { runToEnd }] = await Promise.all([
+    const [{ connectResumed }, { runToEnd, surviveBugs }] = await Promise.all([
       import("../migration/cpr-resumed.ts"),
       import("./run-to-end.ts"),
     ]);
+    surviveBugs();
     await runToEnd(connectResumed(resumed));
   });
 }

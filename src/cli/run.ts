@@ -7,7 +7,7 @@ import { resolveOptions } from "../config/resolve.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { startVm } from "../machine/start.ts";
 import { VERSION } from "../version.ts";
-import { runToEnd } from "./run-to-end.ts";
+import { runToEnd, surviveBugs } from "./run-to-end.ts";
 
 /** Exit code for a command line that cannot be understood. */
 const EXIT_USAGE = 2;
@@ -28,7 +28,9 @@ export async function run(args: readonly string[]): Promise<void> {
       process.stdout.write(`baton ${VERSION}\n`);
       return;
     }
-    await runToEnd(await startVm(resolveOptions(options)));
+    const handle = await startVm(resolveOptions(options));
+    surviveBugs();
+    await runToEnd(handle);
   } catch (error) {
     process.stderr.write(`baton: ${describeError(error)}\n`);
     process.exit(error instanceof VmmError && error.code === "usage" ? EXIT_USAGE : 1);

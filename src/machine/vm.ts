@@ -65,7 +65,8 @@ export class Vm {
   readonly #exit = Promise.withResolvers<VmExit>();
   #state: RunState = "prelaunch";
   #isClosed = false;
-  #isServingGuest = false;
+  /** Resets, ends and sleeps that are being carried out. */
+  #changesUnderWay = 0;
   /** Set by `quit`: the end waits for the reply that announces it. */
   #pendingExit: VmExit | undefined;
 
@@ -94,7 +95,7 @@ export class Vm {
 
   /** The guest has asked for its end, a reset or sleep, and has not got it yet. */
   get hasGuestRequest(): boolean {
-    return this.#isServingGuest || (Atomics.load(this.#words, CONTROL_EVENTS >> 2) & GUEST_REQUESTS) !== 0;
+    return this.#changesUnderWay > 0 || (Atomics.load(this.#words, CONTROL_EVENTS >> 2) & GUEST_REQUESTS) !== 0;
   }
 
   /** Guest RAM, from guest physical address 0. */
@@ -128,7 +129,8 @@ export class Vm {
   }
 
   cont(): void {
-    if (this.#state === "running") return;
+    // A guest that sleeps goes on where it wants to be woken, not where it fell asleep: system_wakeup does that.
+    if (this.#state === "running" || this.#state === "suspended") return;
     const reason = CANNOT_RUN[this.#state];
     if (reason !== undefined) throw new VmmError("cannot-run", reason);
     this.resumeFrom();
@@ -136,7 +138,12 @@ export class Vm {
 
   /** Parks the vCPUs, without a change of state or an event. */
   park(): void {
-    this.accel.park(() => this.devices.freezeOutput());
+    try {
+      this.accel.park(() => this.devices.freezeOutput());
+    } catch (error) {
+      this.devices.thawOutput();
+      throw error;
+    }
     this.devices.stopTimers();
   }
 
@@ -161,17 +168,29 @@ export class Vm {
   }
 
   async reset(reason: ShutdownCause, isByGuest: boolean): Promise<void> {
-    const wasRunning = this.#state === "running";
     this.park();
     if (this.spec.noReboot) {
       this.#end({ reason, exitCode: 0 }, isByGuest);
       return;
     }
-    await this.powerOn();
+    // What the guest asked for before it stopped, it asked for in its former life.
+    Atomics.and(this.#words, CONTROL_EVENTS >> 2, ~GUEST_REQUESTS);
+    await this.#whileChanging(() => this.powerOn());
     this.events.emit("RESET", { guest: isByGuest, reason });
-    if (wasRunning || this.#state === "internal-error") {
+    // Read now: somebody may have stopped or ended the VM while the guest was loaded.
+    if (["running", "suspended", "internal-error"].includes(this.#state)) {
       this.#state = "running";
       this.#run();
+    }
+  }
+
+  /** RAM and registers do not fit together while this runs: no update may start. */
+  async #whileChanging(change: () => Promise<void>): Promise<void> {
+    this.#changesUnderWay++;
+    try {
+      await change();
+    } finally {
+      this.#changesUnderWay--;
     }
   }
 
@@ -182,6 +201,7 @@ export class Vm {
 
   async wakeup(): Promise<void> {
     const { stateAtWakingVector } = await import("./wake-up.ts");
+    if (this.#state !== "suspended") return;
     const boot = stateAtWakingVector(this.ramView());
     this.devices.reset();
     this.devices.wakeUp();
@@ -204,13 +224,10 @@ export class Vm {
     if (this.#pendingExit !== undefined) this.#exit.resolve(this.#pendingExit);
   }
 
-  /** A vCPU stopped for good: the guest is kept as it is, for somebody to look at. */
+  /** A vCPU's thread died. */
   vcpuFailed(index: number, message: string): void {
     if (this.#isClosed) return;
-    report(`vCPU ${index} failed: ${message}`);
-    this.#state = "internal-error";
-    this.park();
-    this.events.emit("STOP");
+    this.#failInternally(`vCPU ${index} failed: ${message}`);
   }
 
   /** Releases vCPUs and timers. Does not end `exited` by itself. */
@@ -247,14 +264,14 @@ export class Vm {
     try {
       if ((events & EVENT_CHARDEV) !== 0) for (const port of this.devices.serialPorts) port.flush();
       if ((events & EVENT_TIMER) !== 0 && this.isRunning) this.devices.armTimers();
-      this.#isServingGuest = true;
-      await this.#serveGuestRequests(events);
     } catch (error) {
       report(describeError(error));
-      this.#state = "internal-error";
-      this.events.emit("STOP");
-    } finally {
-      this.#isServingGuest = false;
+    }
+    if ((events & GUEST_REQUESTS) === 0) return;
+    try {
+      await this.#whileChanging(() => this.#serveGuestRequests(events));
+    } catch (error) {
+      this.#failInternally(describeError(error));
     }
   }
 
@@ -272,9 +289,19 @@ export class Vm {
       this.#state = "suspended";
       this.events.emit("SUSPEND");
     } else if ((events & EVENT_VCPU_ERROR) !== 0) {
-      this.#state = "internal-error";
-      this.park();
-      this.events.emit("STOP");
+      this.#failInternally(this.accel.failures().join("; "));
     }
+  }
+
+  /** Keeps the guest as it is, for somebody to look at. */
+  #failInternally(message: string): void {
+    report(message);
+    this.#state = "internal-error";
+    try {
+      this.park();
+    } catch (error) {
+      report(describeError(error));
+    }
+    this.events.emit("STOP");
   }
 }

@@ -7,6 +7,7 @@ import type { ConnectionsState } from "../machine/connections.ts";
 import { DEVICE_SECTIONS } from "../machine/device-set.ts";
 import type { Vm } from "../machine/vm.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
+import type { MigrationParameters } from "../qmp/schema/migration.ts";
 import { bindAll, StateWriter } from "./state/writer.ts";
 import { CARRIED_STAMPS } from "./timeline.ts";
 
@@ -58,6 +59,8 @@ export interface CarriedMigration {
   generation: number;
   /** Capability `events`. */
   events: boolean;
+  /** Only for the image that is gone back to: after an update they are the defaults, as in QEMU. */
+  parameters: MigrationParameters;
 }
 
 export interface PlannedImage {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // cpr-exec: this process becomes the new VMM by execve, and the guest goes on in it. The whole update on one page.
 //
-//   guest runs    prepare   resolve the program, open the state file, plan the image, warm the path
-//   ┌ pause       freeze    consoles and monitors stop reading; their state is in the image
-//   │             park      vCPUs leave the guest                                  quiesce
+//   guest runs    prepare   resolve the program, open the state file
+//                 freeze    consoles and monitors stop reading, their state goes into the image, which is laid out
+//   ┌ pause       park      vCPUs leave the guest                                  quiesce
 //   │             fill      vCPU, interrupt controller, clock and device state     save
 //   │             carry     image into the memfd, fds made to survive exec         carry
 //   │             exec      ── point of no return ──                               exec
@@ -12,7 +12,18 @@
 // Everything up to exec can fail, and the guest then runs on here as if nothing had happened.
 import { monotonicMs } from "../../ffi/clock.ts";
 import { type ExecPlan, exec, holdAddressSpace, killHolder, planExec, reapHolder } from "../../ffi/exec.ts";
-import { close, O_CREAT, O_RDONLY, O_WRONLY, open, pwrite, setCloseOnExec } from "../../ffi/fd.ts";
+import {
+  close,
+  isOpen,
+  O_CREAT,
+  O_NONBLOCK,
+  O_RDONLY,
+  O_WRONLY,
+  open,
+  pwrite,
+  setCloseOnExec,
+  status,
+} from "../../ffi/fd.ts";
 import { addSeals, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, memfdCreate } from "../../ffi/memfd.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
@@ -86,7 +97,10 @@ function openStateFile(
   keep: (fd: number) => number,
 ): NonNullable<Carried["stateFile"]> {
   try {
-    return { fd: keep(open(file.filename, O_WRONLY | O_CREAT, 0o600)), offset: file.offset };
+    // A fifo without a reader would keep open(2) waiting.
+    const fd = keep(open(file.filename, O_WRONLY | O_CREAT | O_NONBLOCK, 0o600));
+    if (status(fd).kind !== "file") throw new VmmError("state-file", "It is not a regular file");
+    return { fd, offset: file.offset };
   } catch (error) {
     throw new VmmError("state-file", `The state file '${file.filename}' cannot be written`, { cause: error });
   }
@@ -138,9 +152,9 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
     addSeals(prepared.stateFd, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
     exec(plan);
   } catch (error) {
-    for (const fd of survivors) setCloseOnExec(fd, true);
     killHolder(holder);
     reapLater(holder);
+    for (const fd of survivors) if (isOpen(fd)) setCloseOnExec(fd, true);
     throw error;
   }
 }

@@ -2,6 +2,7 @@
 // The new image's side of cpr-exec: from the first line of this program to "guest runs", and back if that cannot be.
 //
 // Every statement here is inside the guest's pause until `runLent`. QMP, consoles and everything else comes after it.
+import { MAX_VCPUS } from "../../assembly/layout.ts";
 import { monotonicMs } from "../../ffi/clock.ts";
 import { exec, planExec } from "../../ffi/exec.ts";
 import { pread, setCloseOnExec, status } from "../../ffi/fd.ts";
@@ -24,6 +25,8 @@ import {
 import { MAX_IMAGE_SIZE_BYTES } from "./state/format.ts";
 import { StateReader } from "./state/reader.ts";
 import { CARRIED_STAMPS, Timeline } from "./timeline.ts";
+
+const MAX_REASON_LENGTH = 4096;
 
 /** A guest that runs again, and what is left to do for it. */
 export interface Resumed {
@@ -107,6 +110,12 @@ async function restore(
   const image = readImage(stateFd);
   const reader = new StateReader(image, KNOWN_SECTIONS);
   const { spec, runState } = reader.section(MACHINE_SECTION).json() as CarriedMachine;
+  if (!Number.isInteger(spec.cpuCount) || spec.cpuCount < 1 || spec.cpuCount > MAX_VCPUS) {
+    throw new VmmError(
+      "state-refused",
+      `State section machine 0 has ${spec.cpuCount} CPUs; 1 to ${MAX_VCPUS} are possible`,
+    );
+  }
   const workers = spawnWorkers(spec.cpuCount);
   const section = reader.section(CPR_EXEC_SECTION);
   const carried = section.json() as Carried;
@@ -118,6 +127,13 @@ async function restore(
     checkCommandLine(args, spec);
   }
   timeline.stamps.push(firstLineMs, monotonicMs());
+  const ramSizeBytes = status(carried.ramFd).sizeBytes;
+  if (ramSizeBytes < spec.memorySizeBytes) {
+    throw new VmmError(
+      "state-refused",
+      `The RAM's file has ${ramSizeBytes} bytes, fewer than the guest's ${spec.memorySizeBytes}`,
+    );
+  }
   const vm = buildVm(spec, {
     ramFd: carried.ramFd,
     cpuids: workers.map((_, index) => reader.section(VCPU_SECTION, index).part("cpuid")),
@@ -176,7 +192,8 @@ function readImage(fd: number): Uint8Array {
 
 /** Executes the old image again, with the old state and the reason. */
 function goBack({ stateFd, oldProgramFd, fds, oldCommand, refusal }: Handover, error: unknown): never {
-  const reason = describeError(error);
+  // One environment string holds it: that may have no NUL in it and not more than 128 KiB.
+  const reason = describeError(error).replaceAll("\0", "").slice(0, MAX_REASON_LENGTH);
   // The old image refuses its own state: there is nowhere to go, and going on for ever would help nobody.
   if (refusal !== undefined) {
     process.stderr.write(`baton: the guest is lost: ${refusal}; and back in the old image: ${reason}\n`);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rest of an update, when the guest already runs: connections, events, the copy of the state, the old address space.
 import { killHolder } from "../../ffi/exec.ts";
-import { close, pwrite } from "../../ffi/fd.ts";
+import { close, pwrite, truncate } from "../../ffi/fd.ts";
 import { describeError } from "../errors.ts";
 import type { VmHandle } from "../machine/handle.ts";
 import { connectVm } from "../machine/start.ts";
@@ -28,6 +28,7 @@ export function connectResumed(resumed: Resumed): VmHandle {
 function keepCopy({ carried: { stateFile }, image }: Resumed): void {
   if (stateFile === undefined) return;
   try {
+    truncate(stateFile.fd, stateFile.offset);
     for (let done = 0; done < image.length; ) {
       done += pwrite(stateFile.fd, image.subarray(done), stateFile.offset + done) ?? 0;
     }

@@ -117,13 +117,19 @@ export class Migration implements MigrationTarget {
           setupMs: this.#setupMs,
           generation: this.#generation + 1,
           events: this.#capabilities.events,
+          parameters: this.#parameters,
         },
       });
     } catch (error) {
       discard();
       this.#setStatus("failing");
-      if (wasRunning && isPaused) this.#vm.resumeFrom();
-      this.#fail(describeError(error));
+      let description = describeError(error);
+      try {
+        if (wasRunning && isPaused) this.#vm.resumeFrom();
+      } catch (resumeError) {
+        description += `; and the guest could not be resumed: ${describeError(resumeError)}`;
+      }
+      this.#fail(description);
       connections.thaw();
     }
   }
@@ -141,6 +147,8 @@ export class Migration implements MigrationTarget {
       this.#endedMs = monotonicMs();
       this.#setStatus("completed");
     } else {
+      // As after any update that failed, it can be tried again as it was.
+      this.#parameters = past.parameters;
       this.#setStatus("failing");
       if (past.isRunning) this.#vm.events.emit("RESUME");
       this.#fail(past.refusal);
@@ -209,6 +217,7 @@ export interface PastUpdate {
   generation: number;
   /** Capability `events`: the clients that wanted them still do. */
   events: boolean;
+  parameters: MigrationParameters;
   timeline: Timeline;
   isRunning: boolean;
   refusal: string | undefined;

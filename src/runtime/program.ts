@@ -22,7 +22,12 @@ export function findProgram(name: string): string {
   const candidates = name.includes("/") ? [name] : (process.env.PATH ?? "").split(":").map((dir) => join(dir, name));
   let reason = "No such file or directory";
   for (const path of candidates) {
-    if (statSync(path, { throwIfNoEntry: false })?.isFile() !== true) continue;
+    const status = statSync(path, { throwIfNoEntry: false });
+    if (status === undefined) continue;
+    if (!status.isFile()) {
+      reason = "Permission denied";
+      continue;
+    }
     try {
       accessSync(path, constants.X_OK);
       return path;

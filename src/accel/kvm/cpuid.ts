@@ -16,6 +16,11 @@ const OFFSET: Record<Register | "function" | "index", number> = {
   edx: 24,
 };
 
+const FLAGS_OFFSET = 8;
+const REGISTERS: readonly Register[] = ["eax", "ebx", "ecx", "edx"];
+/** <asm/kvm.h>, the kernel's spelling. */
+const KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1;
+
 /** Features that `-cpu host,NAME=on|off` may name: QEMU's names with `-` for `.` and `_`, and where CPUID has the bit. */
 const FEATURES: Record<string, readonly [leaf: number, subleaf: number, register: Register, bit: number]> = {
   sse3: [1, 0, "ecx", 0],
@@ -52,7 +57,6 @@ const FEATURES: Record<string, readonly [leaf: number, subleaf: number, register
   la57: [7, 0, "ecx", 16],
   rdtscp: [0x8000_0001, 0, "edx", 27],
   pdpe1gb: [0x8000_0001, 0, "edx", 26],
-  svm: [0x8000_0001, 0, "ecx", 2],
   kvmclock: [0x4000_0001, 0, "eax", 3],
   "kvm-steal-time": [0x4000_0001, 0, "eax", 5],
   "kvm-pv-eoi": [0x4000_0001, 0, "eax", 6],
@@ -68,11 +72,15 @@ class CpuidTable {
     this.#count = this.#view.getUint32(0, true);
   }
 
-  *entries(leaf: number): Generator<number> {
+  /** Offsets of all entries. */
+  *all(): Generator<number> {
     for (let position = 0; position < this.#count; position++) {
-      const entry = KVM_CPUID2_HEADER_SIZE_BYTES + position * KVM_CPUID_ENTRY2_SIZE_BYTES;
-      if (this.#view.getUint32(entry + OFFSET.function, true) === leaf) yield entry;
+      yield KVM_CPUID2_HEADER_SIZE_BYTES + position * KVM_CPUID_ENTRY2_SIZE_BYTES;
     }
+  }
+
+  *entries(leaf: number): Generator<number> {
+    for (const entry of this.all()) if (this.get(entry, "function") === leaf) yield entry;
   }
 
   get(entry: number, field: keyof typeof OFFSET): number {
@@ -130,27 +138,58 @@ export function guestCpuid(supported: Uint8Array, index: number, options: CpuidO
   // Guests look for the leaves from 0x40000000 on, kvmclock among them, only when this bit is set.
   update(1, "ecx", (value) => value | (1 << 31));
   update(4, "eax", (value) => (value & 0x03ff_ffff) | ((cores - 1) << 26));
-  const levels = [
-    { shift: threadBits, count: threads },
-    { shift: packageBits, count: perPackage },
-  ];
-  for (const leaf of [0xb, 0x1f]) {
-    update(leaf, "edx", () => index);
-    update(leaf, "eax", (value, entry) => levels[table.get(entry, "index")]?.shift ?? value);
-    update(leaf, "ebx", (value, entry) => levels[table.get(entry, "index")]?.count ?? value);
-    update(leaf, "ecx", (_, entry) => {
-      const subleaf = table.get(entry, "index");
-      // Level type in bits 15:8: 1 is SMT, 2 is core.
-      return subleaf < levels.length ? subleaf | ((subleaf + 1) << 8) : subleaf;
-    });
-  }
+  hideUnsaved(update);
   update(0x8000_0008, "ecx", (value) => (value & ~0xf0ff) | (perPackage - 1) | (packageBits << 12));
   update(0x8000_001e, "eax", () => index);
   // Core id and threads per core - 1; node id.
   update(0x8000_001e, "ebx", (value) => (value & ~0xffff) | ((threads - 1) << 8) | (index >> threadBits));
   update(0x8000_001e, "ecx", (value) => (value & ~0xff) | (index >> packageBits));
   for (const [name, isOn] of Object.entries(options.features)) applyFeature(table, name, isOn);
-  return cpuid;
+  // Level type in bits 15:8: 1 is SMT, 2 is core.
+  return withTopology(cpuid, [
+    { eax: threadBits, ebx: threads, ecx: 0x100, edx: index },
+    { eax: packageBits, ebx: perPackage, ecx: 0x201, edx: index },
+    { eax: 0, ebx: 0, ecx: 2, edx: index },
+  ]);
+}
+
+type UpdateCpuid = (leaf: number, register: Register, change: (value: number) => number) => void;
+
+/** Features with state that an update does not carry: nested virtualization, and the shadow stack pointer of CET. */
+function hideUnsaved(update: UpdateCpuid): void {
+  update(1, "ecx", (value) => value & ~(1 << 5)); // VMX
+  update(0x8000_0001, "ecx", (value) => value & ~(1 << 2)); // SVM
+  update(7, "ecx", (value) => value & ~(1 << 7)); // SHSTK
+  update(7, "edx", (value) => value & ~(1 << 20)); // IBT
+}
+
+/**
+ * Replaces the extended topology leaves, of which KVM gives at most the first subleaf, by these subleaves. 0x1f only where
+ * the host has it.
+ */
+function withTopology(cpuid: Uint8Array, subleaves: readonly Record<Register, number>[]): Uint8Array<ArrayBuffer> {
+  const table = new CpuidTable(cpuid);
+  const leaves = [0xb, 0x1f].filter((leaf) => leaf === 0xb || [...table.entries(leaf)].length > 0);
+  const kept = [...table.all()].filter((entry) => ![0xb, 0x1f].includes(table.get(entry, "function")));
+  const count = kept.length + leaves.length * subleaves.length;
+  const result = new Uint8Array(KVM_CPUID2_HEADER_SIZE_BYTES + count * KVM_CPUID_ENTRY2_SIZE_BYTES);
+  const view = new DataView(result.buffer);
+  view.setUint32(0, count, true);
+  let position = KVM_CPUID2_HEADER_SIZE_BYTES;
+  for (const entry of kept) {
+    result.set(cpuid.subarray(entry, entry + KVM_CPUID_ENTRY2_SIZE_BYTES), position);
+    position += KVM_CPUID_ENTRY2_SIZE_BYTES;
+  }
+  for (const leaf of leaves) {
+    for (const [index, registers] of subleaves.entries()) {
+      view.setUint32(position + OFFSET.function, leaf, true);
+      view.setUint32(position + OFFSET.index, index, true);
+      view.setUint32(position + FLAGS_OFFSET, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, true);
+      for (const register of REGISTERS) view.setUint32(position + OFFSET[register], registers[register], true);
+      position += KVM_CPUID_ENTRY2_SIZE_BYTES;
+    }
+  }
+  return result;
 }
 
 function applyFeature(table: CpuidTable, name: string, isOn: boolean): void {

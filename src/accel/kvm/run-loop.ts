@@ -7,6 +7,7 @@ import {
   KVM_RUN_BASE,
   KVM_RUN_STRIDE_BYTES,
   VCPU_REQUEST_EXIT,
+  VCPU_REQUEST_HANDOVER,
   VCPU_REQUEST_PARK,
   VCPU_REQUEST_RUN,
   VCPU_STATE_ABSENT,
@@ -52,8 +53,9 @@ export class VcpuRunner {
         this.#park();
         this.#control.waitWhileRequest(VCPU_REQUEST_PARK);
         this.#unpark();
-      } else {
-        this.#runOnce();
+      } else if (!this.#runOnce() && this.#control.request === VCPU_REQUEST_RUN) {
+        // A kick for a request that was taken back: it would end every KVM_RUN from now on.
+        this.#unpark();
       }
     }
     consumeKickSignal();
@@ -76,9 +78,11 @@ export class VcpuRunner {
       this.#runOnce();
     }
     disarmKickTimer(timer);
-    this.#park();
+    this.#finishAccess();
     // Bun unblocks signals on its main thread when it waits for events: a pending kick would kill the process there.
     consumeKickSignal();
+    this.#control.exchangeRequest(VCPU_REQUEST_HANDOVER, VCPU_REQUEST_RUN);
+    this.#control.state = VCPU_STATE_PARKED;
   }
 
   /** The worker's side of `lend`: gets the vCPU from the main thread. */
@@ -89,10 +93,10 @@ export class VcpuRunner {
       this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
       // Before the request: when the main thread sees that, no kick is still on its way.
       kickThread(this.#control.tid);
-      this.#control.request = VCPU_REQUEST_PARK;
+      // Unless the guest has stopped itself meanwhile: that request stays.
+      this.#control.exchangeRequest(VCPU_REQUEST_RUN, VCPU_REQUEST_HANDOVER);
     }
     this.#control.waitForState(VCPU_STATE_PARKED, Number.POSITIVE_INFINITY);
-    if (isLent) this.#control.request = VCPU_REQUEST_RUN;
   }
 
   #unpark(): void {
@@ -106,14 +110,21 @@ export class VcpuRunner {
    * KVM completes a port or MMIO access only at the next KVM_RUN: do that before anybody reads the registers. One that
    * has several parts comes back with the next of them.
    */
-  #park(): void {
+  #finishAccess(): void {
     this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
     while (this.#vcpu.run() === 0) this.#serveExit();
+  }
+
+  #park(): void {
+    this.#finishAccess();
     this.#control.state = VCPU_STATE_PARKED;
   }
 
-  #runOnce(): void {
-    if (this.#vcpu.run() === 0) this.#serveExit();
+  /** False when the guest was interrupted rather than left by itself. */
+  #runOnce(): boolean {
+    if (this.#vcpu.run() !== 0) return false;
+    this.#serveExit();
+    return true;
   }
 
   #serveExit(): void {
@@ -139,6 +150,7 @@ export class VcpuRunner {
         return;
       default:
         this.#control.failure = reason;
+        this.#control.failureDetail = this.#view.getUint32(abi.KVM_RUN_INTERNAL_SUBERROR_U32, true);
         this.#stop(EVENT_VCPU_ERROR);
     }
   }

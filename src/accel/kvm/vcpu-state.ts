@@ -39,6 +39,12 @@ function range(first: number, count: number, step = 1): number[] {
 
 const MSR_IA32_TSC = 0x10;
 const MSR_IA32_TSC_DEADLINE = 0x6e0;
+/** Writing these makes KVM write the wall clock into guest RAM; a guest that wants to know it asks each time. */
+const WALL_CLOCK_MSRS: readonly number[] = [0x11, 0x4b56_4d00];
+/** Local APIC register LVTT, and its timer mode "TSC deadline" (Intel SDM vol. 3, 12.5.4). */
+const APIC_LVTT = 0x320;
+const APIC_TIMER_MODE_MASK = 0x6_0000;
+const APIC_TIMER_MODE_TSCDEADLINE = 0x4_0000;
 
 interface StructPart {
   name: string;
@@ -154,7 +160,8 @@ function msrListSizeBytes(count: number): number {
 function settableMsrs(vcpu: KvmVcpu, indices: Uint32Array, hasTscOffset: boolean): Uint32Array {
   const settable: number[] = [];
   for (const index of new Set([...indices, ...UNLISTED_MSRS])) {
-    if (index === MSR_IA32_TSC_DEADLINE || (index === MSR_IA32_TSC && hasTscOffset)) continue;
+    if (WALL_CLOCK_MSRS.includes(index) || index === MSR_IA32_TSC_DEADLINE || (index === MSR_IA32_TSC && hasTscOffset))
+      continue;
     const one = msrList(Uint32Array.of(index));
     if (vcpu.getMsrs(one) === 1 && vcpu.setMsrs(one) === 1) settable.push(index);
   }
@@ -220,10 +227,27 @@ function setMsrs(vcpu: KvmVcpu, section: StateSection): void {
   if (msrs.length !== msrListSizeBytes(count)) {
     throw new VmmError("state-refused", `State part msrs of ${section.title} has a wrong count`);
   }
+  rearmDeadline(section, view, count);
   const written = vcpu.setMsrs(msrs);
   if (written === count) return;
   const entry = abi.KVM_MSRS_HEADER_SIZE_BYTES + written * abi.KVM_MSR_ENTRY_SIZE_BYTES;
   const index = view.getUint32(entry, true).toString(16);
   const value = view.getBigUint64(entry + 8, true).toString(16);
   throw new VmmError("state-refused", `MSR 0x${index} of ${section.title} cannot be set to 0x${value} on this host`);
+}
+
+/**
+ * A deadline that has passed is saved as 0, and whether its interrupt reached the guest cannot be told: guests have been
+ * seen to wait for it for ever (Firecracker sets such a deadline, too). So it passes once more: one interrupt too many
+ * is harmless, one too few is not.
+ */
+function rearmDeadline(section: StateSection, msrs: DataView, count: number): void {
+  const lapic = section.part(LAPIC.name, LAPIC.sizeBytes);
+  const lvtt = new DataView(lapic.buffer, lapic.byteOffset).getUint32(APIC_LVTT, true);
+  if ((lvtt & APIC_TIMER_MODE_MASK) !== APIC_TIMER_MODE_TSCDEADLINE) return;
+  for (let position = 0; position < count; position++) {
+    const entry = abi.KVM_MSRS_HEADER_SIZE_BYTES + position * abi.KVM_MSR_ENTRY_SIZE_BYTES;
+    if (msrs.getUint32(entry, true) !== MSR_IA32_TSC_DEADLINE) continue;
+    if (msrs.getBigUint64(entry + 8, true) === 0n) msrs.setBigUint64(entry + 8, 1n, true);
+  }
 }

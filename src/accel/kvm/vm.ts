@@ -86,6 +86,14 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     }
   }
 
+  failures(): string[] {
+    return this.#threads
+      .filter(({ control }) => control.failure !== 0)
+      .map(
+        ({ index, control }) => `vCPU ${index}: KVM exit reason ${control.failure}, detail ${control.failureDetail}`,
+      );
+  }
+
   vcpuThreadIds(): number[] {
     return this.#threads.map(({ control }) => control.tid);
   }
@@ -107,6 +115,8 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   run(): void {
+    // Tells the guest's watchdogs that it was stopped for as long as it was.
+    if (this.#areWorkersStarted) for (const { vcpu } of this.#threads) vcpu.notePause();
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
     if (this.#areWorkersStarted) return;
     for (const index of this.#threads.keys()) this.#startWorker(index, false);
@@ -126,11 +136,16 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       bus ??= new IoBus(memory, devices, (gsi, level) => this.#vm.setIrqLine(gsi, level));
       return bus;
     });
-    // Making a worker takes the main thread 0.5 ms. The guest has stood long enough: it runs for a moment first.
-    runner.lend(FIRST_SLICE_MS);
-    this.#areWorkersStarted = true;
-    // A worker that is late takes the vCPU, parked by then, when it comes; one that dies reports that itself.
-    runner.lend(LEND_TIMEOUT_MS, () => this.#startWorker(0, true));
+    try {
+      // Making a worker takes the main thread 0.5 ms. The guest has stood long enough: it runs for a moment first.
+      runner.lend(FIRST_SLICE_MS);
+      this.#areWorkersStarted = true;
+      // A worker that is late takes the vCPU, parked by then, when it comes; one that dies reports that itself.
+      runner.lend(LEND_TIMEOUT_MS, () => this.#startWorker(0, true));
+    } catch (error) {
+      control.state = VCPU_STATE_GONE;
+      this.#options.onVcpuError(0, describeError(error));
+    }
   }
 
   park(onRequested?: () => void): void {
@@ -143,6 +158,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     onRequested?.();
     for (const { index, control } of threads) {
       if (control.waitForState(VCPU_STATE_PARKED, PARK_TIMEOUT_MS)) continue;
+      // The kick that did not help is taken back by the vCPU's thread when it sees this.
       for (const other of threads) other.control.request = VCPU_REQUEST_RUN;
       throw new VmmError("vcpu-stuck", `vCPU ${index} did not stop within ${PARK_TIMEOUT_MS} ms; the guest runs on`);
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Builds a state image in two steps: sections are planned while the guest runs, filled in while it stands.
+import { VmmError } from "../../errors.ts";
 import { crc32 } from "../../runtime/checksum.ts";
 import { PRODUCER } from "../../version.ts";
 import {
@@ -11,6 +12,7 @@ import {
   FORMAT_VERSION,
   HEADER_SIZE_BYTES,
   MAGIC,
+  MAX_IMAGE_SIZE_BYTES,
   type PartEntry,
   type SectionEntry,
 } from "./format.ts";
@@ -91,6 +93,13 @@ export class StateWriter {
         part.offset = offset;
         offset += align(part.sizeBytes);
       }
+    }
+    // A reader would refuse it: too late, if that is the next program.
+    if (offset > MAX_IMAGE_SIZE_BYTES) {
+      throw new VmmError(
+        "state-too-large",
+        `The state image would have ${offset} bytes, more than the limit of ${MAX_IMAGE_SIZE_BYTES}: is there a monitor client or a console that does not read?`,
+      );
     }
     const image = new Uint8Array(offset);
     const text = encoder.encode(JSON.stringify(directory));
