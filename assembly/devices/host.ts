@@ -16,6 +16,13 @@ export declare function monotonicNs(): i64;
 @external("host", "realtimeNs")
 export declare function realtimeNs(): i64;
 
+/**
+ * The device's output ring is full. Returns 1 when the calling thread is the one that empties it, and has done so: it
+ * would wait for itself. Else 0: another thread will. Called without any lock held.
+ */
+@external("host", "takeOutput")
+export declare function takeOutput(state: usize): u32;
+
 /** All ones, as wide as the access: what an ISA bus reads when no device drives it. */
 export function openBus(sizeBytes: u32): u32 {
   return sizeBytes < 4 ? (1 << (sizeBytes * 8)) - 1 : 0xffff_ffff;

@@ -79,6 +79,7 @@ class MonitorClient {
       send: (bytes) => this.chardev.write(bytes),
       backlogBytes: () => this.chardev.queuedBytes,
       acceptInput: () => this.chardev.acceptInput(),
+      drop: () => this.chardev.hangUp?.(),
     };
     this.#session =
       this.#spec.mode === "control"

@@ -31,7 +31,7 @@ export interface Uart16550Exports extends DeviceExports {
   receive(state: number, byte: number): number;
   /** After every taking of bytes from the ring, and after a restore. */
   outputDrained(state: number): void;
-  /** After vCPUs were asked to park: a write that waits for room in the ring ends at once. Nothing is lost. */
+  /** After vCPUs were asked to park: a write that waits for room in the ring ends at once, with its byte in the ring's reserve. */
   freeze(state: number): void;
   /** Before vCPUs run again. */
   thaw(state: number): void;
@@ -56,7 +56,7 @@ interface ExportsByName {
 /** The exports of a module, where more is known of it than that it is a device. */
 export type ExportsOf<Name extends ModuleName> = Name extends keyof ExportsByName ? ExportsByName[Name] : DeviceExports;
 
-/** What every device module imports. All of it may be called with the device's lock held: it must not call back. */
+/** What device modules import. Unless said otherwise it may be called with the device's lock held: it must not call back. */
 export interface DeviceHost {
   /** The interrupt line of the device at `state`, called only when its level (0 or 1) changes. */
   setIrq(state: number, level: number): void;
@@ -65,6 +65,11 @@ export interface DeviceHost {
   monotonicNs(): bigint;
   /** Nanoseconds since 1970. */
   realtimeNs(): bigint;
+  /**
+   * The output ring of the device at `state` is full. 1 when the calling thread is the one that empties it, and has done
+   * so; else 0, and the device waits for the other thread. Called without the lock.
+   */
+  takeOutput(state: number): number;
 }
 
 /** Compiled modules cannot be shared between threads without posting them, so each thread has its own cache. */

@@ -2,7 +2,6 @@
 // All devices of one VM, as the main thread sees them: power-on, timers, saved state.
 import { FIELD_EXIT_CODE_U32 } from "../../assembly/devices/debug-exit/layout.ts";
 import { HOST_RING_INDEX } from "../../assembly/devices/uart16550/layout.ts";
-import { RING_CAPACITY_BYTES } from "../../assembly/layout.ts";
 import { type DeviceName, deviceStates } from "../../build/modules.ts";
 import { monotonicNs } from "../../ffi/clock.ts";
 import { VmmError } from "../errors.ts";
@@ -22,8 +21,6 @@ export const DEVICE_SECTIONS: Readonly<Record<string, number>> = Object.fromEntr
 function sectionId(module: string): string {
   return `device/${module}`;
 }
-
-const OUTPUT_PART_SIZE_BYTES = 4 + RING_CAPACITY_BYTES;
 
 /** setTimeout takes no more. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
@@ -79,7 +76,10 @@ export class DeviceSet {
   }
 
   thawOutput(): void {
-    for (const { device } of this.serialPorts) (this.#exports(device) as Uart16550Exports).thaw(device.state);
+    for (const port of this.serialPorts) {
+      port.renewReserve();
+      (this.#exports(port.device) as Uart16550Exports).thaw(port.device.state);
+    }
   }
 
   /** Presses the power button. */
@@ -133,7 +133,7 @@ export class DeviceSet {
     const port = this.#portOf(device);
     const section = writer.plan({ id: sectionId(device.module), instance: device.instance, version }, [
       { name: "fields", type: fields, sizeBytes },
-      ...(port === undefined ? [] : [{ name: "output", type: "u32 count, u8[]", sizeBytes: OUTPUT_PART_SIZE_BYTES }]),
+      ...(port === undefined ? [] : [{ name: "output", type: "u32 count, u8[]", sizeBytes: 4 + port.maxPendingBytes }]),
     ]);
     return () => {
       const page = this.#page(device, sizeBytes);
@@ -156,10 +156,11 @@ export class DeviceSet {
       this.#restoreFields(device, section);
       const port = this.#portOf(device);
       if (port === undefined) continue;
-      const output = section.part("output", OUTPUT_PART_SIZE_BYTES);
-      const count = new DataView(output.buffer, output.byteOffset).getUint32(0, true);
-      if (count > RING_CAPACITY_BYTES) {
-        throw new VmmError("state-refused", `State part output of ${section.title} is longer than a ring`);
+      const output = section.part("output");
+      const view = new DataView(output.buffer, output.byteOffset, output.byteLength);
+      const count = output.length < 4 ? Number.POSITIVE_INFINITY : view.getUint32(0, true);
+      if (count > output.length - 4) {
+        throw new VmmError("state-refused", `State part output of ${section.title} is shorter than it says`);
       }
       port.restoreOutput(output.subarray(4, 4 + count));
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Port I/O: finds the device behind a port and calls its Wasm module. One bus for each thread that serves exits.
 import { CONTROL_DOORBELL, CONTROL_EVENTS } from "../../assembly/layout.ts";
+import type { DeviceName } from "../../build/modules.ts";
 import { monotonicNs, realtimeNs } from "../../ffi/clock.ts";
 import { type DeviceExports, type DeviceHost, instantiateDevice } from "./device-module.ts";
 import type { DeviceInstance } from "./device-table.ts";
@@ -8,6 +9,23 @@ import type { DeviceInstance } from "./device-table.ts";
 interface PortTarget {
   device: DeviceInstance;
   exports: DeviceExports;
+  /** Takes accesses of 16 and 32 bits as a whole. */
+  isWide: boolean;
+}
+
+/** All others have an 8-bit interface. */
+const WIDE_DEVICES: ReadonlySet<DeviceName> = new Set(["acpi-pm", "debug-exit"]);
+
+/** Output rings that this very thread empties, by the device's state page: what does it. */
+const ringsEmptiedHere = new WeakMap<WebAssembly.Memory, Map<number, () => void>>();
+
+/**
+ * Says that the calling thread is the one that empties the output ring of the device at `state`. When it runs a vCPU
+ * itself and that finds the ring full, `empty` is called: nobody else will make room.
+ */
+export function emptyRingHere(memory: WebAssembly.Memory, state: number, empty: () => void): void {
+  const rings = ringsEmptiedHere.get(memory) ?? new Map<number, () => void>();
+  ringsEmptiedHere.set(memory, rings.set(state, empty));
 }
 
 /** Tells the main thread that something happened: sets bits of `CONTROL_EVENTS` and rings the doorbell. */
@@ -37,12 +55,18 @@ export class IoBus {
       signal: (event) => signalMain(words, event),
       monotonicNs,
       realtimeNs,
+      takeOutput: (state) => {
+        const empty = ringsEmptiedHere.get(memory)?.get(state);
+        empty?.();
+        return empty === undefined ? 0 : 1;
+      },
     };
     for (const device of devices) {
       const exports = instantiateDevice(device.module, memory, host);
+      const isWide = WIDE_DEVICES.has(device.module);
       this.#targets.set(device, exports);
       for (let offset = 0; offset < device.ioSizeBytes; offset++) {
-        this.#ports.set(device.ioBase + offset, { device, exports });
+        this.#ports.set(device.ioBase + offset, { device, exports, isWide });
       }
     }
   }
@@ -51,17 +75,34 @@ export class IoBus {
     return this.#targets.get(device)!;
   }
 
-  /** A guest's `in`. A port with nothing behind it reads as all ones, as on a PC. */
+  /**
+   * A guest's `in`. A port with nothing behind it reads as all ones, as on a PC. An access that is wider than the device
+   * becomes several, to consecutive ports, as on an ISA bus.
+   */
   read(port: number, sizeBytes: number): number {
     const target = this.#ports.get(port);
-    if (target === undefined) return 0xffff_ffff;
-    return target.exports.read(target.device.state, port - target.device.ioBase, sizeBytes);
+    if (isWhole(target, port, sizeBytes)) {
+      if (target === undefined) return 0xff;
+      return target.exports.read(target.device.state, port - target.device.ioBase, sizeBytes);
+    }
+    let value = 0;
+    for (let byte = 0; byte < sizeBytes; byte++) value |= (this.read(port + byte, 1) & 0xff) << (8 * byte);
+    return value >>> 0;
   }
 
-  /** A guest's `out`. */
+  /** A guest's `out`, split like an `in`. */
   write(port: number, sizeBytes: number, value: number): void {
     const target = this.#ports.get(port);
-    if (target === undefined) return;
-    target.exports.write(target.device.state, port - target.device.ioBase, sizeBytes, value);
+    if (isWhole(target, port, sizeBytes)) {
+      target?.exports.write(target.device.state, port - target.device.ioBase, sizeBytes, value);
+      return;
+    }
+    for (let byte = 0; byte < sizeBytes; byte++) this.write(port + byte, 1, (value >>> (8 * byte)) & 0xff);
   }
+}
+
+/** An access goes to the device as it is: a byte, or all of it within a device that takes more at once. */
+function isWhole(target: PortTarget | undefined, port: number, sizeBytes: number): boolean {
+  if (sizeBytes === 1) return true;
+  return target?.isWide === true && port + sizeBytes <= target.device.ioBase + target.device.ioSizeBytes;
 }

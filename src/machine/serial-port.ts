@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The main thread's end of a serial port: moves bytes between the UART's output ring, its receiver and a chardev.
+import { HOST_DROPPED_BYTES, RING_RESERVE_BYTES } from "../../assembly/devices/uart16550/layout.ts";
 import { RING_CAPACITY_BYTES, RING_DATA, RING_HEAD, RING_TAIL } from "../../assembly/layout.ts";
+import { OutputQueue } from "../backends/chardev/output-queue.ts";
 import type { Chardev } from "../backends/chardev/types.ts";
 import type { Uart16550Exports } from "./device-module.ts";
 import { type DeviceInstance, ringAddress } from "./device-table.ts";
+import { emptyRingHere } from "./io-bus.ts";
 
 /** What the chardev may owe the host before the port stops emptying the ring, and the guest has to wait. */
 const MAX_QUEUED_BYTES = 64 * 1024;
@@ -13,6 +16,9 @@ export class SerialPort {
   readonly #words: Int32Array;
   readonly #bytes: Uint8Array;
   readonly #exports: () => Uart16550Exports;
+  readonly #dropped: Uint32Array;
+  /** Taken from the ring when there was no chardev yet; older than what is in the ring. */
+  readonly #backlog = new OutputQueue();
   #chardev: Chardev | undefined;
   #isInputBlocked = false;
 
@@ -23,6 +29,13 @@ export class SerialPort {
     this.#words = new Int32Array(memory.buffer, ring, RING_DATA / 4);
     this.#bytes = new Uint8Array(memory.buffer, ring + RING_DATA, RING_CAPACITY_BYTES);
     this.#exports = exports;
+    this.#dropped = new Uint32Array(memory.buffer, device.state + HOST_DROPPED_BYTES, 1);
+    emptyRingHere(memory, device.state, () => this.#emptyRing());
+  }
+
+  /** Bytes that vCPUs wrote while they were being parked and the ring had no room left at all. */
+  get droppedBytes(): number {
+    return Atomics.load(this.#dropped, 0);
   }
 
   get chardevId(): string | null {
@@ -42,6 +55,18 @@ export class SerialPort {
       },
       drained: () => this.flush(),
     });
+    if (this.#backlog.byteLength > 0) chardev.write(this.#backlog.peek().slice());
+    this.#backlog.clear();
+    this.renewReserve();
+  }
+
+  /**
+   * Each parking may use some of the ring's reserve, which must be there for the next one even when the console does not
+   * read: gives the chardev as much as it takes, whatever it has queued already. Its queue is part of its saved state.
+   */
+  renewReserve(): void {
+    const missing = RING_RESERVE_BYTES - (RING_CAPACITY_BYTES - this.#ringBytes);
+    if (missing > 0 && this.#chardev !== undefined) this.#chardev.write(this.#take(missing));
   }
 
   /** Gives what the guest has written to the chardev, and asks for input if the receiver has room again. */
@@ -57,24 +82,58 @@ export class SerialPort {
     }
   }
 
-  /** Bytes in the ring, without taking them: for the state image. */
+  /** What `pendingOutput` can become while this thread does not run a vCPU. */
+  get maxPendingBytes(): number {
+    return this.#backlog.byteLength + RING_CAPACITY_BYTES;
+  }
+
+  /** What the chardev has not got yet, without taking it: for the state image. */
   pendingOutput(): Uint8Array {
-    const head = Atomics.load(this.#words, RING_HEAD >> 2);
-    const count = (Atomics.load(this.#words, RING_TAIL >> 2) - head) >>> 0;
-    return Uint8Array.from({ length: count }, (_, index) => this.#bytes[(head + index) & (RING_CAPACITY_BYTES - 1)]!);
+    const ring = this.#peekRing();
+    if (this.#backlog.byteLength === 0) return ring;
+    const pending = new Uint8Array(this.#backlog.byteLength + ring.length);
+    pending.set(this.#backlog.peek());
+    pending.set(ring, this.#backlog.byteLength);
+    return pending;
   }
 
   /** Puts saved output back into the empty ring, as if the guest had just written it. */
   restoreOutput(pending: Uint8Array): void {
-    const count = Math.min(pending.length, RING_CAPACITY_BYTES);
-    this.#bytes.set(pending.subarray(0, count));
+    const excess = Math.max(0, pending.length - RING_CAPACITY_BYTES);
+    this.#backlog.clear();
+    this.#backlog.push(pending.subarray(0, excess));
+    this.#bytes.set(pending.subarray(excess));
     Atomics.store(this.#words, RING_HEAD >> 2, 0);
-    Atomics.store(this.#words, RING_TAIL >> 2, count);
+    Atomics.store(this.#words, RING_TAIL >> 2, pending.length - excess);
+  }
+
+  /**
+   * For a vCPU that this thread runs: nobody else would take anything from the full ring. That is so only for moments
+   * after an update, so all of it is kept.
+   */
+  #emptyRing(): void {
+    const taken = this.#take(RING_CAPACITY_BYTES);
+    if (this.#chardev !== undefined) this.#chardev.write(taken);
+    else if (this.chardevId !== null) this.#backlog.push(taken);
+    // Other vCPUs may wait for the room, each in its own thread.
+    Atomics.notify(this.#words, RING_HEAD >> 2);
+  }
+
+  get #ringBytes(): number {
+    return (Atomics.load(this.#words, RING_TAIL >> 2) - Atomics.load(this.#words, RING_HEAD >> 2)) >>> 0;
+  }
+
+  #peekRing(): Uint8Array {
+    const head = Atomics.load(this.#words, RING_HEAD >> 2);
+    return Uint8Array.from(
+      { length: this.#ringBytes },
+      (_, index) => this.#bytes[(head + index) & (RING_CAPACITY_BYTES - 1)]!,
+    );
   }
 
   #take(limit: number): Uint8Array {
     if (limit <= 0) return new Uint8Array(0);
-    const pending = this.pendingOutput().subarray(0, limit);
+    const pending = this.#peekRing().subarray(0, limit);
     const head = Atomics.load(this.#words, RING_HEAD >> 2);
     Atomics.store(this.#words, RING_HEAD >> 2, (head + pending.length) | 0);
     return pending;

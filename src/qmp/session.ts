@@ -19,6 +19,8 @@ export interface MonitorPort {
   backlogBytes?(): number;
   /** Called when `inputSpaceBytes` has become more than 0 again. */
   acceptInput?(): void;
+  /** Hangs up on a client that does not read; absent where that is not possible. The session may be closed by it. */
+  drop?(): void;
 }
 
 /** A session between two commands, as plain JSON. */
@@ -38,6 +40,8 @@ export interface QmpSessionOptions {
 export const INPUT_WINDOW_BYTES = 64 << 10;
 /** Unread output at which a client's commands have to wait. */
 export const OUTPUT_WINDOW_BYTES = 1 << 20;
+/** Unread output at which a client gets no more events: the guest can cause any number of them. */
+export const EVENT_BACKLOG_BYTES = 4 << 20;
 
 const encoder = new TextEncoder();
 
@@ -169,6 +173,11 @@ export class QmpSession {
 
   #sendEvent(event: QmpEvent): void {
     if (!this.negotiated) return;
+    if ((this.#port.backlogBytes?.() ?? 0) >= EVENT_BACKLOG_BYTES) {
+      // While frozen the connection may be part of a saved state already.
+      if (!this.#frozen && !this.#closed) this.#port.drop?.();
+      return;
+    }
     const isMigration = event.event === "MIGRATION" || event.event === "MIGRATION_PASS";
     if (!isMigration || this.#target.migration.capabilities().events) this.#send(event);
   }

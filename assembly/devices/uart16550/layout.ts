@@ -30,6 +30,8 @@ export const STATE_SIZE_BYTES = 32;
 export const HOST_RING_INDEX = 32;
 /** u32, not 0 between `freeze` and `thaw`. Of no meaning to the guest, hence not saved. */
 export const HOST_FROZEN = 36;
+/** u32: bytes that a frozen UART had no room for. For the host to tell, hence not saved. */
+export const HOST_DROPPED_BYTES = 40;
 
 /** What a full ring has left for bytes that vCPUs are in the middle of writing when they are parked. */
 export const RING_RESERVE_BYTES = 256;

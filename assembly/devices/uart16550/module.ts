@@ -8,12 +8,13 @@
 import { acquire, release } from "../../lock.ts";
 import { EVENT_CHARDEV } from "../../layout.ts";
 import { notifyRoom, push, ringAddress, roomBytes, waitForRoom } from "../../ring.ts";
-import { openBus, setIrq, signal } from "../host.ts";
+import { openBus, setIrq, signal, takeOutput } from "../host.ts";
 import {
   FIELD_DIVISOR_U16,
   FIELD_IRQ_LEVEL_U8,
   FIELD_RX_COUNT_U8,
   FIELD_RX_FIFO_U8X16,
+  HOST_DROPPED_BYTES,
   HOST_FROZEN,
   HOST_RING_INDEX,
   RING_RESERVE_BYTES,
@@ -40,6 +41,7 @@ class Uart {
   private rxFifo: v128;
   ringIndex: u32;
   frozen: u32;
+  droppedBytes: u32;
 
   get address(): usize {
     return changetype<usize>(this);
@@ -80,7 +82,8 @@ export function reset(uart: Uart): void {
     offsetof<Uart>("rxCount") != FIELD_RX_COUNT_U8 ||
     offsetof<Uart>("rxFifo") != FIELD_RX_FIFO_U8X16 ||
     offsetof<Uart>("ringIndex") != HOST_RING_INDEX ||
-    offsetof<Uart>("frozen") != HOST_FROZEN
+    offsetof<Uart>("frozen") != HOST_FROZEN ||
+    offsetof<Uart>("droppedBytes") != HOST_DROPPED_BYTES
   ) {
     ERROR("class Uart and layout.ts disagree");
   }
@@ -111,8 +114,8 @@ export function read(uart: Uart, offset: u32, sizeBytes: u32): u32 {
 }
 
 /**
- * A write to THR returns when the byte is in the ring. Only a guest that ignores THRE can find the ring full; it then
- * waits inside for the host to take bytes or to freeze the UART, because a serial line loses nothing.
+ * A write to THR returns when the byte is in the ring. Only a guest that ignores THRE can find the ring full; its vCPU
+ * then waits inside for the host to take bytes or to freeze the UART, because a serial line loses nothing.
  */
 export function write(uart: Uart, offset: u32, sizeBytes: u32, value: u32): void {
   if (sizeBytes != 1) return;
@@ -156,8 +159,8 @@ export function outputDrained(uart: Uart): void {
 
 /**
  * The vCPUs were asked to park: a write that waits for the host, or would, ends at once with its byte in the ring's
- * reserve, because the host may take nothing until they have parked. To be called after the request, so that no vCPU
- * writes twice.
+ * reserve, because the host may take nothing until they have parked. When even that is full, the byte is dropped and
+ * counted: a vCPU that does not park would cost the guest. To be called after the request, so that no vCPU writes twice.
  */
 export function freeze(uart: Uart): void {
   atomic.store<u32>(uart.address, 1, HOST_FROZEN);
@@ -284,13 +287,7 @@ function transmit(uart: Uart, byte: u8): void {
   if (uart.looped) {
     pushReceived(uart, byte);
   } else {
-    const ring = ringAddress(uart.ringIndex);
-    while (!push(ring, byte, atomic.load<u32>(uart.address, HOST_FROZEN) ? 0 : RING_RESERVE_BYTES)) {
-      release(uart.address);
-      signal(EVENT_CHARDEV);
-      waitForRoom(ring, RING_RESERVE_BYTES);
-      acquire(uart.address);
-    }
+    send(uart, byte);
     signal(EVENT_CHARDEV);
   }
   // THRE falls and rises within this write. An edge-triggered interrupt controller must see the line do so too, or a
@@ -301,6 +298,23 @@ function transmit(uart: Uart, byte: u8): void {
   uart.lsr = (uart.lsr & ~(reg.LSR_THRE | reg.LSR_TEMT)) | status;
   uart.threPending = status != 0;
   updateIrq(uart);
+}
+
+/** Puts a byte into the ring. Gives the lock away while the ring is full. */
+function send(uart: Uart, byte: u8): void {
+  const ring = ringAddress(uart.ringIndex);
+  for (;;) {
+    const frozen = atomic.load<u32>(uart.address, HOST_FROZEN) != 0;
+    if (push(ring, byte, frozen ? 0 : RING_RESERVE_BYTES)) return;
+    if (frozen) {
+      uart.droppedBytes++;
+      return;
+    }
+    release(uart.address);
+    signal(EVENT_CHARDEV);
+    if (!takeOutput(uart.address)) waitForRoom(ring, RING_RESERVE_BYTES);
+    acquire(uart.address);
+  }
 }
 
 /** THRE and TEMT while the ring takes what a driver may write on seeing THRE: a whole FIFO. */

@@ -22,12 +22,18 @@ export interface HostChardev extends Chardev {
   ready(): Promise<void>;
   /** After the fds went to another process: closes them here and leaves everything else (paths, terminal) as it is. */
   release(): void;
+  /** Ends the connection to the present peer; another may come. Absent where there are no connections. */
+  hangUp?(): void;
 }
 
-/** The state of a stdio terminal goes along, so that whoever ends last can restore it. */
+/** What has to be undone on the host goes along, so that whoever ends last can do it. */
 export interface HostChardevState extends ChardevState {
   /** Settings of the terminal before raw mode, base64. */
   termios?: string;
+  /** Standard streams (0, 1) that were made non-blocking for everybody who shares them, to be undone at the end. */
+  madeNonBlocking?: number[];
+  /** Identity of a listening unix socket's file; null when it is not known. */
+  listenerFile?: string | null;
 }
 
 /**

@@ -13,6 +13,8 @@ import type { Reactor, Watch } from "../../runtime/reactor.ts";
 export interface ListenerState {
   fd: number;
   address: SocketAddressSpec;
+  /** Which file the socket has, so that another one in its place is known as such; null when it has none. */
+  file?: string | null;
 }
 
 /** Takes a connection: the fd is the handler's to close. `peerName` is as QEMU shows it in `query-chardev`. */
@@ -39,7 +41,7 @@ export class SocketListener {
     this.address = state.address;
     this.#reactor = reactor;
     this.#onConnection = onConnection;
-    this.#file = fileIdentity(state.address);
+    this.#file = state.file === undefined ? fileIdentity(state.address) : (state.file ?? undefined);
   }
 
   /** Binds and listens. Of a host with several addresses the first that works is used. */
@@ -74,7 +76,7 @@ export class SocketListener {
   }
 
   save(): ListenerState {
-    return { fd: this.fd, address: this.address };
+    return { fd: this.fd, address: this.address, file: this.#file ?? null };
   }
 
   /** Stops listening and removes the socket file. */
@@ -160,9 +162,13 @@ function inetName({ family, host, port }: SocketAddress): string {
   return family === AF_INET6 ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
-/** Device and inode number of a unix socket's file, if it is there. */
+/** Device and inode number of a unix socket's file, if it is there and can be looked at. */
 function fileIdentity(address: SocketAddressSpec): string | undefined {
   if (address.type !== "unix") return undefined;
-  const status = lstatSync(address.path, { bigint: true, throwIfNoEntry: false });
-  return status === undefined ? undefined : `${status.dev}:${status.ino}`;
+  try {
+    const { dev, ino } = lstatSync(address.path, { bigint: true });
+    return `${dev}:${ino}`;
+  } catch {
+    return undefined;
+  }
 }

@@ -7,9 +7,8 @@ import { connect, SHUT_RDWR, setNoDelay, shutdown, socket, socketError } from ".
 import type { ChardevSpec } from "../../config/types.ts";
 import { VmmError } from "../../errors.ts";
 import type { Reactor, Watch } from "../../runtime/reactor.ts";
-import { type Report, StreamChardev } from "./base.ts";
-import { addressName, connectionName, SocketListener, socketAddresses } from "./listener.ts";
-import type { ChardevState } from "./types.ts";
+import { type HostChardevState, type Report, StreamChardev } from "./base.ts";
+import { addressName, connectionName, type ListenerState, SocketListener, socketAddresses } from "./listener.ts";
 
 export type SocketSpec = Extract<ChardevSpec, { backend: "socket" }>;
 
@@ -28,7 +27,7 @@ export class SocketChardev extends StreamChardev<SocketSpec> {
   /** Says whether `ready()` waits, and settles it. */
   #waiting: PromiseWithResolvers<void> | undefined;
 
-  private constructor(spec: SocketSpec, reactor: Reactor, report: Report, restored?: ChardevState) {
+  private constructor(spec: SocketSpec, reactor: Reactor, report: Report, restored?: HostChardevState) {
     super(spec, reactor, report, restored);
     this.filename = restored?.filename ?? `disconnected:${addressName(spec.address)}${spec.server ? ",server=on" : ""}`;
   }
@@ -49,11 +48,12 @@ export class SocketChardev extends StreamChardev<SocketSpec> {
     return device;
   }
 
-  static restore(spec: SocketSpec, reactor: Reactor, report: Report, state: ChardevState): SocketChardev {
+  static restore(spec: SocketSpec, reactor: Reactor, report: Report, state: HostChardevState): SocketChardev {
     const device = new SocketChardev(spec, reactor, report, state);
     const { listen, connection } = state.fds;
     if (listen !== undefined) {
-      const saved = { fd: listen, address: spec.address };
+      const saved: ListenerState = { fd: listen, address: spec.address };
+      if (state.listenerFile !== undefined) saved.file = state.listenerFile;
       device.#listener = SocketListener.restore(saved, reactor, (fd, name) => device.#opened(fd, name));
     }
     if (connection !== undefined) device.openStream({ in: connection, out: connection }, state);
@@ -77,6 +77,19 @@ export class SocketChardev extends StreamChardev<SocketSpec> {
     clearTimeout(this.#reconnectTimer);
     // Not connected yet is not connected: the attempt is made again.
     this.#abandonAttempt();
+  }
+
+  override save(): HostChardevState {
+    const state = super.save();
+    const file = this.#listener?.save().file;
+    return file === undefined ? state : { ...state, listenerFile: file };
+  }
+
+  hangUp(): void {
+    if (this.closed || this.openFds.in === undefined) return;
+    // The peer learns of it even if somebody else still has the connection open.
+    shutdown(this.openFds.in, SHUT_RDWR);
+    this.#lost();
   }
 
   protected override thawed(): void {

@@ -29,22 +29,23 @@ let inUse = false;
 
 export class StdioChardev extends PlainChardev<StdioSpec> {
   readonly #terminal: RawTerminal | undefined;
-  readonly #undo: () => void;
+  /** Standard streams to make blocking again. */
+  readonly #shared: NonBlockingStreams;
 
   private constructor(
     spec: StdioSpec,
     reactor: Reactor,
     report: Report,
     fds: StreamFds,
-    undo: () => void,
+    shared: NonBlockingStreams,
     restored?: HostChardevState,
   ) {
     super(spec, reactor, report, fds, restored);
     inUse = true;
-    this.#undo = undo;
+    this.#shared = shared;
     if (restored === undefined) {
       if (isTerminal(fds.in!)) this.#terminal = new RawTerminal(fds.in!, spec.signal);
-      this.#terminal?.enter();
+      this.#enterTerminal();
     } else if (restored.termios !== undefined) {
       const original = new Uint8Array(Buffer.from(restored.termios, "base64"));
       this.#terminal = new RawTerminal(fds.in!, spec.signal, original);
@@ -53,41 +54,83 @@ export class StdioChardev extends PlainChardev<StdioSpec> {
 
   static open(spec: StdioSpec, reactor: Reactor, report: Report): StdioChardev {
     assertUnused(spec);
-    const input = privateFd(0, O_RDONLY);
+    const shared = new NonBlockingStreams([]);
+    const fds: StreamFds = {};
     try {
-      const output = privateFd(1, O_WRONLY);
-      const undo = (): void => {
-        input.undo();
-        output.undo();
-      };
-      return new StdioChardev(spec, reactor, report, { in: input.fd, out: output.fd }, undo);
+      fds.in = privateFd(0, O_RDONLY, shared);
+      fds.out = privateFd(1, O_WRONLY, shared);
+      return new StdioChardev(spec, reactor, report, fds, shared);
     } catch (error) {
-      input.undo();
-      close(input.fd);
+      inUse = false;
+      shared.undo();
+      for (const fd of [fds.in, fds.out]) if (fd !== undefined) close(fd);
       throw error;
     }
   }
 
   static restore(spec: StdioSpec, reactor: Reactor, report: Report, state: HostChardevState): StdioChardev {
     assertUnused(spec);
-    return new StdioChardev(spec, reactor, report, plainFds(state), () => {}, state);
+    return new StdioChardev(
+      spec,
+      reactor,
+      report,
+      plainFds(state),
+      new NonBlockingStreams(state.madeNonBlocking ?? []),
+      state,
+    );
   }
 
   override save(): HostChardevState {
-    const state = super.save();
-    if (this.#terminal === undefined) return state;
-    return { ...state, termios: Buffer.from(this.#terminal.original).toString("base64") };
+    const state: HostChardevState = { ...super.save(), madeNonBlocking: [...this.#shared.fds] };
+    if (this.#terminal !== undefined) state.termios = Buffer.from(this.#terminal.original).toString("base64");
+    return state;
   }
 
   protected override thawed(): void {
-    this.#terminal?.enter();
+    this.#enterTerminal();
   }
 
   protected override dispose(undo: boolean): void {
     inUse = false;
     if (undo) this.#terminal?.leave();
     else this.#terminal?.release();
-    if (undo) this.#undo();
+    if (undo) this.#shared.undo();
+    else this.#shared.release();
+  }
+
+  #enterTerminal(): void {
+    this.#terminal?.enter((error) => this.reportOnce("terminal", "its terminal cannot be set", error));
+  }
+}
+
+/** Standard streams that this program made non-blocking, until `undo` or its end. */
+class NonBlockingStreams {
+  readonly fds: number[];
+  readonly #undo = (): void => this.undo();
+
+  /** `fds`: those that another image of this program has made non-blocking. */
+  constructor(fds: readonly number[]) {
+    this.fds = [...fds];
+    if (fds.length > 0) process.on("exit", this.#undo);
+  }
+
+  add(fd: number): void {
+    // Standard input and output may be one open file.
+    if ((statusFlags(fd) & O_NONBLOCK) !== 0) return;
+    setNonBlocking(fd, true);
+    if (this.fds.push(fd) === 1) process.on("exit", this.#undo);
+  }
+
+  undo(): void {
+    const fds = [...this.fds];
+    this.release();
+    for (const fd of fds) setNonBlocking(fd, false);
+  }
+
+  /** Leaves them as they are: they are another process's now. */
+  release(): void {
+    this.fds.length = 0;
+    process.off("exit", this.#undo);
   }
 }
 
@@ -100,26 +143,16 @@ function assertUnused(spec: StdioSpec): void {
  * A non-blocking duplicate of a standard stream. O_NONBLOCK belongs to the open file, which is shared with the shell and
  * with stderr, so the file is opened anew where that gives the same thing: terminals and pipes.
  */
-function privateFd(fd: number, flags: number): { fd: number; undo: () => void } {
+function privateFd(fd: number, flags: number, shared: NonBlockingStreams): number {
   const { kind } = status(fd);
   if (kind === "character" || kind === "fifo") {
     try {
-      return { fd: open(`/proc/self/fd/${fd}`, flags | O_NONBLOCK | O_NOCTTY), undo: () => {} };
+      return open(`/proc/self/fd/${fd}`, flags | O_NONBLOCK | O_NOCTTY);
     } catch (error) {
       // Another user's terminal (after su), or a pipe whose other end is closed.
       if (!(error instanceof SysError)) throw error;
     }
   }
-  if (kind === "file") return { fd: duplicate(fd), undo: () => {} };
-  const wasNonBlocking = (statusFlags(fd) & O_NONBLOCK) !== 0;
-  setNonBlocking(fd, true);
-  const undo = (): void => setNonBlocking(fd, wasNonBlocking);
-  process.on("exit", undo);
-  return {
-    fd: duplicate(fd),
-    undo: () => {
-      process.off("exit", undo);
-      undo();
-    },
-  };
+  if (kind !== "file") shared.add(fd);
+  return duplicate(fd);
 }

@@ -3,6 +3,7 @@
 
 import { getTermios, rawTermios, setTermios } from "../../../ffi/termios.ts";
 import { keepTerminalsAtExit } from "../../runtime/terminal.ts";
+import { survivesUncaught } from "../../runtime/uncaught.ts";
 
 /** Signals that end a program by default: without a handler of ours they would leave the terminal raw. */
 const FATAL_SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1, SIGQUIT: 3 } as const;
@@ -27,16 +28,32 @@ export class RawTerminal {
     this.original = original ?? getTermios(fd);
   }
 
-  enter(): void {
+  /**
+   * `onLost` hears that an inherited terminal cannot be set any more: it has gone, and the program goes on without it.
+   * @throws SysError when a terminal that was not inherited cannot be set
+   */
+  enter(onLost: (error: unknown) => void): void {
     if (this.#undo !== undefined) return;
-    const makeRaw = (): void => {
+    const setRaw = (): void => {
       setTermios(this.#fd, rawTermios(this.original, { signals: this.#signals, postProcessOutput: true }));
     };
+    const makeRaw = (): void => {
+      try {
+        setRaw();
+      } catch (error) {
+        onLost(error);
+      }
+    };
+    if (!this.#isInherited) setRaw();
     const restore = (): void => this.leave();
     // The shell has changed the settings while this process was stopped.
     process.on("SIGCONT", makeRaw);
     process.on("exit", restore);
-    process.on("uncaughtExceptionMonitor", restore);
+    // Deno dies of an exception without an "exit".
+    const restoreIfFatal = (): void => {
+      if (!survivesUncaught()) restore();
+    };
+    process.on("uncaughtExceptionMonitor", restoreIfFatal);
     const handlers = Object.entries(FATAL_SIGNALS).map(([name, number]) => {
       const handler = (): void => {
         // Somebody else who listens decides what the signal means, and ends the process in an orderly way.
@@ -51,10 +68,10 @@ export class RawTerminal {
     this.#undo = () => {
       process.off("SIGCONT", makeRaw);
       process.off("exit", restore);
-      process.off("uncaughtExceptionMonitor", restore);
+      process.off("uncaughtExceptionMonitor", restoreIfFatal);
       for (const { name, handler } of handlers) process.off(name, handler);
     };
-    makeRaw();
+    if (this.#isInherited) makeRaw();
   }
 
   /** Restores the settings. */

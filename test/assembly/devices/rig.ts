@@ -21,6 +21,8 @@ export class DeviceRig<Name extends ModuleName> {
   monotonicNs = 1_000_000_000_000n;
   realtimeNs = 1_700_000_000_000_000_000n;
   irqLevel = 0;
+  /** Makes room in the output ring, as a consumer that is the producer too; absent: somebody else does. */
+  takeOutput: (() => boolean) | undefined;
   /** Every level the line took, in order. */
   irqHistory: number[] = [];
   #events = 0;
@@ -38,6 +40,7 @@ export class DeviceRig<Name extends ModuleName> {
       },
       monotonicNs: () => this.monotonicNs,
       realtimeNs: () => this.realtimeNs,
+      takeOutput: () => (this.takeOutput === undefined ? 0 : Number(this.takeOutput())),
     };
     this.fields = fields;
     this.device = instantiateDevice(name, this.memory, host);

@@ -16,6 +16,7 @@ const uart = instantiateDevice("uart16550", memory, {
   signal: () => {},
   monotonicNs: () => 0n,
   realtimeNs: () => 0n,
+  takeOutput: () => 0,
 });
 for (let round = 0; round < rounds; round++) {
   for (let byte = 0; byte < 128; byte++) uart.write(state, 0, 1, firstByte + byte);

@@ -179,6 +179,30 @@ test("transmitter: freezing ends a write that waits, and its bytes follow the ot
   );
 });
 
+test("transmitter: a full ring is emptied by the writing thread itself if that is the one to do so", () => {
+  const { rig, ring, setRoom } = createUart();
+  setRoom(0);
+  const taken: number[] = [];
+  rig.takeOutput = () => {
+    taken.push(...ring.take());
+    return true;
+  };
+  rig.write(THR, 0x41);
+  assert.is(taken.length, RING_CAPACITY_BYTES - layout.RING_RESERVE_BYTES);
+  assert.equal(ring.take(), [0x41]);
+  assert.is(rig.read(LSR) & 0x60, 0x60);
+});
+
+test("transmitter: frozen with its reserve used up it does not wait, but drops and counts", () => {
+  const { rig, ring } = createUart();
+  ring.fillUpTo(1);
+  rig.device.freeze(rig.state);
+  for (let byte = 0; byte < 3; byte++) rig.write(THR, byte);
+  assert.is(ring.roomBytes, 0);
+  assert.is(new DataView(rig.memory.buffer).getUint32(rig.state + layout.HOST_DROPPED_BYTES, true), 2);
+  assert.is(rig.read(LSR) & 0x60, 0);
+});
+
 test("IIR: line status, received data, transmitter, modem status, in this order", () => {
   const { rig } = createUart();
   rig.write(IER, 0x0f);

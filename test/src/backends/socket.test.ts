@@ -285,6 +285,66 @@ test("who connects during an update is served after it", async () => {
   client.close();
 });
 
+test("a file that somebody else has put in the socket's place stays, after an update too", async () => {
+  const spec = unixSpec();
+  const { path } = spec.address;
+  const frontend = new TestFrontend();
+  let device = create(spec, reactor);
+  device.attach(frontend);
+  unlinkSync(path);
+  writeFileSync(path, "not ours");
+  device = handOver(device, frontend, reactor);
+  device = handOver(device, frontend, reactor);
+  device.close();
+  assert.ok(existsSync(path));
+});
+
+test("a listener's file is its own over an update, and one that is gone is nobody's", () => {
+  for (const isGone of [false, true]) {
+    const { address } = unixSpec();
+    const old = SocketListener.listen(address, reactor, () => {});
+    if (isGone) unlinkSync(address.path);
+    const state = JSON.parse(JSON.stringify({ ...old.save(), fd: duplicate(old.fd) }));
+    if (isGone) writeFileSync(address.path, "not ours");
+    old.release();
+    const listener = SocketListener.restore(state, reactor, () => {});
+    listener.close();
+    assert.is(existsSync(address.path), isGone);
+  }
+});
+
+test("a socket file that cannot be looked at keeps nobody from taking over its listener", () => {
+  const { address } = unixSpec();
+  const old = SocketListener.listen(address, reactor, () => {});
+  // Not a directory: ENOTDIR, where another user's directory would give EACCES.
+  const unreachable = { ...address, path: join(address.path, "s") };
+  const listener = SocketListener.restore({ fd: duplicate(old.fd), address: unreachable }, reactor, () => {});
+  listener.close();
+  old.close();
+  assert.not(existsSync(address.path));
+});
+
+test("hanging up ends a connection with all that is queued for it, and the next one is served", async () => {
+  const spec = unixSpec();
+  const device = create(spec, reactor);
+  const frontend = new TestFrontend();
+  device.attach(frontend);
+  const sleeper = unixClient(spec.address.path);
+  await until(() => device.connected);
+  device.write(new Uint8Array(8 << 20));
+  assert.ok(device.queuedBytes > 0);
+  device.hangUp!();
+  assert.not(device.connected);
+  assert.is(device.queuedBytes, 0);
+  const next = unixClient(spec.address.path);
+  await until(() => device.connected);
+  assert.equal(frontend.events, ["opened", "closed", "opened"]);
+  device.hangUp!();
+  device.hangUp!();
+  for (const client of [sleeper, next]) client.close();
+  device.close();
+});
+
 test("a listener serves several clients at once and survives an update", async () => {
   const spec = unixSpec();
   const before = openFdCount();

@@ -6,6 +6,7 @@ import { setCloseOnExec } from "../../../ffi/fd.ts";
 import type { HostChardev } from "../../../src/backends/chardev/base.ts";
 import { create, restore } from "../../../src/backends/chardev/create.ts";
 import { Reactor } from "../../../src/runtime/reactor.ts";
+import { surviveUncaught } from "../../../src/runtime/uncaught.ts";
 
 const reactor = new Reactor();
 const saved = process.env.SAVED;
@@ -13,7 +14,8 @@ const signal = process.env.SIGNAL === "on";
 const device: HostChardev =
   saved === undefined
     ? create({ backend: "stdio", id: "s", signal }, reactor)
-    : restore(JSON.parse(saved), reactor, () => {});
+    : restore(JSON.parse(saved), reactor, ({ message }) => say(`!${message}!`));
+if (process.env.SURVIVE === "on") surviveUncaught(() => say("survived\n"));
 
 function say(text: string): void {
   device.write(Buffer.from(text));

@@ -5,13 +5,27 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { close, makeFifo, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, open } from "../../../ffi/fd.ts";
+import {
+  close,
+  duplicate,
+  duplicateTo,
+  makeFifo,
+  O_NOCTTY,
+  O_NONBLOCK,
+  O_RDONLY,
+  O_RDWR,
+  open,
+  setNonBlocking,
+  statusFlags,
+} from "../../../ffi/fd.ts";
 import { openPty } from "../../../ffi/pty.ts";
+import { socketPair } from "../../../ffi/socket.ts";
 import { getTermios, setTermios } from "../../../ffi/termios.ts";
-import { create } from "../../../src/backends/chardev/create.ts";
+import { create, restore } from "../../../src/backends/chardev/create.ts";
+import { RawTerminal } from "../../../src/backends/chardev/terminal.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { Peer, until, warmReactor } from "./support.ts";
+import { carry, Peer, until, warmReactor } from "./support.ts";
 
 const test = describe("src/backends/chardev: stdio");
 const directory = temporaryDirectory();
@@ -79,6 +93,61 @@ for (const [how, end, exitCode] of [
     terminal.close();
   });
 }
+
+test("the terminal stays raw when the program survives an error", async () => {
+  const terminal = new Terminal();
+  const child = startProbe(terminal.name, terminal.name, { SURVIVE: "on" });
+  const exited = once(child, "exit");
+  await terminal.screen.expect("ready\r\n");
+  terminal.screen.write("e");
+  await terminal.screen.expect("<101>survived\r\n");
+  assert.is(terminal.localFlags & (ISIG | ICANON | ECHO), 0);
+  child.kill("SIGTERM");
+  await exited;
+  assert.equal(terminal.settings, terminal.cooked);
+  terminal.close();
+});
+
+test("an inherited terminal that cannot be set is reported, and only that", async () => {
+  const [end, peerFd] = socketPair();
+  const errors: unknown[] = [];
+  const gone = new RawTerminal(end, false, new Terminal().cooked);
+  gone.enter((error) => errors.push(error));
+  gone.leave();
+  assert.is(errors.length, 1);
+  for (const fd of [end, peerFd]) close(fd);
+});
+
+test("a shared socket is blocking again at the end, over updates too", async () => {
+  const reactor = await warmReactor();
+  const [end, peerFd] = socketPair();
+  const own = [0, 1].map((fd) => duplicate(fd, 3));
+  const isNonBlocking = (): boolean => (statusFlags(end) & O_NONBLOCK) !== 0;
+  try {
+    for (const fd of [0, 1]) duplicateTo(end, fd);
+    for (const updates of [0, 1, 2]) {
+      setNonBlocking(end, false);
+      let device = create({ backend: "stdio", id: "s", signal: false }, reactor);
+      for (let update = 0; update < updates; update++) {
+        device.freeze();
+        const state = carry(device);
+        device.release();
+        assert.ok(isNonBlocking());
+        device = restore(state, reactor);
+      }
+      assert.ok(isNonBlocking());
+      device.close();
+      assert.not(isNonBlocking());
+    }
+    setNonBlocking(end, true);
+    create({ backend: "stdio", id: "s", signal: false }, reactor).close();
+    assert.ok(isNonBlocking(), "it was before");
+  } finally {
+    for (const [fd, copy] of own.entries()) duplicateTo(copy, fd);
+  }
+  for (const fd of [...own, end, peerFd]) close(fd);
+  await reactor.close();
+});
 
 for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
   test(`the terminal is restored after ${signal}`, async () => {

@@ -176,6 +176,8 @@ export class TestClient {
   output = "";
   acceptedInput = 0;
   backlog = 0;
+  /** How often the session wanted to hang up. */
+  drops = 0;
 
   constructor(target: QmpTarget, options: QmpSessionOptions = {}) {
     const port = {
@@ -185,6 +187,9 @@ export class TestClient {
       backlogBytes: () => this.backlog,
       acceptInput: () => {
         this.acceptedInput++;
+      },
+      drop: () => {
+        this.drops++;
       },
     };
     this.session = new QmpSession(target, port, options);

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import * as fc from "fast-check";
-import { INPUT_WINDOW_BYTES, OUTPUT_WINDOW_BYTES, type QmpSessionState } from "../../../src/qmp/session.ts";
+import {
+  EVENT_BACKLOG_BYTES,
+  INPUT_WINDOW_BYTES,
+  OUTPUT_WINDOW_BYTES,
+  type QmpSessionState,
+} from "../../../src/qmp/session.ts";
 import { assert, describe } from "../../harness.ts";
 import { bytesOf, FakeTarget, TestClient, withoutTime } from "./fake-target.ts";
 
@@ -194,6 +199,28 @@ test("a client that does not read is not served further", async () => {
   client.backlog = 0;
   client.session.outputDrained();
   assert.is(await client.take(), '{"return": {"name": "vm1"}}\r\n');
+});
+
+test("a client that reads no events loses its connection, or else the events", async () => {
+  const vm = new FakeTarget();
+  const [reader, sleeper] = [await TestClient.negotiated(vm), await TestClient.negotiated(vm)];
+  sleeper.backlog = EVENT_BACKLOG_BYTES - 1;
+  vm.powerdown();
+  assert.match(sleeper.output, "POWERDOWN");
+  assert.is(sleeper.drops, 0);
+  sleeper.backlog = EVENT_BACKLOG_BYTES;
+  sleeper.output = "";
+  vm.powerdown();
+  assert.is(sleeper.output, "");
+  assert.is(sleeper.drops, 1);
+  assert.is(reader.output.split("POWERDOWN").length, 3);
+  await sleeper.session.freeze();
+  vm.powerdown();
+  assert.is(sleeper.output, "");
+  assert.is(sleeper.drops, 1, "nobody hangs up while the connection is saved");
+  sleeper.session.thaw();
+  vm.powerdown();
+  assert.is(sleeper.drops, 2);
 });
 
 test("a client that half-closes gets all its replies", async () => {
