@@ -7,6 +7,7 @@ import { create, restore } from "../backends/chardev/create.ts";
 import { type ListenerState, SocketListener } from "../backends/chardev/listener.ts";
 import { SocketChardev, type SocketSpec } from "../backends/chardev/socket.ts";
 import type { MachineSpec, MonitorSpec } from "../config/types.ts";
+import { VmmError } from "../errors.ts";
 import { HmpSession, type HmpSessionState } from "../hmp/session.ts";
 import { type MonitorPort, QmpSession, type QmpSessionState } from "../qmp/session.ts";
 import type { QmpTarget } from "../qmp/target.ts";
@@ -184,20 +185,28 @@ export class Connections {
   }
 
   #restore(state: ConnectionsState): void {
-    for (const chardev of state.chardevs) this.#chardevs.set(chardev.spec.id, restore(chardev, this.#reactor));
+    for (const chardev of state.chardevs) {
+      attempt(`character device ${chardev.spec.id}`, () => {
+        this.#chardevs.set(chardev.spec.id, restore(chardev, this.#reactor));
+      });
+    }
     for (const monitor of state.monitors) {
-      if ("listener" in monitor) {
-        const { spec, listener, clients } = monitor;
-        const socket = monitor.clients[0]?.chardev.spec ?? serverSpec(spec.chardev, listener);
-        this.#servers.push(
-          new MonitorServer(spec, socket as SocketSpec, this.#reactor, this.#target, { listener, clients }),
-        );
-      } else {
-        const { spec, client } = monitor;
-        const chardev = restore(client.chardev, this.#reactor);
-        this.#chardevs.set(chardev.id, chardev);
-        this.#clients.set(spec, new MonitorClient(chardev, spec, this.#target, client.session));
-      }
+      attempt(`monitor ${monitor.spec.chardev}`, () => this.#restoreMonitor(monitor));
+    }
+  }
+
+  #restoreMonitor(monitor: ConnectionsState["monitors"][number]): void {
+    if ("listener" in monitor) {
+      const { spec, listener, clients } = monitor;
+      const socket = monitor.clients[0]?.chardev.spec ?? serverSpec(spec.chardev, listener);
+      this.#servers.push(
+        new MonitorServer(spec, socket as SocketSpec, this.#reactor, this.#target, { listener, clients }),
+      );
+    } else {
+      const { spec, client } = monitor;
+      const chardev = restore(client.chardev, this.#reactor);
+      this.#chardevs.set(chardev.id, chardev);
+      this.#clients.set(spec, new MonitorClient(chardev, spec, this.#target, client.session));
     }
   }
 
@@ -228,9 +237,9 @@ export class Connections {
   }
 
   thaw(): void {
-    for (const chardev of this.#chardevs.values()) chardev.thaw();
-    for (const client of this.#allClients()) client.thaw();
-    for (const { listener } of this.#servers) listener.resume();
+    for (const chardev of this.#chardevs.values()) attempt(`character device ${chardev.id}`, () => chardev.thaw());
+    for (const client of this.#allClients()) attempt(`a client of ${client.chardev.id}`, () => client.thaw());
+    for (const { id, listener } of this.#servers) attempt(`monitor ${id}`, () => listener.resume());
   }
 
   /** State of everything, and the fds that must stay open. Only after `freeze`. */
@@ -281,6 +290,15 @@ export class Connections {
 
   #allClients(): MonitorClient[] {
     return [...this.#clients.values(), ...this.#servers.flatMap(({ clients }) => [...clients])];
+  }
+}
+
+/** One connection that cannot go on is no reason for the others, or the guest, not to. */
+function attempt(what: string, action: () => void): void {
+  try {
+    action();
+  } catch (error) {
+    reportToStderr(new VmmError("connection-lost", `The connection of ${what} is lost`, { cause: error }));
   }
 }
 

@@ -33,7 +33,9 @@ function machineArguments(assets: LabAssets, initrdPath: string): string[] {
     ...["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"],
     ...["-m", String(MEMORY_MIB), "-nodefaults", "-display", "none", "-no-reboot"],
     ...["-kernel", assets.labKernel.imagePath, "-initrd", initrdPath],
-    ...["-append", "console=ttyS0 quiet panic=-1 intel_iommu=on mitigations=off"],
+    // Without the TSC options Linux takes the emulated TSC for unstable, and KVM then turns every guest's back again and
+    // again: no host that anybody would use for guests does that.
+    ...["-append", "console=ttyS0 quiet panic=-1 intel_iommu=on tsc=reliable clocksource=tsc mitigations=off"],
     ...["-serial", "stdio", "-monitor", "none"],
   ];
 }

@@ -130,9 +130,13 @@ export class FdStream {
   }
 
   #serve({ readable, writable }: Readiness): void {
-    if (writable) this.#writeQueued();
-    if (readable && this.#running) this.#readInput();
-    this.#update();
+    try {
+      if (writable) this.#writeQueued();
+      if (readable && this.#running) this.#readInput();
+    } finally {
+      // A front end that throws must not cost the stream its watch.
+      this.#update();
+    }
   }
 
   #readInput(): void {
