@@ -4,7 +4,7 @@
 import { SysError } from "./error.ts";
 import { lazyCall } from "./libc.ts";
 import { mapStack } from "./mmap.ts";
-import { addressOf, errno, libcFunction } from "./native.ts";
+import { addressOf, errno, type Foreign, libcFunction } from "./native.ts";
 import { __WALL, kill, SIGKILL, WNOHANG, wait4 } from "./process.ts";
 import { withSignalsBlocked } from "./signal.ts";
 
@@ -14,8 +14,6 @@ const AT_EMPTY_PATH = 0x1000;
 const CLONE_VM = 0x100; // <linux/sched.h>
 const CLONE_FILES = 0x400;
 const HOLDER_STACK_BYTES = 64 * 1024;
-
-let holderStack: bigint | undefined;
 
 const cExecveat = lazyCall(
   "long syscall(long number, int fd, const char *path, uintptr_t argv, uintptr_t envp, int flags)",
@@ -77,12 +75,7 @@ export function exec({ program, argv, envp }: ExecPlan): never {
  * thread-local storage, of which sleep() writes only errno, and only when a signal interrupts it.
  */
 export function holdAddressSpace(seconds: number): number {
-  const dlsym = libcFunction("uintptr_t dlsym(uintptr_t handle, const char *symbol)");
-  const clone = libcFunction("int clone(uintptr_t fn, uintptr_t stack, int flags, uintptr_t arg)");
-  // One for the life of the process: an exec that fails must not cost a mapping each time.
-  holderStack ??= mapStack(HOLDER_STACK_BYTES);
-  const stackTop = holderStack + BigInt(HOLDER_STACK_BYTES) - 64n;
-  const sleep = dlsym(0n, "sleep") as bigint;
+  const { clone, sleep, stackTop } = readyHolder();
   // The child inherits the mask and the handlers: a signal to the process group must not run the runtime's in it.
   return withSignalsBlocked(() => {
     const pid = clone(sleep, stackTop, CLONE_VM | CLONE_FILES, seconds) as number;
@@ -90,6 +83,25 @@ export function holdAddressSpace(seconds: number): number {
     if (pid < 0) throw new SysError("clone", failure);
     return pid;
   });
+}
+
+/** What a holder is made from: one stack for the life of the process, because an exec that fails must not cost a mapping. */
+interface HolderParts {
+  clone: Foreign;
+  sleep: bigint;
+  stackTop: bigint;
+}
+
+let holderParts: HolderParts | undefined;
+
+/** Does beforehand what `holdAddressSpace` would do the first time. */
+export function readyHolder(): HolderParts {
+  holderParts ??= {
+    clone: libcFunction("int clone(uintptr_t fn, uintptr_t stack, int flags, uintptr_t arg)"),
+    sleep: libcFunction("uintptr_t dlsym(uintptr_t handle, const char *symbol)")(0n, "sleep") as bigint,
+    stackTop: mapStack(HOLDER_STACK_BYTES) + BigInt(HOLDER_STACK_BYTES) - 64n,
+  };
+  return holderParts;
 }
 
 /**

@@ -1,10 +1,9 @@
 #!/usr/bin/env -S bun run
 // SPDX-License-Identifier: Apache-2.0
 // Entry point of `baton`. A process that an update has started takes over the guest before it does anything else.
-import { monotonicMs } from "../../ffi/clock.ts";
+import { firstLineMs } from "../../ffi/first-line.ts";
 import { resumeFromExec, takeHandover } from "../migration/cpr-incoming.ts";
 
-const firstLineMs = monotonicMs();
 const handover = takeHandover(process.env);
 
 if (handover === undefined) {

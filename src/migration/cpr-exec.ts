@@ -11,7 +11,15 @@
 //
 // Everything up to exec can fail, and the guest then runs on here as if nothing had happened.
 import { monotonicMs } from "../../ffi/clock.ts";
-import { type ExecPlan, exec, holdAddressSpace, killHolder, planExec, reapHolder } from "../../ffi/exec.ts";
+import {
+  type ExecPlan,
+  exec,
+  holdAddressSpace,
+  killHolder,
+  planExec,
+  readyHolder,
+  reapHolder,
+} from "../../ffi/exec.ts";
 import {
   close,
   isOpen,
@@ -65,6 +73,7 @@ export interface PreparedExec {
  * @throws VmmError with QEMU's text for a program that cannot be executed, or a file that cannot be written
  */
 export function prepareCprExec(request: CprExecRequest): PreparedExec {
+  readyHolder();
   const argv = request.command.length > 0 ? [...request.command] : commandLine();
   const path = findProgram(argv[0]!);
   const opened: number[] = [];

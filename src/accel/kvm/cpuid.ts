@@ -21,8 +21,11 @@ const REGISTERS: readonly Register[] = ["eax", "ebx", "ecx", "edx"];
 /** <asm/kvm.h>, the kernel's spelling. */
 const KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1;
 
-/** Features that `-cpu host,NAME=on|off` may name: QEMU's names with `-` for `.` and `_`, and where CPUID has the bit. */
-const FEATURES: Record<string, readonly [leaf: number, subleaf: number, register: Register, bit: number]> = {
+/**
+ * Features that `-cpu host,NAME=on|off` may name: QEMU's names with `-` for `.` and `_`, and where CPUID has the bit. Made
+ * when asked for: an update does not ask, and the table would lengthen its pause.
+ */
+const features = (): Record<string, readonly [leaf: number, subleaf: number, register: Register, bit: number]> => ({
   sse3: [1, 0, "ecx", 0],
   pclmulqdq: [1, 0, "ecx", 1],
   ssse3: [1, 0, "ecx", 9],
@@ -61,7 +64,7 @@ const FEATURES: Record<string, readonly [leaf: number, subleaf: number, register
   "kvm-steal-time": [0x4000_0001, 0, "eax", 5],
   "kvm-pv-eoi": [0x4000_0001, 0, "eax", 6],
   "kvm-asyncpf": [0x4000_0001, 0, "eax", 4],
-};
+});
 
 class CpuidTable {
   readonly #view: DataView;
@@ -194,12 +197,10 @@ function withTopology(cpuid: Uint8Array, subleaves: readonly Record<Register, nu
 
 function applyFeature(table: CpuidTable, name: string, isOn: boolean): void {
   const key = name.replaceAll(".", "-");
-  const feature = Object.hasOwn(FEATURES, key) ? FEATURES[key] : undefined;
+  const known = features();
+  const feature = Object.hasOwn(known, key) ? known[key] : undefined;
   if (feature === undefined) {
-    throw new VmmError(
-      "cpu-feature",
-      `CPU feature ${name} is not known; known are ${Object.keys(FEATURES).join(", ")}`,
-    );
+    throw new VmmError("cpu-feature", `CPU feature ${name} is not known; known are ${Object.keys(known).join(", ")}`);
   }
   const [leaf, subleaf, register, bit] = feature;
   for (const entry of table.entries(leaf)) {

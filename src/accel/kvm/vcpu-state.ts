@@ -24,7 +24,7 @@ export const VCPU_SECTION_VERSION = 1;
  * MSRs that Linux uses and KVM keeps, but does not list (Intel SDM vol. 4): memory types, and the banks of the machine
  * check architecture.
  */
-const UNLISTED_MSRS: readonly number[] = [
+const unlistedMsrs = (): number[] => [
   ...range(0x200, 16), // IA32_MTRR_PHYSBASE0 to PHYSMASK7
   ...[0x250, 0x258, 0x259], // IA32_MTRR_FIX64K, FIX16K
   ...range(0x268, 8), // IA32_MTRR_FIX4K
@@ -159,7 +159,7 @@ function msrListSizeBytes(count: number): number {
 /** The MSRs of `indices` that can be read and written back; KVM lists some that this CPU model has not. */
 function settableMsrs(vcpu: KvmVcpu, indices: Uint32Array, hasTscOffset: boolean): Uint32Array {
   const settable: number[] = [];
-  for (const index of new Set([...indices, ...UNLISTED_MSRS])) {
+  for (const index of new Set([...indices, ...unlistedMsrs()])) {
     if (WALL_CLOCK_MSRS.includes(index) || index === MSR_IA32_TSC_DEADLINE || (index === MSR_IA32_TSC && hasTscOffset))
       continue;
     const one = msrList(Uint32Array.of(index));
