@@ -33,8 +33,8 @@ export interface MeterOptions {
 /**
  * Measures the standstills of counters in a memory file.
  *
- * While armed it keeps one core busy. With fewer than two cores for guest and meter the figures are worthless, and
- * `isDisturbed` says so.
+ * While armed it looks every 0.1 ms or so, for which it needs a core now and then; `isDisturbed` says when it did not
+ * get one in time.
  *
  * @example
  * const meter = await PauseMeter.open({ pid, fd: 7, counterOffsets: [0x8000] });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sampling thread of the pause meter: spins over counters in a mapped memory file. Protocol: protocol.ts.
+// The sampling thread of the pause meter: looks again and again at counters in a mapped memory file. Protocol: protocol.ts.
 //
 // A sample of one counter takes 55 ns in Bun and 80 ns in Deno, most of it for the clock: performance.now() counts
 // nanoseconds in both and costs 25 and 70 ns. Its offset to CLOCK_MONOTONIC is measured for each window.
@@ -27,12 +27,14 @@ declare const self: {
 const PAGE_SIZE_BYTES = 4096;
 const WASM_PAGE_SIZE_BYTES = 65536;
 const NS_PER_MS = 1e6;
-/** Samples between two looks at the command word. */
-const BATCH = 256;
+/** Samples between two naps. */
+const BATCH = 64;
+/** With the kernel's timer slack a nap takes about twice this. */
+const NAP_MS = 0.05;
 const WARM_UP_MS = 30;
 /** Bounds that differ by less than this, or by less than this share of the standstill, are one figure. */
 const TOLERANCE_NS = 50_000;
-const TOLERANCE_SHARE = 0.02;
+const TOLERANCE_SHARE = 0.05;
 
 /**
  * (module (import "" "m" (memory 1 65536 shared)) (func (export "peek") (param i32) (result i32) local.get 0 i32.load))
@@ -154,7 +156,9 @@ class Sampler {
     this.#reset();
     this.#sample();
     self.postMessage({ kind: "armed" });
-    while (Atomics.load(this.#command, COMMAND) === COMMAND_SAMPLE) this.#sample();
+    // Between batches it sleeps: a meter that spins takes a core from what it measures, and on two cores that lengthens
+    // the pause by more than the naps blur it.
+    while (Atomics.wait(this.#command, COMMAND, COMMAND_SAMPLE, NAP_MS) === "timed-out") this.#sample();
     return this.#window(offsetMs);
   }
 
