@@ -118,6 +118,7 @@ function buildDist(): void {
       "src/accel/kvm/vcpu-worker.ts",
       "src/backends/poll-worker.ts",
       "src/meter/worker.ts",
+      "src/cli/demo.ts",
       "--outfile",
       `${outfile}.${process.pid}`,
     ],

@@ -6,6 +6,7 @@ import { parseArguments } from "../config/parse-arguments.ts";
 import { resolveOptions } from "../config/resolve.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { startVm } from "../machine/start.ts";
+import { entryUrl } from "../runtime/worker.ts";
 import { VERSION } from "../version.ts";
 import { runToEnd, surviveBugs } from "./run-to-end.ts";
 
@@ -15,7 +16,8 @@ const EXIT_USAGE = 2;
 export async function run(args: readonly string[]): Promise<void> {
   try {
     if (args[0] === "demo") {
-      const { demo } = await import("./demo.ts");
+      // A program of its own in the compiled binary: an update, which has no use for it, need not load it.
+      const { demo } = (await import(entryUrl("cli/demo.ts"))) as typeof import("./demo.ts");
       process.exitCode = await demo(args.slice(1));
       return;
     }

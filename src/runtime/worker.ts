@@ -9,7 +9,7 @@ const EMBEDDED_ROOT = "/$bunfs/root/";
  * In the compiled binary `import.meta.url` must not be used: with `--bytecode` it is the path of the source file on the
  * machine that built it.
  */
-function workerUrl(path: string): string {
+export function entryUrl(path: string): string {
   const { Bun: bun } = globalThis as { Bun?: { main: string } };
   if (bun?.main.startsWith(EMBEDDED_ROOT)) return `file://${EMBEDDED_ROOT}${path}`;
   return new URL(`../${path}`, import.meta.url).href;
@@ -20,7 +20,7 @@ function workerUrl(path: string): string {
  * entry point. `onDeath` hears of an error that the worker did not catch; a worker that closes itself is no death.
  */
 export function spawnWorker(path: string, onDeath: (error: VmmError) => void): Worker {
-  const worker = new Worker(workerUrl(path), { type: "module" });
+  const worker = new Worker(entryUrl(path), { type: "module" });
   worker.addEventListener("error", (event) => {
     // Unless it is prevented, Deno raises the error again in this thread.
     event.preventDefault();
