@@ -199,10 +199,14 @@ export class JsonStream {
       if (!this.#scanString(first)) return undefined;
       return this.#scalar("string", () => decodeString(this.#buffer.subarray(start + 1, this.#scan - 1)));
     }
+    if (this.#mode === "skip" && isScalarByte(first)) {
+      // Wherever the input is cut, what is left of a number or keyword is skipped as well.
+      return this.#scanRun(isScalarByte) ? this.#skipped(false) : undefined;
+    }
     if (isDigit(first) || first === 0x2d) {
       if (!this.#scanRun(isNumberByte)) return undefined;
       const text = this.#text(start, this.#scan);
-      if (this.#mode === "good" && !isNumber(text)) throw this.#stray();
+      if (!isNumber(text)) throw this.#stray();
       return this.#scalar("scalar", () => decodeNumber(text));
     }
     if (isLowercase(first)) {
@@ -377,6 +381,10 @@ function isDigit(byte: number): boolean {
 
 function isLowercase(byte: number): boolean {
   return byte >= 0x61 && byte <= 0x7a;
+}
+
+function isScalarByte(byte: number): boolean {
+  return isNumberByte(byte) || isLowercase(byte);
 }
 
 function isNumberByte(byte: number): boolean {

@@ -13,6 +13,21 @@ export const VM_SECTION_VERSION = 1;
 
 const CHIPS = [abi.KVM_IRQCHIP_PIC_MASTER, abi.KVM_IRQCHIP_PIC_SLAVE, abi.KVM_IRQCHIP_IOAPIC];
 
+/** Readings of one moment that took longer than this were interrupted, and are made again. */
+const READING_NS = 50_000n;
+const MAX_READINGS = 8;
+
+/** Both clocks of the host at the moment of `action`, as near as this thread gets without being interrupted. */
+function readTogether(action?: () => void): { monotonicNs: bigint; realtimeNs: bigint } {
+  for (let reading = 1; ; reading++) {
+    const before = monotonicNs();
+    action?.();
+    const real = realtimeNs();
+    if (monotonicNs() - before < READING_NS || reading === MAX_READINGS)
+      return { monotonicNs: before, realtimeNs: real };
+  }
+}
+
 /** Clocks that went apart by more than this during the update were stepped: do not follow CLOCK_REALTIME then. */
 const CLOCK_STEP_NS = 1_000_000n;
 
@@ -43,9 +58,9 @@ export function planVm(writer: StateWriter, vm: KvmVm): BindSection {
     return () => {
       for (const chip of chips) vm.getIrqchip(chip);
       vm.getPit2(pitState);
-      vm.getClock(clockData);
-      hostView.setBigUint64(0, monotonicNs(), true);
-      hostView.setBigUint64(8, realtimeNs(), true);
+      const host = readTogether(() => vm.getClock(clockData));
+      hostView.setBigUint64(0, host.monotonicNs, true);
+      hostView.setBigUint64(8, host.realtimeNs, true);
     };
   };
 }
@@ -70,8 +85,9 @@ function restoreClock(reader: StateReader, vm: KvmVm): void {
   const hostView = new DataView(host.buffer, host.byteOffset, host.byteLength);
   const data = new Uint8Array(abi.KVM_CLOCK_DATA_SIZE_BYTES);
   const view = new DataView(data.buffer);
-  const elapsedNs = monotonicNs() - hostView.getBigUint64(0, true);
-  const realElapsedNs = realtimeNs() - hostView.getBigUint64(8, true);
+  const now = readTogether();
+  const elapsedNs = now.monotonicNs - hostView.getBigUint64(0, true);
+  const realElapsedNs = now.realtimeNs - hostView.getBigUint64(8, true);
   const differenceNs = elapsedNs > realElapsedNs ? elapsedNs - realElapsedNs : realElapsedNs - elapsedNs;
   const hasRealtime = (savedView.getUint32(abi.KVM_CLOCK_FLAGS_U32, true) & abi.KVM_CLOCK_REALTIME) !== 0;
   if (hasRealtime && differenceNs < CLOCK_STEP_NS) {
