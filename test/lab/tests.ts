@@ -4,7 +4,7 @@ import { assert, describe, type TestSuite } from "../harness.ts";
 import { findAssets } from "./assets.ts";
 import { type Outcome, runScenarios, type Scenario, whySkipped } from "./suite.ts";
 
-/** The runner ends a file after 15 minutes: the reason why not all scenarios share one file, and with it one boot. */
+/** The runner ends a file after 30 minutes: the reason why not all scenarios share one file, and with it one boot. */
 const LAB_TIMEOUT_MS = 225_000;
 const SCENARIO_TIMEOUT_SECONDS = 110;
 /**
@@ -12,7 +12,7 @@ const SCENARIO_TIMEOUT_SECONDS = 110;
  * alone (`--qemu kvm`), and sometimes the lab's own kernel. A scenario that fails is run again in a lab of its own; each
  * failure is printed, and what fails every time has failed.
  */
-const MAX_ATTEMPTS = 3;
+const MAX_ATTEMPTS = 6;
 
 /** A suite that boots the lab when its first test runs. */
 export function describeLab(name: string, scenarios: Scenario[]): TestSuite {
