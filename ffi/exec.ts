@@ -69,7 +69,7 @@ export function exec({ program, argv, envp }: ExecPlan): never {
  * Starts a process that does nothing but share this address space and these fds, and returns its pid.
  *
  * exec destroys the caller's address space before the new program starts, at a cost that grows with mapped RAM, unless
- * somebody else still uses it. This process does, until `releaseHolder`, or for `seconds` when nobody comes for it.
+ * somebody else still uses it. This process does, until `killHolder`, or for `seconds` when nobody comes for it.
  *
  * SAFETY: the child runs libc's sleep() on a stack of its own and touches nothing else. It shares the caller's
  * thread-local storage, of which sleep() writes only errno, and only when a signal interrupts it.

@@ -40,8 +40,6 @@ export const KVM_SET_PIT2 = 0x4070aea0;
 export const KVM_SET_VCPU_EVENTS = 0x4040aea0;
 export const KVM_GET_DEBUGREGS = 0x8080aea1;
 export const KVM_SET_DEBUGREGS = 0x4080aea2;
-export const KVM_GET_TSC_KHZ = 0xaea3;
-export const KVM_SET_TSC_KHZ = 0xaea2;
 export const KVM_GET_XSAVE = 0x9000aea4;
 export const KVM_SET_XSAVE = 0x5000aea5;
 export const KVM_GET_XCRS = 0x8188aea6;
@@ -56,7 +54,6 @@ export const KVM_HAS_DEVICE_ATTR = 0x4018aee3;
 
 /** Capabilities asked of KVM_CHECK_EXTENSION. */
 export const KVM_CAP_TSC_DEADLINE_TIMER = 72;
-export const KVM_CAP_IMMEDIATE_EXIT = 136;
 export const KVM_CAP_SREGS2 = 200;
 export const KVM_CAP_XSAVE2 = 208;
 
@@ -74,20 +71,15 @@ export const KVM_RUN_MMIO_PHYS_ADDR_U64 = 32;
 export const KVM_RUN_MMIO_DATA_U8X8 = 40;
 export const KVM_RUN_MMIO_LEN_U32 = 48;
 export const KVM_RUN_MMIO_IS_WRITE_U8 = 52;
-/** Union member `internal`: u32 suberror; `fail_entry`: u64 hardware reason; `system_event`: u32 type. */
+/** The first word of the union: `internal` has a suberror there, `fail_entry` the low half of a hardware reason. */
 export const KVM_RUN_INTERNAL_SUBERROR_U32 = 32;
-export const KVM_RUN_FAIL_ENTRY_REASON_U64 = 32;
-export const KVM_RUN_SYSTEM_EVENT_TYPE_U32 = 32;
 
 export const KVM_EXIT_IO = 2;
 export const KVM_EXIT_HLT = 5;
 export const KVM_EXIT_MMIO = 6;
 export const KVM_EXIT_IRQ_WINDOW_OPEN = 7;
 export const KVM_EXIT_SHUTDOWN = 8;
-export const KVM_EXIT_FAIL_ENTRY = 9;
 export const KVM_EXIT_INTR = 10;
-export const KVM_EXIT_INTERNAL_ERROR = 17;
-export const KVM_EXIT_SYSTEM_EVENT = 24;
 export const KVM_EXIT_IO_IN = 0;
 
 /** Sizes of the structs that hold state. */
@@ -123,6 +115,3 @@ export const KVM_MSR_ENTRY_SIZE_BYTES = 16;
 /** struct kvm_device_attr of a vCPU: u32 flags, u32 group, u64 attr, u64 address of the value. */
 export const KVM_VCPU_TSC_CTRL = 0;
 export const KVM_VCPU_TSC_OFFSET = 0;
-
-/** kvm_mp_state.mp_state */
-export const KVM_MP_STATE_RUNNABLE = 0;

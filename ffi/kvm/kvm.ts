@@ -237,10 +237,6 @@ export class KvmVcpu {
     if (result < 0 && failure !== EINVAL) throw new SysError("KVM_KVMCLOCK_CTRL", failure);
   }
 
-  tscKhz(): number {
-    return call("KVM_GET_TSC_KHZ", this.fd, abi.KVM_GET_TSC_KHZ, 0);
-  }
-
   /** Whether the TSC offset can be read and written (Linux ≥ 5.16). */
   hasTscOffset(): boolean {
     const attr = tscOffsetAttr(0n);

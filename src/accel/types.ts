@@ -36,7 +36,7 @@ export interface AcceleratedVm {
   runLent(): void;
   /**
    * Parks all vCPUs and waits until none runs. `onRequested` is called in between, to let go of a vCPU that waits for
-   * the main thread. @throws VmmError "vcpu-stuck" after 5 s; they run on then.
+   * the main thread. @throws VmmError "vcpu-stuck" after 5 s; the request is taken back then.
    */
   park(onRequested?: () => void): void;
   /** Adds the sections of this accelerator to a state image. */

@@ -16,10 +16,6 @@ export class Timeline {
     this.stamps = [...stamps];
   }
 
-  get isComplete(): boolean {
-    return this.stamps.length === PHASES.length + 1;
-  }
-
   /** From the start of the pause to its end. */
   get downtimeMs(): number {
     return this.stamps.at(-1)! - this.stamps[0]!;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The stub of a keyboard controller has no state.
+// A keyboard controller without a keyboard has no state.
 
 /** Offsets from port 0x60. */
 export const DATA_OFFSET = 0;

@@ -115,8 +115,9 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   run(): void {
-    // Tells the guest's watchdogs that it was stopped for as long as it was.
-    if (this.#areWorkersStarted) for (const { vcpu } of this.#threads) vcpu.notePause();
+    // Tells the guest's watchdogs that it was stopped for as long as it was. Only of parked vCPUs: the ioctl would wait for
+    // one that runs until it leaves the guest by itself.
+    for (const { vcpu, control } of this.#threads) if (control.state === VCPU_STATE_PARKED) vcpu.notePause();
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
     if (this.#areWorkersStarted) return;
     for (const index of this.#threads.keys()) this.#startWorker(index, false);
