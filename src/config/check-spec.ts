@@ -2,7 +2,7 @@
 // What must hold of a machine as a whole, wherever its parts came from.
 import { RAM_MAX_SIZE_BYTES } from "../../assembly/layout.ts";
 import { VmmError } from "../errors.ts";
-import { formatSize } from "./qemu-options.ts";
+import { formatSize, shorten } from "./qemu-options.ts";
 import type { MachineSpec } from "./types.ts";
 import { UsageError } from "./usage.ts";
 
@@ -22,7 +22,7 @@ export function checkSpec(spec: MachineSpec): void {
 function checkMemory(spec: MachineSpec): void {
   const id = spec.machine.memoryBackend;
   const backend = spec.memoryBackends.find((candidate) => candidate.id === id);
-  if (backend === undefined) throw new UsageError(`Memory backend '${id}' not found; -object makes one`);
+  if (backend === undefined) throw new UsageError(`Memory backend '${shorten(id ?? "")}' not found; -object makes one`);
   if (backend.sizeBytes !== spec.memorySizeBytes) {
     throw new UsageError(
       "Machine memory size does not match the size of the memory backend: " +
@@ -56,7 +56,7 @@ function checkChardevs(spec: MachineSpec): void {
   for (const [chardev, user] of users) {
     if (chardev === null) continue;
     if (!spec.chardevs.some(({ id }) => id === chardev)) {
-      throw new UsageError(`chardev "${chardev}" not found (${user})`);
+      throw new UsageError(`chardev "${shorten(chardev)}" not found (${user})`);
     }
     if (used.has(chardev)) throw new UsageError(`Device '${chardev}' is in use (${user})`);
     used.add(chardev);

@@ -140,21 +140,22 @@ test.skipIf(skip, "refuses a second update while one is under way", async () => 
   await using guest = await GuestProcess.start();
   await using qmp = await guest.qmp();
   await using other = await guest.qmp();
-  await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
-  const replies = await Promise.allSettled([
-    qmp.execute("migrate", {}),
-    qmp.execute("migrate", {}),
-    qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] }),
-  ]);
-  assert.equal(
-    replies.map(({ status }) => status),
-    ["fulfilled", "rejected", "rejected"],
-  );
-  for (const reply of replies.slice(1)) {
-    assert.is((reply as PromiseRejectedResult).reason.message, "There's a migration process in progress");
+  // What the VMM reads of these only when the update is over goes to the new image, which knows of none: then again.
+  const busy = "There's a migration process in progress";
+  let refusals: string[] = [];
+  for (let attempt = 1; attempt <= 10 && refusals.join() !== [busy, busy].join(); attempt++) {
+    await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
+    const [first, ...others] = await Promise.allSettled([
+      qmp.execute("migrate", {}),
+      qmp.execute("migrate", {}),
+      qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] }),
+    ]);
+    assert.is(first.status, "fulfilled");
+    refusals = others.map((reply) => (reply.status === "rejected" ? reply.reason.message : ""));
+    await until("the end of the update", async () => (await other.execute("query-migrate")).status === "completed");
+    assert.is((await qmp.execute("query-migrate")).updates, attempt);
   }
-  await until("the end of the update", async () => (await other.execute("query-migrate")).status === "completed");
-  assert.is((await qmp.execute("query-migrate")).updates, 1);
+  assert.equal(refusals, [busy, busy]);
   await guest.runsOn();
 });
 
