@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The Wasm module `dirty` over a memory, with its types: for its benchmark and its tests.
-import { modules } from "../build/modules.ts";
+import { modules } from "../build/dirty.ts";
 
 /** Exports of assembly/dirty/module.ts; addresses are offsets in the memory. */
 export interface DirtyModule {

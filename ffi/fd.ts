@@ -42,15 +42,6 @@ const STAT_SIZE = 48;
 
 /** linux/stat.h: S_IFMT of st_mode. */
 const S_IFMT = 0o170000;
-const KINDS = new Map<number, FdKind>([
-  [0o010000, "fifo"],
-  [0o020000, "character"],
-  [0o040000, "directory"],
-  [0o060000, "block"],
-  [0o100000, "file"],
-  [0o120000, "symlink"],
-  [0o140000, "socket"],
-]);
 
 /** `anonymous`: an eventfd, epoll fd, KVM fd and the like, which have no file type. */
 export type FdKind = "fifo" | "character" | "directory" | "block" | "file" | "symlink" | "socket" | "anonymous";
@@ -166,13 +157,34 @@ export function setNonBlocking(fd: number, nonBlocking: boolean): void {
   if (wanted !== flags) check("fcntl", cFcntl(fd, F_SETFL, wanted), `fd ${fd}, F_SETFL`);
 }
 
+function kindOf(fileType: number): FdKind {
+  switch (fileType) {
+    case 0o010000:
+      return "fifo";
+    case 0o020000:
+      return "character";
+    case 0o040000:
+      return "directory";
+    case 0o060000:
+      return "block";
+    case 0o100000:
+      return "file";
+    case 0o120000:
+      return "symlink";
+    case 0o140000:
+      return "socket";
+    default:
+      return "anonymous";
+  }
+}
+
 export function status(fd: number): FdStatus {
   const raw = new Uint8Array(STAT_SIZE_BYTES);
   check("fstat", cFstat(fd, raw), `fd ${fd}`);
   const view = new DataView(raw.buffer);
   const mode = view.getUint32(STAT_MODE, true);
   return {
-    kind: KINDS.get(mode & S_IFMT) ?? "anonymous",
+    kind: kindOf(mode & S_IFMT),
     mode: mode & 0o7777,
     sizeBytes: Number(view.getBigInt64(STAT_SIZE, true)),
     device: view.getBigUint64(STAT_DEV, true),

@@ -17,9 +17,10 @@ function assertRuntime(): void {
     if (typeof Deno === "undefined") throw new Error("Baton runs on Bun ≥ 1.4.0 or Deno, not on Node.js");
     return;
   }
-  const parts = bun.split(".").map(Number);
-  for (const [index, wanted] of MINIMUM_BUN.entries()) {
-    const found = parts[index] ?? 0;
+  const parts = bun.split(".");
+  for (let index = 0; index < MINIMUM_BUN.length; index++) {
+    const found = Number.parseInt(parts[index] ?? "0", 10);
+    const wanted = MINIMUM_BUN[index]!;
     if (found > wanted) return;
     if (found < wanted) throw new Error(`Bun ${bun} is too old for Baton: 1.4.0 or newer is needed`);
   }

@@ -31,7 +31,7 @@ function sources(dir: string): string[] {
 const ROOMS: Record<string, RegExp> = {
   ffi: /^ffi\//,
   assembly: /^assembly\//,
-  src: /^(src\/|ffi\/|build\/modules\.ts|assembly\/(.*\/)?layout\.ts)/,
+  src: /^(src\/|ffi\/|build\/[a-z-]+\.ts|assembly\/(.*\/)?layout\.ts)/,
 };
 
 function rooms(): CheckResult {

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// What `baton` does when it is started by a person: a verb, or a VM.
+// What `baton` does when it is started by a person, a verb or a VM, and what it does with a guest that an update has
+// brought here.
 import { readFileSync } from "node:fs";
 import { helpText } from "../config/help.ts";
 import { parseArguments } from "../config/parse-arguments.ts";
 import { resolveOptions } from "../config/resolve.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { startVm } from "../machine/start.ts";
-import { entryUrl } from "../runtime/worker.ts";
+import type { Resumed } from "../migration/cpr-incoming.ts";
+import { connectResumed } from "../migration/cpr-resumed.ts";
+import { importEntry } from "../runtime/entry.ts";
 import { VERSION } from "../version.ts";
 import { runToEnd, surviveBugs } from "./run-to-end.ts";
 
@@ -16,8 +19,7 @@ const EXIT_USAGE = 2;
 export async function run(args: readonly string[]): Promise<void> {
   try {
     if (args[0] === "demo") {
-      // A program of its own in the compiled binary: an update, which has no use for it, need not load it.
-      const { demo } = (await import(entryUrl("cli/demo.ts"))) as typeof import("./demo.ts");
+      const { demo } = await importEntry<typeof import("./demo.ts")>("cli/demo.ts");
       process.exitCode = await demo(args.slice(1));
       return;
     }
@@ -37,4 +39,10 @@ export async function run(args: readonly string[]): Promise<void> {
     process.stderr.write(`baton: ${describeError(error)}\n`);
     process.exit(error instanceof VmmError && error.code === "usage" ? EXIT_USAGE : 1);
   }
+}
+
+/** Connects a guest that runs here already with the world, and keeps it going until it ends. */
+export async function goOn(resumed: Resumed): Promise<void> {
+  surviveBugs();
+  await runToEnd(connectResumed(resumed));
 }

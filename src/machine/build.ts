@@ -3,7 +3,6 @@
 import { KvmAcceleratedVm, type KvmVmOptions } from "../accel/kvm/vm.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { createMemory, mapRam, ramBackend } from "../memory/ram.ts";
-import { lowRamEndGpa } from "./board.ts";
 import { DeviceSet } from "./device-set.ts";
 import { deviceTable } from "./device-table.ts";
 import { Vm } from "./vm.ts";
@@ -34,21 +33,6 @@ export function buildVm(spec: MachineSpec, inherited?: Inherited): Vm {
     onVcpuError: (index, message) => vm.vcpuFailed(index, message),
   });
   const devices = new DeviceSet(memory, table, (gsi, level) => accel.setIrqLine(gsi, level));
-  const vm: Vm = new Vm({ spec, memory, ram, accel, devices, loadGuest: async () => loadGuest(spec, vm.ramView()) });
+  const vm: Vm = new Vm({ spec, memory, ram, accel, devices });
   return vm;
-}
-
-/** Loads kernel, initrd, command line and ACPI tables into RAM. The room for that is not needed by a restored VM. */
-async function loadGuest(spec: MachineSpec, ram: Uint8Array) {
-  const [{ openImage }, { buildMachineImage }, { placeWrites }] = await Promise.all([
-    import("./boot/image.ts"),
-    import("./boot/machine-image.ts"),
-    import("./boot/placement.ts"),
-  ]);
-  using kernel = spec.kernel === undefined ? undefined : openImage(spec.kernel);
-  using initrd = spec.initrd === undefined ? undefined : openImage(spec.initrd);
-  using bios = spec.bios === undefined ? undefined : openImage(spec.bios);
-  const plan = buildMachineImage(spec, { kernel, initrd, bios });
-  placeWrites(ram.subarray(0, lowRamEndGpa(spec.memorySizeBytes)), plan.writes);
-  return plan.vcpu;
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loads the Wasm modules of the devices: their exports, their host, and one compilation for each thread.
-import { Buffer } from "node:buffer";
-import { type ModuleName, modules } from "../../build/modules.ts";
+import { type DeviceName, modules } from "../../build/devices.ts";
 
 /**
  * What every device module exports. `state` is the address of the device's state page.
@@ -54,7 +53,7 @@ interface ExportsByName {
 }
 
 /** The exports of a module, where more is known of it than that it is a device. */
-export type ExportsOf<Name extends ModuleName> = Name extends keyof ExportsByName ? ExportsByName[Name] : DeviceExports;
+export type ExportsOf<Name extends DeviceName> = Name extends keyof ExportsByName ? ExportsByName[Name] : DeviceExports;
 
 /** What device modules import. Unless said otherwise it may be called with the device's lock held: it must not call back. */
 export interface DeviceHost {
@@ -73,19 +72,19 @@ export interface DeviceHost {
 }
 
 /** Compiled modules cannot be shared between threads without posting them, so each thread has its own cache. */
-const compiled = new Map<ModuleName, WebAssembly.Module>();
+const compiled = new Map<DeviceName, WebAssembly.Module>();
 
-function compile(name: ModuleName): WebAssembly.Module {
+function compile(name: DeviceName): WebAssembly.Module {
   let module = compiled.get(name);
   if (module === undefined) {
-    module = new WebAssembly.Module(Buffer.from(modules[name], "base64"));
+    module = new WebAssembly.Module(Uint8Array.fromBase64(modules[name]));
     compiled.set(name, module);
   }
   return module;
 }
 
 /** An instance of the module for the calling thread. It serves all devices of its kind, by their state pages. */
-export function instantiateDevice<Name extends ModuleName>(
+export function instantiateDevice<Name extends DeviceName>(
   name: Name,
   memory: WebAssembly.Memory,
   host: DeviceHost,

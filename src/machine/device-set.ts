@@ -2,7 +2,7 @@
 // All devices of one VM, as the main thread sees them: power-on, timers, saved state.
 import { FIELD_EXIT_CODE_U32 } from "../../assembly/devices/debug-exit/layout.ts";
 import { HOST_RING_INDEX } from "../../assembly/devices/uart16550/layout.ts";
-import { type DeviceName, deviceStates } from "../../build/modules.ts";
+import { type DeviceName, deviceStates } from "../../build/devices.ts";
 import { monotonicNs } from "../../ffi/clock.ts";
 import { VmmError } from "../errors.ts";
 import type { StateReader, StateSection } from "../migration/state/reader.ts";
@@ -14,9 +14,13 @@ import { IoBus } from "./io-bus.ts";
 import { SerialPort } from "./serial-port.ts";
 
 /** Sections `device/NAME` that this Baton reads, with their versions. */
-export const DEVICE_SECTIONS: Readonly<Record<string, number>> = Object.fromEntries(
-  Object.entries(deviceStates).map(([name, { version }]) => [sectionId(name), version]),
-);
+export const DEVICE_SECTIONS: Readonly<Record<string, number>> = deviceSections();
+
+function deviceSections(): Record<string, number> {
+  const versions: Record<string, number> = {};
+  for (const name in deviceStates) versions[sectionId(name)] = deviceStates[name as DeviceName].version;
+  return versions;
+}
 
 function sectionId(module: string): string {
   return `device/${module}`;
@@ -41,13 +45,14 @@ export class DeviceSet {
     this.#memory = memory;
     this.#table = table;
     this.#setIrqLine = setIrqLine;
-    this.serialPorts = table
-      .filter(({ ring }) => ring !== undefined)
-      .map((device) => new SerialPort(memory, device, () => this.#exports(device) as Uart16550Exports));
     const words = new Uint32Array(memory.buffer);
-    for (const { ring, state } of table) {
-      if (ring !== undefined) words[(state + HOST_RING_INDEX) >> 2] = ring;
+    const ports: SerialPort[] = [];
+    for (const device of table) {
+      if (device.ring === undefined) continue;
+      words[(device.state + HOST_RING_INDEX) >> 2] = device.ring;
+      ports.push(new SerialPort(memory, device, () => this.#exports(device) as Uart16550Exports));
     }
+    this.serialPorts = ports;
   }
 
   /** This thread's instances of the device modules; compiled at first use, which is after the guest runs. */
@@ -170,7 +175,7 @@ export class DeviceSet {
   #restoreFields(device: DeviceInstance, section: StateSection): void {
     const { fields, sizeBytes } = deviceStates[device.module];
     const saved = section.part("fields");
-    const savedType = section.entry.parts.find(({ name }) => name === "fields")!.type;
+    const savedType = section.typeOf("fields");
     if (savedType === fields && saved.length === sizeBytes) {
       this.#page(device, sizeBytes).set(saved);
       return;
@@ -196,6 +201,7 @@ export class DeviceSet {
   }
 
   #portOf(device: DeviceInstance): SerialPort | undefined {
-    return this.serialPorts.find((port) => port.device === device);
+    for (const port of this.serialPorts) if (port.device === device) return port;
+    return undefined;
   }
 }

@@ -2,7 +2,7 @@
 // Which device sits where on the board: one plain table, made from the machine spec, shared by every thread.
 import { PM_BLOCK_SIZE_BYTES } from "../../assembly/devices/acpi-pm/layout.ts";
 import { DEVICE_BASE, DEVICE_STRIDE_BYTES, RING_BASE, RING_STRIDE_BYTES } from "../../assembly/layout.ts";
-import type { DeviceName } from "../../build/modules.ts";
+import type { DeviceName } from "../../build/devices.ts";
 import type { MachineSpec } from "../config/types.ts";
 import {
   ACPI_PM_IO_BASE,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Port I/O: finds the device behind a port and calls its Wasm module. One bus for each thread that serves exits.
 import { CONTROL_DOORBELL, CONTROL_EVENTS } from "../../assembly/layout.ts";
-import type { DeviceName } from "../../build/modules.ts";
+import type { DeviceName } from "../../build/devices.ts";
 import { monotonicNs, realtimeNs } from "../../ffi/clock.ts";
 import { type DeviceExports, type DeviceHost, instantiateDevice } from "./device-module.ts";
 import type { DeviceInstance } from "./device-table.ts";

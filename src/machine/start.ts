@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a machine spec, or from a guest that an update brought here, to a VM with its monitors and consoles.
-import { Buffer } from "node:buffer";
 import { writeFileSync } from "node:fs";
-import { modules } from "../../build/modules.ts";
+import { modules } from "../../build/dirty.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
 import { excludeFromDumps, selfTestMapping } from "../memory/ram.ts";
@@ -51,7 +50,7 @@ export async function startVm(spec: MachineSpec): Promise<VmHandle> {
 
 /** The page hash of the dirty-page scanner, on this memory. */
 function pageHasher(memory: WebAssembly.Memory): (address: number) => bigint {
-  const module = new WebAssembly.Module(Buffer.from(modules.dirty, "base64"));
+  const module = new WebAssembly.Module(Uint8Array.fromBase64(modules.dirty));
   const { hashPage } = new WebAssembly.Instance(module, { env: { memory } }).exports as {
     hashPage(address: number): bigint;
   };

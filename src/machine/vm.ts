@@ -17,7 +17,7 @@ import { describeError, VmmError } from "../errors.ts";
 import type { MappedRam } from "../memory/ram.ts";
 import { QmpEventSource } from "../qmp/events.ts";
 import type { RunState, ShutdownCause } from "../qmp/schema/machine.ts";
-import type { InitialVcpuState } from "./boot/types.ts";
+import { importEntry } from "../runtime/entry.ts";
 import type { DeviceSet } from "./device-set.ts";
 
 /** How a VM ended. */
@@ -33,8 +33,6 @@ export interface VmParts {
   ram: MappedRam;
   accel: AcceleratedVm;
   devices: DeviceSet;
-  /** Loads the guest into RAM anew and says how vCPU 0 starts. */
-  loadGuest: () => Promise<InitialVcpuState>;
 }
 
 /** Events that end or change the run state: the vCPU that raised one expects it to be served. */
@@ -49,6 +47,8 @@ const CANNOT_RUN: Partial<Record<RunState, string>> = {
   shutdown: "Resetting the Virtual Machine is required",
 };
 
+const guestStart = (): Promise<typeof import("./guest-start.ts")> => importEntry("machine/guest-start.ts");
+
 function report(message: string): void {
   process.stderr.write(`baton: ${message}\n`);
 }
@@ -60,7 +60,6 @@ export class Vm {
   readonly accel: AcceleratedVm;
   readonly devices: DeviceSet;
   readonly events = new QmpEventSource();
-  readonly #loadGuest: () => Promise<InitialVcpuState>;
   readonly #words: Int32Array;
   readonly #exit = Promise.withResolvers<VmExit>();
   #state: RunState = "prelaunch";
@@ -76,7 +75,6 @@ export class Vm {
     this.ram = parts.ram;
     this.accel = parts.accel;
     this.devices = parts.devices;
-    this.#loadGuest = parts.loadGuest;
     this.#words = new Int32Array(parts.memory.buffer);
   }
 
@@ -110,7 +108,8 @@ export class Vm {
 
   /** Power-on: loads the guest and resets everything. */
   async powerOn(): Promise<void> {
-    const boot = await this.#loadGuest();
+    const { loadGuest } = await guestStart();
+    const boot = loadGuest(this.spec, this.ramView());
     this.devices.reset();
     this.accel.reset(boot);
   }
@@ -200,7 +199,7 @@ export class Vm {
   }
 
   async wakeup(): Promise<void> {
-    const { stateAtWakingVector } = await import("./wake-up.ts");
+    const { stateAtWakingVector } = await guestStart();
     if (this.#state !== "suspended") return;
     const boot = stateAtWakingVector(this.ramView());
     this.devices.reset();

@@ -18,9 +18,8 @@ const O_TMPFILE = 0o20200000;
 
 /** The RAM back end that the machine uses. */
 export function ramBackend(spec: MachineSpec): MemoryBackendSpec {
-  const backend = spec.memoryBackends.find(({ id }) => id === spec.machine.memoryBackend);
-  if (backend === undefined) throw new VmmError("memory-backend", `object '${spec.machine.memoryBackend}' not found`);
-  return backend;
+  for (const backend of spec.memoryBackends) if (backend.id === spec.machine.memoryBackend) return backend;
+  throw new VmmError("memory-backend", `object '${spec.machine.memoryBackend}' not found`);
 }
 
 /** A linear memory with room for that much RAM. Initial and maximum are equal, so that it never moves. */

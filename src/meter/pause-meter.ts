@@ -3,7 +3,7 @@
 //
 // A guest payload increments counters in its RAM; the meter maps the same memory file and finds their longest
 // standstill. It holds a mapping of its own, so it keeps measuring when the VMM execs, dies or hands over.
-import { spawnWorker } from "../runtime/worker.ts";
+import { spawnWorker } from "../runtime/entry.ts";
 import {
   COMMAND,
   COMMAND_EXIT,

@@ -2,6 +2,11 @@
 // The new image's side of cpr-exec: from the first line of this program to "guest runs", and back if that cannot be.
 //
 // Every statement here is inside the guest's pause until `runLent`. QMP, consoles and everything else comes after it.
+//
+// Each of them runs for the first time in its process, and what that costs depends on how it is written. Most array
+// functions of JavaScriptCore are JavaScript themselves and compiled at their first call: `map` takes 130 µs then,
+// `Array.from` 170, `filter` and `find` 30 each; a Map made from pairs takes 100, a regular expression 70, node:buffer
+// more than 150. A loop takes nothing. Hence the loops, here and in all that this file calls before `runLent`.
 import { MAX_VCPUS } from "../../assembly/layout.ts";
 import { monotonicMs } from "../../ffi/clock.ts";
 import { exec, planExec } from "../../ffi/exec.ts";
@@ -11,6 +16,7 @@ import { VcpuWorker } from "../accel/kvm/vcpu-worker-handle.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { buildVm } from "../machine/build.ts";
 import type { Vm } from "../machine/vm.ts";
+import { importEntry } from "../runtime/entry.ts";
 import {
   type Carried,
   type CarriedMachine,
@@ -60,20 +66,25 @@ export function takeHandover(env: Record<string, string | undefined>): Handover 
   const refusal = env[ENV_ERROR];
   for (const name of [ENV_STATE, ENV_OLD_COMMAND, ENV_ERROR]) delete env[name];
   if (state === undefined) return undefined;
-  const match = /^(\d{1,9}):(\d{1,9}):(\d{1,9}(?:,\d{1,9})*)$/.exec(state);
-  if (match === null || oldCommand === undefined) {
+  const [stateFd, oldProgramFd, ...fds] = parseFds(state);
+  if (stateFd === undefined || oldProgramFd === undefined || oldCommand === undefined) {
     throw new VmmError(
       "handover",
       `${ENV_STATE}=${state} is not what an update by cpr-exec sets: unset it to start a new VM`,
     );
   }
-  return {
-    stateFd: Number(match[1]),
-    oldProgramFd: Number(match[2]),
-    fds: match[3]!.split(",").map(Number),
-    oldCommand: JSON.parse(oldCommand),
-    refusal,
-  };
+  return { stateFd, oldProgramFd, fds, oldCommand: JSON.parse(oldCommand), refusal };
+}
+
+/** The fds of `formatHandover`; none when one of them cannot be an fd. */
+function parseFds(list: string): number[] {
+  const fds: number[] = [];
+  for (const text of list.split(",")) {
+    const fd = Number(text);
+    if (text === "" || !Number.isInteger(fd) || fd < 0) return [];
+    fds.push(fd);
+  }
+  return fds;
 }
 
 /**
@@ -123,7 +134,7 @@ async function restore(
   const holder = section.part("holder", 4);
   const holderPid = new DataView(holder.buffer, holder.byteOffset, 4).getInt32(0, true);
   if (!isSameCommandLine(args, carried.commandLine)) {
-    const { checkCommandLine } = await import("./command-line.ts");
+    const { checkCommandLine } = await importEntry<typeof import("./command-line.ts")>("migration/command-line.ts");
     checkCommandLine(args, spec);
   }
   timeline.stamps.push(firstLineMs, monotonicMs());
@@ -136,7 +147,7 @@ async function restore(
   }
   const vm = buildVm(spec, {
     ramFd: carried.ramFd,
-    cpuids: workers.map((_, index) => reader.section(VCPU_SECTION, index).part("cpuid")),
+    cpuids: readCpuids(reader, spec.cpuCount),
     workers,
   });
   timeline.stamps.push(monotonicMs());
@@ -149,12 +160,22 @@ async function restore(
 
 /** Workers take longest to start, so they start first; vCPU 0's is not needed yet, the main thread stands in for it. */
 function spawnWorkers(count: number): (VcpuWorker | undefined)[] {
-  return Array.from({ length: count }, (_, index) => (index === 0 ? undefined : new VcpuWorker()));
+  const workers: (VcpuWorker | undefined)[] = [undefined];
+  while (workers.length < count) workers.push(new VcpuWorker());
+  return workers;
+}
+
+function readCpuids(reader: StateReader, count: number): Uint8Array[] {
+  const cpuids: Uint8Array[] = [];
+  while (cpuids.length < count) cpuids.push(reader.section(VCPU_SECTION, cpuids.length).part("cpuid"));
+  return cpuids;
 }
 
 function readNumbers(bytes: Uint8Array): number[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  return Array.from({ length: bytes.length / 8 }, (_, index) => view.getFloat64(index * 8, true));
+  const numbers: number[] = [];
+  for (let offset = 0; offset < bytes.length; offset += 8) numbers.push(view.getFloat64(offset, true));
+  return numbers;
 }
 
 /**
@@ -164,13 +185,17 @@ function readNumbers(bytes: Uint8Array): number[] {
 function isSameCommandLine(args: readonly string[], oldCommandLine: readonly string[]): boolean {
   const own = withoutIncoming(args);
   const old = withoutIncoming(oldCommandLine).slice(-own.length);
-  return own.length === 0 || own.every((argument, index) => argument === old[index]);
+  for (let index = 0; index < own.length; index++) if (own[index] !== old[index]) return false;
+  return true;
 }
 
 function withoutIncoming(args: readonly string[]): string[] {
-  return args.filter(
-    (argument, index) => !/^--?incoming$/.test(argument) && !/^--?incoming$/.test(args[index - 1] ?? ""),
-  );
+  const others: string[] = [];
+  for (let index = 0; index < args.length; index++) {
+    if (args[index] === "-incoming" || args[index] === "--incoming") index++;
+    else others.push(args[index]!);
+  }
+  return others;
 }
 
 function readImage(fd: number): Uint8Array {

@@ -29,7 +29,7 @@ import {
   type PollOrder,
 } from "../backends/poll-layout.ts";
 import type { VmmError } from "../errors.ts";
-import { spawnWorker } from "./worker.ts";
+import { spawnWorker } from "./entry.ts";
 
 const EVENT_WORDS = EPOLL_EVENT_SIZE_BYTES / 4;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The main thread's hold on a vCPU worker. Started as early as possible, told later what to run.
 import type { VmmError } from "../../errors.ts";
-import { spawnWorker } from "../../runtime/worker.ts";
+import { spawnWorker } from "../../runtime/entry.ts";
 import type { VcpuWorkerStart } from "./vcpu-worker.ts";
 
 export class VcpuWorker {

@@ -48,17 +48,32 @@ export class StateSection {
   }
 
   has(name: string): boolean {
-    return this.entry.parts.some((part) => part.name === name);
+    return this.#find(name) !== undefined;
   }
 
   /** Bytes of a part. `sizeBytes` is what the reader expects. @throws VmmError "state-refused" when it differs */
   part(name: string, sizeBytes?: number): Uint8Array {
-    const part = this.entry.parts.find((candidate) => candidate.name === name);
-    if (part === undefined) throw refuse(`State section ${this.title} has no part ${name}`);
+    const part = this.#get(name);
     if (sizeBytes !== undefined && part.sizeBytes !== sizeBytes) {
       throw refuse(`State part ${name} of ${this.title} has ${part.sizeBytes} bytes instead of ${sizeBytes}`);
     }
     return this.#image.subarray(part.offset, part.offset + part.sizeBytes);
+  }
+
+  /** What the writer says of the bytes of a part: its `PartPlan.type`. */
+  typeOf(name: string): string {
+    return this.#get(name).type;
+  }
+
+  #get(name: string): PartEntry {
+    const part = this.#find(name);
+    if (part === undefined) throw refuse(`State section ${this.title} has no part ${name}`);
+    return part;
+  }
+
+  #find(name: string): PartEntry | undefined {
+    for (const part of this.entry.parts) if (part.name === name) return part;
+    return undefined;
   }
 
   /** The value of a section made by `StateWriter.addJson`. */
@@ -101,7 +116,10 @@ export class StateReader {
 
   /** The section, or undefined when the writer had none. */
   find(id: string, instance = 0): StateSection | undefined {
-    return this.#sections.find(({ entry }) => entry.id === id && entry.instance === instance);
+    for (const section of this.#sections) {
+      if (section.entry.id === id && section.entry.instance === instance) return section;
+    }
+    return undefined;
   }
 
   /** @throws VmmError "state-refused" when the section is missing */
@@ -132,14 +150,14 @@ export function readDirectory(image: Uint8Array): Directory {
     throw refuse(`State image has format version ${version}; ${PRODUCER} reads version ${FORMAT_VERSION}`);
   }
   const totalSizeBytes = view.getBigUint64(16, true);
-  if (totalSizeBytes !== BigInt(image.length)) {
+  if (Number(totalSizeBytes) !== image.length) {
     throw refuse(`State image is cut short or too long: ${image.length} bytes, its header says ${totalSizeBytes}`);
   }
   if (view.getUint32(CRC_OFFSET, true) !== crc32(image.subarray(CRC_START))) {
     throw refuse("State image is damaged: its CRC-32 does not match");
   }
-  const architecture = text(image.subarray(32, 40)).replace(/\0+$/, "");
-  if (architecture !== ARCHITECTURE) {
+  const architecture = text(image.subarray(32, 40));
+  if (architecture !== ARCHITECTURE.padEnd(8, "\0")) {
     throw refuse(`State image is of architecture ${JSON.stringify(architecture)} instead of ${ARCHITECTURE}`);
   }
   const directorySizeBytes = view.getUint32(24, true);

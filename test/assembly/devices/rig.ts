@@ -8,12 +8,12 @@ import {
   RING_HEAD,
   RING_TAIL,
 } from "../../../assembly/layout.ts";
-import type { ModuleName } from "../../../build/modules.ts";
+import type { DeviceName } from "../../../build/devices.ts";
 import { type DeviceField, restoreDevice, saveDevice } from "../../../src/machine/device-fields.ts";
 import { type DeviceHost, type ExportsOf, instantiateDevice } from "../../../src/machine/device-module.ts";
 import { assert } from "../../harness.ts";
 
-export class DeviceRig<Name extends ModuleName> {
+export class DeviceRig<Name extends DeviceName> {
   readonly memory = new WebAssembly.Memory({ initial: 64, maximum: 65536, shared: true });
   readonly state = DEVICE_BASE;
   readonly device: ExportsOf<Name>;
