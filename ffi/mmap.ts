@@ -18,9 +18,8 @@ const mmap = libcFunction("uintptr_t mmap(uintptr_t addr, size_t length, int pro
 
 function map(address: bigint, sizeBytes: number, prot: number, flags: number, fd: number, offset: number): bigint {
   const result = BigInt(mmap(address, sizeBytes, prot, flags, fd, offset) as number | bigint);
-  const failure = errno();
   if (BigInt.asUintN(64, result) === MAP_FAILED) {
-    throw new SysError("mmap", failure, `fd ${fd}, ${sizeBytes} bytes at offset ${offset}`);
+    throw new SysError("mmap", errno(), `fd ${fd}, ${sizeBytes} bytes at offset ${offset}`);
   }
   return result;
 }

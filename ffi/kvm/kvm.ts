@@ -20,8 +20,7 @@ const O_RDWR = 2;
 
 function call(name: string, fd: number, request: number, arg: number | bigint | Uint8Array, detail = ""): number {
   const result = (typeof arg === "object" ? ioctlBuffer : ioctlValue)(fd, request, arg) as number;
-  const failure = errno();
-  if (result < 0) throw new SysError(name, failure, detail);
+  if (result < 0) throw new SysError(name, errno(), detail);
   return result;
 }
 
@@ -193,8 +192,8 @@ export class KvmVcpu {
    */
   run(): number {
     const result = ioctlValue(this.fd, abi.KVM_RUN, 0) as number;
-    const failure = errno();
     if (result >= 0) return 0;
+    const failure = errno();
     if (failure === EINTR || failure === EAGAIN) return failure;
     throw new SysError("KVM_RUN", failure);
   }

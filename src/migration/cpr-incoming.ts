@@ -6,7 +6,8 @@
 // Each of them runs for the first time in its process, and what that costs depends on how it is written. Most array
 // functions of JavaScriptCore are JavaScript themselves and compiled at their first call: `map` takes 130 µs then,
 // `Array.from` 170, `filter` and `find` 30 each; a Map made from pairs takes 100, a regular expression 70, node:buffer
-// more than 150. A loop takes nothing. Hence the loops, here and in all that this file calls before `runLent`.
+// more than 150. A loop takes nothing. A function of ours that is called more than 30 times makes the JIT compile it, on
+// a thread that wants the same CPU. Hence the loops, here and in all that this file calls before `runLent`.
 import { MAX_VCPUS } from "../../assembly/layout.ts";
 import { monotonicMs } from "../../ffi/clock.ts";
 import { exec, planExec } from "../../ffi/exec.ts";

@@ -24,10 +24,6 @@ function text(bytes: Uint8Array): string {
   return new TextDecoder().decode(bytes);
 }
 
-function isCount(value: unknown): value is number {
-  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
-}
-
 /** One section, with checked access to its parts. */
 export class StateSection {
   readonly entry: SectionEntry;
@@ -181,8 +177,9 @@ function checkDirectory(value: unknown, imageSizeBytes: number): Directory {
   const seen = new Set<string>();
   for (const section of directory.sections as Partial<SectionEntry>[]) {
     const { id, instance, version, required, parts } = section ?? {};
-    const isSound = typeof id === "string" && isCount(instance) && isCount(version) && typeof required === "boolean";
-    if (!isSound || !Array.isArray(parts)) {
+    const isNamed = typeof id === "string" && Number.isSafeInteger(instance) && instance! >= 0;
+    const isVersioned = Number.isSafeInteger(version) && version! >= 0 && typeof required === "boolean";
+    if (!isNamed || !isVersioned || !Array.isArray(parts)) {
       throw refuse(`State image has a directory entry that is not a section: ${JSON.stringify(section).slice(0, 100)}`);
     }
     if (seen.has(`${id} ${instance}`)) throw refuse(`State section ${id} ${instance} is there twice`);
@@ -191,10 +188,11 @@ function checkDirectory(value: unknown, imageSizeBytes: number): Directory {
       const inside =
         typeof part?.name === "string" &&
         typeof part.type === "string" &&
-        isCount(part.offset) &&
-        isCount(part.sizeBytes) &&
-        part.offset >= HEADER_SIZE_BYTES &&
-        part.offset + part.sizeBytes <= imageSizeBytes;
+        Number.isSafeInteger(part.offset) &&
+        Number.isSafeInteger(part.sizeBytes) &&
+        part.offset! >= HEADER_SIZE_BYTES &&
+        part.sizeBytes! >= 0 &&
+        part.offset! + part.sizeBytes! <= imageSizeBytes;
       if (!inside) throw refuse(`State section ${id} ${instance} has a part outside the image`);
     }
   }
