@@ -2,6 +2,7 @@
 // cpr-exec: this process becomes the new VMM by execve, and the guest goes on in it. The whole update on one page.
 //
 //   guest runs    prepare   resolve the program, open the state file
+//                 warm up   the new program runs once, `--version`, so that it starts from caches
 //                 freeze    consoles and monitors stop reading, their state goes into the image, which is laid out
 //   ┌ pause       park      vCPUs leave the guest                                  quiesce
 //   │             fill      vCPU, interrupt controller, clock and device state     save
@@ -60,6 +61,8 @@ export interface CprExecRequest {
 
 /** What `prepareCprExec` has opened and planned. `discard` gives it back when the update is not carried out. */
 export interface PreparedExec {
+  /** Path of the new program. */
+  program: string;
   stateFd: number;
   ownProgramFd: number;
   stateFile: Carried["stateFile"];
@@ -94,7 +97,7 @@ export function prepareCprExec(request: CprExecRequest): PreparedExec {
         [ENV_STATE]: formatHandover(stateFd, ownProgramFd, fds),
         [ENV_OLD_COMMAND]: JSON.stringify(commandLine()),
       });
-    return { stateFd, ownProgramFd, stateFile, planExec: plan, discard };
+    return { program: path, stateFd, ownProgramFd, stateFile, planExec: plan, discard };
   } catch (error) {
     discard();
     throw error;

@@ -18,6 +18,7 @@ import type {
   MigrationStatus,
 } from "../qmp/schema/migration.ts";
 import type { MigrationTarget } from "../qmp/target.ts";
+import { warmUp } from "../runtime/program.ts";
 import { findBlockers } from "./blockers.ts";
 import type { Timeline } from "./timeline.ts";
 
@@ -99,6 +100,7 @@ export class Migration implements MigrationTarget {
         ...(file === undefined ? {} : { file }),
       });
       discard = prepared.discard;
+      await warmUp(prepared.program);
       await connections.freeze();
       // Not before: until the monitors are frozen, somebody may stop or start the guest.
       wasRunning = this.#vm.isRunning;

@@ -4,6 +4,9 @@ import { accessSync, constants, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { VmmError } from "../errors.ts";
 
+/** Nobody waits longer for a program that is only run to be in the caches. */
+const WARM_UP_TIMEOUT_MS = 1000;
+
 /** The whole command line as the kernel has it: with `bun run FILE` or `deno run FILE` in front where it was so. */
 export function commandLine(): string[] {
   const text = readFileSync("/proc/self/cmdline", "utf8");
@@ -36,4 +39,14 @@ export function findProgram(name: string): string {
     }
   }
   throw new VmmError("exec-failed", `execvp ${name} failed: ${reason}`);
+}
+
+/**
+ * Runs `PATH --version`, so that the program is in the page cache, and what it does at its start in the CPU's caches, when
+ * it is executed in earnest. What comes of it is not looked at: a program that cannot run says so better itself.
+ */
+export async function warmUp(path: string): Promise<void> {
+  const { spawn } = await import("node:child_process");
+  const child = spawn(path, ["--version"], { stdio: "ignore", timeout: WARM_UP_TIMEOUT_MS, killSignal: "SIGKILL" });
+  await new Promise((resolve) => child.once("exit", resolve).once("error", resolve));
 }
