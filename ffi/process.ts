@@ -18,6 +18,9 @@ export const WNOHANG = 1;
 /** Also waits for children made by clone(2) with an exit signal other than SIGCHLD. */
 export const __WALL = 0x40000000;
 
+/** linux/sched.h: a thread that preempts nobody when it wakes up. */
+export const SCHED_BATCH = 3;
+
 /** asm/unistd_64.h */
 const SYS_pidfd_send_signal = 424;
 const SYS_pidfd_open = 434;
@@ -27,6 +30,7 @@ const cGettid = lazyCall("int gettid(void)");
 const cKill = lazyCall("int kill(int pid, int signal)");
 const cTgkill = lazyCall("int tgkill(int pid, int tid, int signal)");
 const cWait4 = lazyCall("int wait4(int pid, void *status, int options, void *usage)");
+const cSchedSetscheduler = lazyCall("int sched_setscheduler(int pid, int policy, const void *param)");
 // By number: glibc has wrappers for these only since 2.36.
 const cPidfdOpen = lazyCall("long syscall(long number, int pid, unsigned int flags)");
 const cPidfdSendSignal = lazyCall("long syscall(long number, int pidfd, int signal, void *info, unsigned int flags)");
@@ -75,4 +79,10 @@ export function wait4(pid: number, options = 0): ExitStatus | undefined {
   const value = status[0]!;
   const signal = value & 0x7f;
   return signal === 0 ? { pid: reaped, exitCode: (value >> 8) & 0xff } : { pid: reaped, signal };
+}
+
+/** Gives the calling thread a scheduling policy that has no priorities: SCHED_BATCH. */
+export function setSchedulingPolicy(policy: number): void {
+  // struct sched_param is one int, the priority. Pid 0 is the calling thread.
+  check("sched_setscheduler", cSchedSetscheduler(0, policy, new Int32Array(1)), `policy ${policy}`);
 }

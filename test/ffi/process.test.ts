@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { POLLIN, poll } from "../../ffi/epoll.ts";
 import { close, isCloseOnExec } from "../../ffi/fd.ts";
 import { lazyCall } from "../../ffi/libc.ts";
@@ -65,6 +66,20 @@ test("wait4() tells how a child ended", () => {
 
 test("wait4() fails with ECHILD where there is no such child", () => {
   failsWith("ECHILD", "wait4", () => processes.wait4(1, processes.WNOHANG));
+});
+
+test("setSchedulingPolicy() changes the calling thread's policy", () => {
+  // proc_pid_stat(5): field 41 is the policy; the name, field 2, may have spaces in it.
+  const policy = (): number => {
+    const stat = readFileSync(`/proc/self/task/${processes.getTid()}/stat`, "utf8");
+    return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[41 - 3]);
+  };
+  const before = policy();
+  processes.setSchedulingPolicy(processes.SCHED_BATCH);
+  assert.is(policy(), processes.SCHED_BATCH);
+  processes.setSchedulingPolicy(before);
+  assert.is(policy(), before);
+  failsWith("EINVAL", "sched_setscheduler", () => processes.setSchedulingPolicy(99));
 });
 
 test.run();
