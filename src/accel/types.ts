@@ -2,8 +2,8 @@
 // What an accelerator is to the rest of the VMM: it runs vCPUs and gives their state in KVM's own structs.
 import type { InitialVcpuState } from "../machine/boot/types.ts";
 import type { DeviceInstance } from "../machine/device-table.ts";
-import type { StateReader } from "../migration/state/reader.ts";
-import type { BindSection, StateWriter } from "../migration/state/writer.ts";
+import type { StateReader } from "../state/reader.ts";
+import type { BindSection, StateWriter } from "../state/writer.ts";
 
 export interface AcceleratorOptions {
   memory: WebAssembly.Memory;

@@ -8,7 +8,7 @@ import { DEVICE_SECTIONS } from "../machine/device-set.ts";
 import type { Vm } from "../machine/vm.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
 import type { MigrationParameters } from "../qmp/schema/migration.ts";
-import { bindAll, StateWriter } from "./state/writer.ts";
+import { bindAll, StateWriter } from "../state/writer.ts";
 import { CARRIED_STAMPS } from "./timeline.ts";
 
 /** `STATE_FD,PROGRAM_FD,FD,FD,…`: the memfd with the image, the program to go back to, and all fds of the VM. */

@@ -18,6 +18,8 @@ import { describeError, VmmError } from "../errors.ts";
 import { buildVm } from "../machine/build.ts";
 import type { Vm } from "../machine/vm.ts";
 import { importEntry } from "../runtime/entry.ts";
+import { MAX_IMAGE_SIZE_BYTES } from "../state/format.ts";
+import { StateReader } from "../state/reader.ts";
 import {
   type Carried,
   type CarriedMachine,
@@ -29,8 +31,6 @@ import {
   KNOWN_SECTIONS,
   MACHINE_SECTION,
 } from "./carried.ts";
-import { MAX_IMAGE_SIZE_BYTES } from "./state/format.ts";
-import { StateReader } from "./state/reader.ts";
 import { CARRIED_STAMPS, Timeline } from "./timeline.ts";
 
 const MAX_REASON_LENGTH = 4096;

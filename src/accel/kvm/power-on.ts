@@ -3,8 +3,8 @@
 // KVM can save at all.
 import { KVM_CAP_TSC_DEADLINE_TIMER } from "../../../ffi/kvm/abi.ts";
 import type { KvmSystem, KvmVm } from "../../../ffi/kvm/kvm.ts";
-import { StateReader } from "../../migration/state/reader.ts";
-import { bindAll, StateWriter } from "../../migration/state/writer.ts";
+import { StateReader } from "../../state/reader.ts";
+import { bindAll, StateWriter } from "../../state/writer.ts";
 import { type CpuTopology, guestCpuid } from "./cpuid.ts";
 import { planVcpu, probeVcpu, VCPU_SECTION, VCPU_SECTION_VERSION, type VcpuProfile } from "./vcpu-state.ts";
 import { IRQCHIP_SECTION, KVMCLOCK_SECTION, PIT_SECTION, planVm, VM_SECTION_VERSION } from "./vm-state.ts";

@@ -14,8 +14,8 @@
 import * as abi from "../../../ffi/kvm/abi.ts";
 import type { KvmSystem, KvmVcpu } from "../../../ffi/kvm/kvm.ts";
 import { VmmError } from "../../errors.ts";
-import type { StateSection } from "../../migration/state/reader.ts";
-import type { BindSection, PartPlan, StateWriter } from "../../migration/state/writer.ts";
+import type { StateSection } from "../../state/reader.ts";
+import type { BindSection, PartPlan, StateWriter } from "../../state/writer.ts";
 
 export const VCPU_SECTION = "vcpu";
 export const VCPU_SECTION_VERSION = 1;

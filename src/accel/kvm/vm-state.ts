@@ -3,8 +3,8 @@
 import { monotonicNs, realtimeNs } from "../../../ffi/clock.ts";
 import * as abi from "../../../ffi/kvm/abi.ts";
 import type { KvmVm } from "../../../ffi/kvm/kvm.ts";
-import type { StateReader } from "../../migration/state/reader.ts";
-import type { BindSection, StateWriter } from "../../migration/state/writer.ts";
+import type { StateReader } from "../../state/reader.ts";
+import type { BindSection, StateWriter } from "../../state/writer.ts";
 
 export const IRQCHIP_SECTION = "irqchip";
 export const PIT_SECTION = "pit";

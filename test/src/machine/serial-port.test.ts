@@ -7,8 +7,8 @@ import { DeviceSet } from "../../../src/machine/device-set.ts";
 import type { DeviceInstance } from "../../../src/machine/device-table.ts";
 import { IoBus } from "../../../src/machine/io-bus.ts";
 import type { SerialPort } from "../../../src/machine/serial-port.ts";
-import { StateReader } from "../../../src/migration/state/reader.ts";
-import { StateWriter } from "../../../src/migration/state/writer.ts";
+import { StateReader } from "../../../src/state/reader.ts";
+import { StateWriter } from "../../../src/state/writer.ts";
 import { assert, describe } from "../../harness.ts";
 import { StreamCheck, streamBytes } from "../backends/support.ts";
 

@@ -3,7 +3,7 @@
 import { readFileSync, statSync, truncateSync } from "node:fs";
 import { join } from "node:path";
 import { KNOWN_SECTIONS } from "../../../src/migration/carried.ts";
-import { StateReader } from "../../../src/migration/state/reader.ts";
+import { StateReader } from "../../../src/state/reader.ts";
 import {
   GuestProcess,
   onlyOnBun,

@@ -11,8 +11,8 @@ import {
   type VcpuProfile,
 } from "../../../../src/accel/kvm/vcpu-state.ts";
 import type { VmmError } from "../../../../src/errors.ts";
-import { StateReader, type StateSection } from "../../../../src/migration/state/reader.ts";
-import { StateWriter } from "../../../../src/migration/state/writer.ts";
+import { StateReader, type StateSection } from "../../../../src/state/reader.ts";
+import { StateWriter } from "../../../../src/state/writer.ts";
 import { assert, describe, rejection } from "../../../harness.ts";
 import { kvmMissing } from "../../../kvm.ts";
 

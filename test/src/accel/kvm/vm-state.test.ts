@@ -11,8 +11,8 @@ import {
   planVm,
   restoreVm,
 } from "../../../../src/accel/kvm/vm-state.ts";
-import { StateReader } from "../../../../src/migration/state/reader.ts";
-import { StateWriter } from "../../../../src/migration/state/writer.ts";
+import { StateReader } from "../../../../src/state/reader.ts";
+import { StateWriter } from "../../../../src/state/writer.ts";
 import { assert, describe } from "../../../harness.ts";
 import { kvmMissing } from "../../../kvm.ts";
 

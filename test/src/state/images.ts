@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // State images for tests: whole ones, and ones that are wrong in one place and right in all others.
-import {
-  ARCHITECTURE,
-  CRC_OFFSET,
-  CRC_START,
-  HEADER_SIZE_BYTES,
-  MAGIC,
-} from "../../../../src/migration/state/format.ts";
-import { StateWriter } from "../../../../src/migration/state/writer.ts";
-import { crc32 } from "../../../../src/runtime/checksum.ts";
+
+import { crc32 } from "../../../src/runtime/checksum.ts";
+import { ARCHITECTURE, CRC_OFFSET, CRC_START, HEADER_SIZE_BYTES, MAGIC } from "../../../src/state/format.ts";
+import { StateWriter } from "../../../src/state/writer.ts";
 
 export const KNOWN = { machine: 1, vcpu: 2 };
 export const REGS = Uint8Array.from({ length: 144 }, (_, index) => index);

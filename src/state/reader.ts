@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads a state image, trusting nothing in it: every size is checked before it is used.
-import { VmmError } from "../../errors.ts";
-import { crc32 } from "../../runtime/checksum.ts";
-import { PRODUCER } from "../../version.ts";
+import { VmmError } from "../errors.ts";
+import { crc32 } from "../runtime/checksum.ts";
+import { PRODUCER } from "../version.ts";
 import {
   ARCHITECTURE,
   CRC_OFFSET,

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // State images that earlier versions of Baton wrote: today's reads them, and does for ever.
 import { readFileSync } from "node:fs";
-import { KVM_REGS_SIZE_BYTES } from "../../../../ffi/kvm/abi.ts";
-import { DeviceSet } from "../../../../src/machine/device-set.ts";
-import { deviceTable } from "../../../../src/machine/device-table.ts";
-import { createMemory } from "../../../../src/memory/ram.ts";
-import { type CarriedMachine, KNOWN_SECTIONS } from "../../../../src/migration/carried.ts";
-import { StateReader } from "../../../../src/migration/state/reader.ts";
-import { StateWriter } from "../../../../src/migration/state/writer.ts";
-import { CODE_END_GPA, CODE_GPA } from "../../../../src/payload/plan.ts";
-import { assert, describe } from "../../../harness.ts";
+import { KVM_REGS_SIZE_BYTES } from "../../../ffi/kvm/abi.ts";
+import { DeviceSet } from "../../../src/machine/device-set.ts";
+import { deviceTable } from "../../../src/machine/device-table.ts";
+import { createMemory } from "../../../src/memory/ram.ts";
+import { type CarriedMachine, KNOWN_SECTIONS } from "../../../src/migration/carried.ts";
+import { CODE_END_GPA, CODE_GPA } from "../../../src/payload/plan.ts";
+import { StateReader } from "../../../src/state/reader.ts";
+import { StateWriter } from "../../../src/state/writer.ts";
+import { assert, describe } from "../../harness.ts";
 
 const test = describe("stored state images");
 
 function fixture(name: string): StateReader {
-  return new StateReader(readFileSync(new URL(`../../../fixtures/${name}`, import.meta.url)), KNOWN_SECTIONS);
+  return new StateReader(readFileSync(new URL(`../../fixtures/${name}`, import.meta.url)), KNOWN_SECTIONS);
 }
 
 test("format 1, microvm: all sections are there", () => {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Builds a state image in two steps: sections are planned while the guest runs, filled in while it stands.
-import { VmmError } from "../../errors.ts";
-import { crc32 } from "../../runtime/checksum.ts";
-import { PRODUCER } from "../../version.ts";
+import { VmmError } from "../errors.ts";
+import { crc32 } from "../runtime/checksum.ts";
+import { PRODUCER } from "../version.ts";
 import {
   ARCHITECTURE,
   align,

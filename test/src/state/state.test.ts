@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from "fast-check";
-import { VmmError } from "../../../../src/errors.ts";
-import { ALIGNMENT_BYTES, HEADER_SIZE_BYTES, MAX_IMAGE_SIZE_BYTES } from "../../../../src/migration/state/format.ts";
-import { readDirectory, StateReader } from "../../../../src/migration/state/reader.ts";
-import { StateWriter } from "../../../../src/migration/state/writer.ts";
-import { PRODUCER } from "../../../../src/version.ts";
-import { assert, describe } from "../../../harness.ts";
+import { VmmError } from "../../../src/errors.ts";
+import { ALIGNMENT_BYTES, HEADER_SIZE_BYTES, MAX_IMAGE_SIZE_BYTES } from "../../../src/state/format.ts";
+import { readDirectory, StateReader } from "../../../src/state/reader.ts";
+import { StateWriter } from "../../../src/state/writer.ts";
+import { PRODUCER } from "../../../src/version.ts";
+import { assert, describe } from "../../harness.ts";
 import { changed, KNOWN, makeImage, REGS, withDirectory } from "./images.ts";
 
 const test = describe("state image");
