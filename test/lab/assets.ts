@@ -85,6 +85,14 @@ function isStatic(path: string): boolean {
   return status !== 0 || stdout.includes("statically linked");
 }
 
+/** 7.2, which is Debian 12's, hangs the lab or loses guests in it; 10.0, of its backports, does neither. */
+const MINIMUM_QEMU_MAJOR = 10;
+
+function qemuMajor(path: string): number {
+  const { stdout } = spawnSync(path, ["--version"], { encoding: "utf8" });
+  return Number(/version (\d+)\./.exec(stdout ?? "")?.[1] ?? 0);
+}
+
 /** Looks for everything without fetching anything; `reason` names what is missing and the command that gets it. */
 export function findAssets(): AssetSearch {
   const missingPackages: string[] = [];
@@ -97,6 +105,11 @@ export function findAssets(): AssetSearch {
   const remedies: string[] = [];
   if (missingPackages.length > 0) {
     remedies.push(`${missingPackages.join(" and ")} not installed (apt-get install ${missingPackages.join(" ")})`);
+  }
+  if (qemuPath !== undefined && qemuMajor(qemuPath) < MINIMUM_QEMU_MAJOR) {
+    remedies.push(
+      `${qemuPath} is version ${qemuMajor(qemuPath)}, the lab needs ${MINIMUM_QEMU_MAJOR} (on Debian 12: qemu-system-x86 of bookworm-backports)`,
+    );
   }
   if (labKernel === undefined) remedies.push(`no kernel for the lab in ${cacheDir} (${FETCH_COMMAND})`);
   if (qemuPath === undefined || busyboxPath === undefined || labKernel === undefined || remedies.length > 0) {

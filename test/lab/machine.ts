@@ -27,7 +27,8 @@ const MEMORY_MIB = 4096;
 
 function machineArguments(assets: LabAssets, initrdPath: string): string[] {
   return [
-    ...["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max"],
+    // One CPU: with more, TCG runs each in a thread of its own, and its SVM loses guests and the lab's own kernel.
+    ...["-accel", "tcg", "-smp", "1", "-cpu", "max"],
     // Interrupt remapping needs the I/O APIC outside QEMU's KVM half, hence the split.
     ...["-M", "q35,kernel-irqchip=split", "-device", "intel-iommu,intremap=on", "-device", "edu"],
     ...["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"],

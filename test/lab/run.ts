@@ -10,7 +10,7 @@ import { parseArgs } from "node:util";
 import { fetchKernels, findAssets, type LabAssets, projectDir } from "./assets.ts";
 import { writeGuestInitramfs } from "./initramfs.ts";
 import { runLab } from "./machine.ts";
-import { labPrologue, runScenarios, SCENARIOS, whySkipped } from "./suite.ts";
+import { BOOTS, labPrologue, runScenarios, whySkipped } from "./suite.ts";
 
 /** Long: somebody watches, or has a shell. */
 const INTERACTIVE_TIMEOUT_MS = 24 * 3600 * 1000;
@@ -66,7 +66,8 @@ async function runCommand(assets: LabAssets, command: string, interactive: boole
 }
 
 async function runSuite(assets: LabAssets): Promise<number> {
-  const runnable = SCENARIOS.filter((scenario) => {
+  writeGuestInitramfs(assets);
+  const runnable = BOOTS.flat().filter((scenario) => {
     const reason = whySkipped(scenario, assets);
     if (reason !== undefined) console.log(`SKIP ${scenario.spec}: ${reason}`);
     return reason === undefined;
