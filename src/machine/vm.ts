@@ -38,6 +38,10 @@ export interface VmParts {
 /** Events that end or change the run state: the vCPU that raised one expects it to be served. */
 const GUEST_REQUESTS = EVENT_DEBUG_EXIT | EVENT_RESET | EVENT_SHUTDOWN | EVENT_SUSPEND | EVENT_VCPU_ERROR;
 
+/** A reset loads the guest anew, which takes tens of milliseconds. */
+const SETTLE_TIMEOUT_MS = 5000;
+const SETTLE_POLL_MS = 1;
+
 /** Run states from which `cont` may not start the guest, with the reason. */
 const CANNOT_RUN: Partial<Record<RunState, string>> = {
   "finish-migrate": "Migration is not finalized yet",
@@ -51,6 +55,13 @@ const guestStart = (): Promise<typeof import("./guest-start.ts")> => importEntry
 
 function report(message: string): void {
   process.stderr.write(`baton: ${message}\n`);
+}
+
+/** The VMs of this process. */
+const openVms = new Set<Vm>();
+
+export function openVmCount(): number {
+  return openVms.size;
 }
 
 export class Vm {
@@ -76,6 +87,7 @@ export class Vm {
     this.accel = parts.accel;
     this.devices = parts.devices;
     this.#words = new Int32Array(parts.memory.buffer);
+    openVms.add(this);
   }
 
   get state(): RunState {
@@ -94,6 +106,20 @@ export class Vm {
   /** The guest has asked for its end, a reset or sleep, and has not got it yet. */
   get hasGuestRequest(): boolean {
     return this.#changesUnderWay > 0 || (Atomics.load(this.#words, CONTROL_EVENTS >> 2) & GUEST_REQUESTS) !== 0;
+  }
+
+  /** Resolves when the guest has got what it asked for. @throws VmmError "guest-busy" when that takes too long */
+  async whenSettled(): Promise<void> {
+    const deadlineMs = performance.now() + SETTLE_TIMEOUT_MS;
+    while (this.hasGuestRequest && this.#state !== "shutdown") {
+      if (performance.now() > deadlineMs) {
+        throw new VmmError(
+          "guest-busy",
+          `The guest's reset, end or sleep was not done within ${SETTLE_TIMEOUT_MS} ms: try again after it`,
+        );
+      }
+      await new Promise((resolve) => setTimeout(resolve, SETTLE_POLL_MS));
+    }
   }
 
   /** Guest RAM, from guest physical address 0. */
@@ -232,6 +258,7 @@ export class Vm {
   /** Releases vCPUs and timers. Does not end `exited` by itself. */
   async close(): Promise<void> {
     this.#isClosed = true;
+    openVms.delete(this);
     this.devices.stopTimers();
     this.#ring();
     await this.accel.close();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What forbids moving the VM, for each mode: QEMU's text, and beside it what a program or an operator can act on.
-import type { Vm } from "../machine/vm.ts";
+import { openVmCount, type Vm } from "../machine/vm.ts";
 import type { MigMode, MigrationBlocker } from "../qmp/schema/migration.ts";
 
 /** Modes that leave RAM in place and hand its fd on. */
@@ -19,6 +19,14 @@ export function findBlockers(vm: Vm): MigrationBlocker[] {
         fix: "Start the VM with -object memory-backend-memfd,id=ID,size=SIZE,share=on and -machine memory-backend=ID, or with -machine aux-ram-share=on",
       });
     }
+  }
+  if (openVmCount() > 1) {
+    blockers.push({
+      mode: "cpr-exec",
+      reason: `This process has ${openVmCount()} VMs, and cpr-exec would replace the program under all of them.`,
+      code: "several-vms",
+      fix: "Run each VM in a process of its own",
+    });
   }
   return blockers;
 }

@@ -22,6 +22,13 @@ import { warmUp } from "../runtime/program.ts";
 import { findBlockers } from "./blockers.ts";
 import type { Timeline } from "./timeline.ts";
 
+/** How often an update starts its pause again when the guest asks for a reset, say, in the moment before it. */
+const MAX_ATTEMPTS = 3;
+
+function isGuestRequest(error: unknown): boolean {
+  return error instanceof VmmError && error.code === "guest-request";
+}
+
 export class Migration implements MigrationTarget {
   readonly #vm: Vm;
   readonly #connections: () => Connections;
@@ -102,26 +109,36 @@ export class Migration implements MigrationTarget {
       discard = prepared.discard;
       await warmUp(prepared.program);
       await connections.freeze();
-      // Not before: until the monitors are frozen, somebody may stop or start the guest.
-      wasRunning = this.#vm.isRunning;
-      this.#setupMs = monotonicMs() - this.#startedMs;
-      commitCprExec(this.#vm, connections, prepared, {
-        beforePause: () => {
-          // Clients get these when the guest runs again; told now, they would lengthen the pause.
-          isPaused = true;
-          if (wasRunning) this.#vm.events.emit("STOP");
-          this.#setStatus("active");
-          this.#vm.events.emit("MIGRATION_PASS", { pass: 2 });
-          this.#setStatus("device");
-        },
-        migration: {
-          startedMs: this.#startedMs,
-          setupMs: this.#setupMs,
-          generation: this.#generation + 1,
-          events: this.#capabilities.events,
-          parameters: this.#parameters,
-        },
-      });
+      for (let attempt = 1; ; attempt++) {
+        await this.#vm.whenSettled();
+        // Not before: until the monitors are frozen, somebody may stop or start the guest.
+        wasRunning = this.#vm.isRunning;
+        this.#setupMs = monotonicMs() - this.#startedMs;
+        try {
+          commitCprExec(this.#vm, connections, prepared, {
+            beforePause: () => {
+              // Clients get these when the guest runs again; told now, they would lengthen the pause.
+              isPaused = true;
+              if (wasRunning) this.#vm.events.emit("STOP");
+              this.#setStatus("active");
+              this.#vm.events.emit("MIGRATION_PASS", { pass: 2 });
+              this.#setStatus("device");
+            },
+            migration: {
+              startedMs: this.#startedMs,
+              setupMs: this.#setupMs,
+              generation: this.#generation + 1,
+              events: this.#capabilities.events,
+              parameters: this.#parameters,
+            },
+          });
+        } catch (error) {
+          if (!isGuestRequest(error) || attempt === MAX_ATTEMPTS) throw error;
+          // What the guest asked for in the moment before it stood is done first.
+          if (wasRunning && isPaused) this.#vm.resumeFrom();
+          isPaused = false;
+        }
+      }
     } catch (error) {
       discard();
       this.#setStatus("failing");

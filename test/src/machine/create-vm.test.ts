@@ -222,4 +222,15 @@ test.skipIf(skip, "leaves no fd behind when VMs end", async () => {
   await until("the last worker's fds", () => openFdCount() <= fds);
 });
 
+test.skipIf(skip, "refuses to replace the program under several VMs", async () => {
+  await using vm = await createVm(config({}, { machine: "microvm,aux-ram-share=on" }));
+  const other = await createVm(config());
+  vm.setMigrationParameters({ mode: "cpr-exec" });
+  assert.throws(() => vm.migrate(), /2 VMs/);
+  assert.is(vm.migrationStatus()["blocked-reasons"]!.length, 1);
+  await other.close();
+  assert.is(vm.migrationStatus()["blocked-reasons"], undefined);
+  await runsOn(vm);
+});
+
 test.run();

@@ -167,6 +167,21 @@ test.skipIf(noBinary ?? onlyOnBun, "takes the command line omitted, repeated, or
   assert.is((await qmp.execute("query-migrate-parameters")).mode, "normal");
 });
 
+test.skipIf(noBinary ?? onlyOnBun, "lets the guest reset itself first", async () => {
+  // The keyboard controller's reset line.
+  const payload = { shutdown: { port: 0x64, value: 0xfe, sizeBytes: 1 as const } };
+  await using guest = await GuestProcess.start({ payload, noReboot: false });
+  await using qmp = await guest.qmp();
+  const events = await recordEvents(qmp);
+  for (let round = 1; round <= 5; round++) {
+    guest.commandShutdown();
+    const info = await update(qmp);
+    assert.is(info.status, "completed", info["error-desc"]);
+    await guest.until("the reset", () => events.filter((name) => name === "RESET").length === round);
+    await guest.runsOn();
+  }
+});
+
 test.skipIf(noBinary ?? onlyOnBun, "ends with the guest's exit code after updates", async () => {
   await using guest = await GuestProcess.start({ payload: { shutdown: { port: 0xf4, value: 20, sizeBytes: 4 } } });
   await using qmp = await guest.qmp();
