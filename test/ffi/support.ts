@@ -6,10 +6,15 @@ import { join } from "node:path";
 import { SysError } from "../../ffi/error.ts";
 import { assert } from "../harness.ts";
 
+const temporaryDirectories: string[] = [];
+process.on("exit", () => {
+  for (const path of temporaryDirectories) rmSync(path, { recursive: true, force: true });
+});
+
 /** A directory that is removed when the process ends. */
 export function temporaryDirectory(): string {
   const path = mkdtempSync(join(tmpdir(), "baton-test-"));
-  process.on("exit", () => rmSync(path, { recursive: true, force: true }));
+  temporaryDirectories.push(path);
   return path;
 }
 
