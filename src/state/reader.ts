@@ -154,7 +154,8 @@ export function readDirectory(image: Uint8Array): Directory {
   }
   const architecture = text(image.subarray(32, 40));
   if (architecture !== ARCHITECTURE.padEnd(8, "\0")) {
-    throw refuse(`State image is of architecture ${JSON.stringify(architecture)} instead of ${ARCHITECTURE}`);
+    const name = JSON.stringify(architecture.replace(/\0+$/, ""));
+    throw refuse(`State image is of architecture ${name} instead of ${ARCHITECTURE}`);
   }
   const directorySizeBytes = view.getUint32(24, true);
   if (HEADER_SIZE_BYTES + directorySizeBytes > image.length) {
