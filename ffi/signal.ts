@@ -76,7 +76,10 @@ export function armKickTimer(delayMs: number): bigint {
   const timer = new BigUint64Array(1);
   check("timer_create", cTimerCreate(CLOCK_MONOTONIC, event, timer));
   const nanoseconds = BigInt(Math.round(delayMs * 1e6));
-  const value = BigInt64Array.of(0n, 0n, nanoseconds / 1_000_000_000n, nanoseconds % 1_000_000_000n);
+  // struct itimerspec: the interval, which is none, and the delay.
+  const value = new BigInt64Array(4);
+  value[2] = nanoseconds / 1_000_000_000n;
+  value[3] = nanoseconds % 1_000_000_000n;
   check("timer_settime", cTimerSettime(timer[0]!, 0, value, null), `${delayMs} ms`);
   return timer[0]!;
 }

@@ -124,11 +124,12 @@ export class SerialPort {
   }
 
   #peekRing(): Uint8Array {
-    const head = Atomics.load(this.#words, RING_HEAD >> 2);
-    return Uint8Array.from(
-      { length: this.#ringBytes },
-      (_, index) => this.#bytes[(head + index) & (RING_CAPACITY_BYTES - 1)]!,
-    );
+    const start = Atomics.load(this.#words, RING_HEAD >> 2) & (RING_CAPACITY_BYTES - 1);
+    const pending = new Uint8Array(this.#ringBytes);
+    const first = this.#bytes.subarray(start, start + pending.length);
+    pending.set(first);
+    pending.set(this.#bytes.subarray(0, pending.length - first.length), first.length);
+    return pending;
   }
 
   #take(limit: number): Uint8Array {

@@ -4,6 +4,7 @@
 //   guest runs    prepare   resolve the program, open the state file
 //                 warm up   the new program runs once, `--version`, so that it starts from caches
 //                 freeze    consoles and monitors stop reading, their state goes into the image, which is laid out
+//                 hold      a process that keeps the old address space from being torn down inside the pause
 //   ┌ pause       park      vCPUs leave the guest                                  quiesce
 //   │             fill      vCPU, interrupt controller, clock and device state     save
 //   │             carry     image into the memfd, fds made to survive exec         carry
@@ -149,14 +150,14 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
     ...connectionState.fds,
   ];
   const plan = prepared.planExec(survivors);
-  const timeline = new Timeline([monotonicMs()]);
-  vm.park();
-  refuseChangingVm(vm);
-  timeline.stamps.push(monotonicMs());
-  image.fill();
-  timeline.stamps.push(monotonicMs());
   const holder = holdAddressSpace(HOLDER_SECONDS);
   try {
+    const timeline = new Timeline([monotonicMs()]);
+    vm.park();
+    refuseChangingVm(vm);
+    timeline.stamps.push(monotonicMs());
+    image.fill();
+    timeline.stamps.push(monotonicMs());
     for (const fd of survivors) setCloseOnExec(fd, false);
     timeline.stamps.push(monotonicMs());
     pwriteAll(prepared.stateFd, image.seal(holder, timeline.stamps));

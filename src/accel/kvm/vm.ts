@@ -151,9 +151,10 @@ export class KvmAcceleratedVm implements AcceleratedVm {
 
   park(onRequested?: () => void): void {
     // Before the first run there are no threads, and one that died will never answer.
-    const threads = this.#areWorkersStarted
-      ? this.#threads.filter(({ control }) => control.state !== VCPU_STATE_GONE)
-      : [];
+    const threads: VcpuThread[] = [];
+    for (const thread of this.#threads) {
+      if (this.#areWorkersStarted && thread.control.state !== VCPU_STATE_GONE) threads.push(thread);
+    }
     for (const { control } of threads) control.request = VCPU_REQUEST_PARK;
     for (const thread of threads) this.#kick(thread);
     onRequested?.();
