@@ -48,9 +48,10 @@ interface Share {
   updates: number;
 }
 
-/** What the promises are made for gets more first updates. Always 20 further updates or more. */
-function shareOf({ contestant, cpuCount }: Configuration): Share {
-  return contestant === "compiled" && cpuCount === 1 ? { sessions: 3, updates: 7 } : { sessions: 2, updates: 10 };
+/** What the promises are made for gets 20 first updates. Always 20 further updates or more. */
+function shareOf({ contestant, ramMiB, cpuCount }: Configuration): Share {
+  const isPromised = contestant === "compiled" && cpuCount === 1 && ramMiB !== 1024;
+  return isPromised ? { sessions: 20, updates: 2 } : { sessions: 2, updates: 10 };
 }
 
 export interface PlanOptions {
