@@ -131,6 +131,8 @@ function buildDist(): void {
       "--compile",
       "--minify",
       "--bytecode",
+      // Else it is guessed from the entry points.
+      "--root=src",
       "--no-compile-autoload-dotenv",
       "--no-compile-autoload-bunfig",
       ...ENTRIES.map((path) => `src/${path}`),

@@ -17,7 +17,7 @@ const runtimes: Record<string, string[]> = {
   bun: ["bun", "run"],
   deno: ["deno", "run", "--allow-all", "--quiet"],
 };
-/** A file that takes longer hangs. The slowest, those of the lab, take one to twenty minutes. */
+/** A file that takes longer hangs. The slowest, those of the lab, take up to fifteen minutes. */
 const FILE_TIMEOUT_MS = 1_800_000;
 
 interface Counts {

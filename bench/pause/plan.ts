@@ -80,9 +80,12 @@ export function planSessions(options: PlanOptions): Session[] {
     ...(options.quick ? { sessions: 2, updates: 3 } : shareOf(configuration)),
   }));
   const turns = Math.max(...shares.map(({ sessions }) => sessions));
+  // Those with fewer sessions have them all over the run, not at its beginning.
+  const isIn = (turn: number, sessions: number): boolean =>
+    Math.floor((turn * sessions) / turns) !== Math.floor(((turn - 1) * sessions) / turns);
   return Array.from({ length: turns }, (_, turn) => turn).flatMap((turn) =>
     shares
-      .filter(({ sessions }) => turn < sessions)
+      .filter(({ sessions }) => isIn(turn, sessions))
       .map(({ configuration, updates }): Session => ({ configuration, updates })),
   );
 }

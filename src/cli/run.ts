@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { helpText } from "../config/help.ts";
 import { parseArguments } from "../config/parse-arguments.ts";
 import { resolveOptions } from "../config/resolve.ts";
-import { describeError, VmmError } from "../errors.ts";
+import { describeError } from "../errors.ts";
 import { startVm } from "../machine/start.ts";
 import type { Resumed } from "../migration/cpr-incoming.ts";
 import { connectResumed } from "../migration/cpr-resumed.ts";
@@ -16,11 +16,19 @@ import { runToEnd, surviveBugs } from "./run-to-end.ts";
 /** Exit code for a command line that cannot be understood. */
 const EXIT_USAGE = 2;
 
+/** What `baton VERB` does: takes the arguments after the verb, gives the exit code. */
+const VERBS: Readonly<Record<string, () => Promise<(args: string[]) => Promise<number>>>> = {
+  demo: async () => (await importEntry<typeof import("./demo.ts")>("cli/demo.ts")).demo,
+  state: async () => (await importEntry<typeof import("./state.ts")>("cli/state.ts")).state,
+  status: async () => (await importEntry<typeof import("./status.ts")>("cli/status.ts")).status,
+  update: async () => (await importEntry<typeof import("./update.ts")>("cli/update.ts")).update,
+};
+
 export async function run(args: readonly string[]): Promise<void> {
   try {
-    if (args[0] === "demo") {
-      const { demo } = await importEntry<typeof import("./demo.ts")>("cli/demo.ts");
-      process.exitCode = await demo(args.slice(1));
+    const verb = Object.hasOwn(VERBS, args[0] ?? "") ? VERBS[args[0]!] : undefined;
+    if (verb !== undefined) {
+      process.exitCode = await (await verb())(args.slice(1));
       return;
     }
     const { options, show } = parseArguments([...args], (path) => readFileSync(path, "utf8"));
@@ -32,17 +40,18 @@ export async function run(args: readonly string[]): Promise<void> {
       process.stdout.write(`baton ${VERSION}\n`);
       return;
     }
-    const handle = await startVm(resolveOptions(options));
+    const handle = await startVm(resolveOptions(options), { startsBaton: true });
     surviveBugs();
     await runToEnd(handle);
   } catch (error) {
     process.stderr.write(`baton: ${describeError(error)}\n`);
-    process.exit(error instanceof VmmError && error.code === "usage" ? EXIT_USAGE : 1);
+    // Not by its class: a verb is a program of its own, with its own classes.
+    process.exit((error as { code?: unknown }).code === "usage" ? EXIT_USAGE : 1);
   }
 }
 
 /** Connects a guest that runs here already with the world, and keeps it going until it ends. */
 export async function goOn(resumed: Resumed): Promise<void> {
   surviveBugs();
-  await runToEnd(connectResumed(resumed));
+  await runToEnd(connectResumed(resumed, { startsBaton: true }));
 }

@@ -4,11 +4,17 @@ import { GROUPS, OPTIONS, type OptionDefinition } from "./options.ts";
 
 const COLUMN = 26;
 
+const VERBS = [
+  "  baton demo                a guest whose VMM is replaced again and again, and what it noticed of it",
+  "  baton status SOCKET       what the VM with this QMP socket is, and whether it can be updated",
+  "  baton update SOCKET       replace the program under the VM with this QMP socket",
+  "  baton state show FILE     print a saved state; baton state diff A B compares two",
+];
+
 const EXAMPLES = [
-  "Example, a VM that can be updated, and a new VMM that takes its guest over (QMP: mode=cpr-transfer, then migrate):",
-  "  baton --kernel vmlinux --append console=ttyS0 -m 1G --machine aux-ram-share=on --qmp unix:a.qmp,server=on,wait=off",
-  "  baton --qmp unix:b.qmp,server=on,wait=off --incoming unix:main.sock \\",
-  "    --incoming cpr,addr.transport=socket,addr.type=unix,addr.path=cpr.sock",
+  "Example, a VM that can be updated, and its update to a new program:",
+  "  baton --kernel vmlinuz --append console=ttyS0 -m 1G --machine aux-ram-share=on --qmp unix:vm.qmp,server=on,wait=off",
+  "  baton update vm.qmp --image /opt/baton-new",
 ];
 
 function describe({ flag, aliases, argument, help }: OptionDefinition): string[] {
@@ -25,6 +31,9 @@ export function helpText(): string {
   const lines = [
     "Usage: baton [OPTION…]",
     "Runs a virtual machine whose VMM can be replaced while the guest runs. QEMU's syntax: -x and --x are the same.",
+    "",
+    "Verbs (--help after one says more):",
+    ...VERBS,
   ];
   for (const [group, title] of Object.entries(GROUPS)) {
     lines.push("", `${title}:`);

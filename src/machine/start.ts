@@ -15,20 +15,20 @@ import type { Vm } from "./vm.ts";
 /** Connects a VM with the world: monitors, consoles, migration. */
 export function connectVm(
   vm: Vm,
-  state?: ConnectionsState,
+  { startsBaton, state }: { startsBaton: boolean; state?: ConnectionsState },
 ): { handle: VmHandle; migration: Migration; connections: Connections } {
   excludeFromDumps(vm.memory, vm.ram);
-  const migration: Migration = new Migration(vm, () => connections);
+  const migration: Migration = new Migration(vm, () => connections, { startsBaton });
   const target = new VmTarget(vm, migration, () => connections);
   const connections: Connections = new Connections(vm.spec, target, vm.devices.serialPorts, state);
   return { handle: new VmHandle(vm, target, migration, connections), migration, connections };
 }
 
 /**
- * Builds a new VM and starts its guest.
+ * Builds a new VM and starts its guest. `startsBaton`: see `Migration`.
  * @throws VmmError naming what cannot be had; nothing is left behind then
  */
-export async function startVm(spec: MachineSpec): Promise<VmHandle> {
+export async function startVm(spec: MachineSpec, { startsBaton = false } = {}): Promise<VmHandle> {
   if (spec.incoming.length > 0) {
     throw new VmmError("incoming", "-incoming: this version of Baton takes over a guest only in an update by cpr-exec");
   }
@@ -36,7 +36,7 @@ export async function startVm(spec: MachineSpec): Promise<VmHandle> {
   try {
     selfTestMapping(vm.memory, vm.ram, pageHasher(vm.memory));
     await vm.powerOn();
-    const { handle, connections } = connectVm(vm);
+    const { handle, connections } = connectVm(vm, { startsBaton });
     if (spec.pidfile !== undefined) writeFileSync(spec.pidfile, `${process.pid}\n`, { mode: 0o600 });
     await connections.ready();
     vm.serve();

@@ -57,11 +57,11 @@ function report(message: string): void {
   process.stderr.write(`baton: ${message}\n`);
 }
 
-/** The VMs of this process. */
 const openVms = new Set<Vm>();
 
-export function openVmCount(): number {
-  return openVms.size;
+/** How many VMs of this process have not ended. */
+export function runningVmCount(): number {
+  return [...openVms].filter(({ state }) => state !== "shutdown").length;
 }
 
 export class Vm {

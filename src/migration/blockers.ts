@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What forbids moving the VM, for each mode: QEMU's text, and beside it what a program or an operator can act on.
-import { openVmCount, type Vm } from "../machine/vm.ts";
+import { runningVmCount, type Vm } from "../machine/vm.ts";
 import type { MigMode, MigrationBlocker } from "../qmp/schema/migration.ts";
 
 /** Modes that leave RAM in place and hand its fd on. */
@@ -20,10 +20,10 @@ export function findBlockers(vm: Vm): MigrationBlocker[] {
       });
     }
   }
-  if (openVmCount() > 1) {
+  if (runningVmCount() > 1) {
     blockers.push({
       mode: "cpr-exec",
-      reason: `This process has ${openVmCount()} VMs, and cpr-exec would replace the program under all of them.`,
+      reason: `This process has ${runningVmCount()} VMs, and cpr-exec would replace the program under all of them.`,
       code: "several-vms",
       fix: "Run each VM in a process of its own",
     });

@@ -11,7 +11,7 @@ import type { MigrationParameters } from "../qmp/schema/migration.ts";
 import { bindAll, StateWriter } from "../state/writer.ts";
 import { CARRIED_STAMPS } from "./timeline.ts";
 
-/** `STATE_FD,PROGRAM_FD,FD,FD,…`: the memfd with the image, the program to go back to, and all fds of the VM. */
+/** `STATE_FD:PROGRAM_FD:FD,FD,…`: the memfd with the image, the program to go back to, and all fds of the VM. */
 export const ENV_STATE = "BATON_CPR_EXEC_STATE";
 /** Command line of the program to go back to, as JSON: usable even when the image cannot be read. */
 export const ENV_OLD_COMMAND = "BATON_CPR_EXEC_OLD_COMMAND";
@@ -19,7 +19,7 @@ export const ENV_OLD_COMMAND = "BATON_CPR_EXEC_OLD_COMMAND";
 export const ENV_ERROR = "BATON_CPR_EXEC_ERROR";
 
 export function formatHandover(stateFd: number, programFd: number, fds: readonly number[]): string {
-  return [stateFd, programFd, ...fds].join(",");
+  return `${stateFd}:${programFd}:${fds.join(",")}`;
 }
 
 export const MACHINE_SECTION = "machine";

@@ -127,7 +127,7 @@ export interface CommitOptions {
 
 /**
  * The pause, up to the point of no return. Synchronous on purpose: nothing else of this process runs in between.
- * Returns only by throwing; the guest's vCPUs are parked then and the connections frozen, for the caller to undo.
+ * Returns only by throwing; the connections are frozen then, and the guest's vCPUs perhaps parked, for the caller to undo.
  */
 export function commitCprExec(vm: Vm, connections: Connections, prepared: PreparedExec, options: CommitOptions): never {
   const runState = vm.state;

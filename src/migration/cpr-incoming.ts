@@ -67,22 +67,29 @@ export function takeHandover(env: Record<string, string | undefined>): Handover 
   const refusal = env[ENV_ERROR];
   for (const name of [ENV_STATE, ENV_OLD_COMMAND, ENV_ERROR]) delete env[name];
   if (state === undefined) return undefined;
-  const [stateFd, oldProgramFd, ...fds] = parseFds(state);
-  if (stateFd === undefined || oldProgramFd === undefined || oldCommand === undefined) {
+  const [stateFd, oldProgramFd, fds, excess] = state.split(":");
+  const numbers = parseFds(`${stateFd},${oldProgramFd},${fds}`);
+  if (numbers === undefined || excess !== undefined || oldCommand === undefined) {
     throw new VmmError(
       "handover",
       `${ENV_STATE}=${state} is not what an update by cpr-exec sets: unset it to start a new VM`,
     );
   }
-  return { stateFd, oldProgramFd, fds, oldCommand: JSON.parse(oldCommand), refusal };
+  return {
+    stateFd: numbers[0]!,
+    oldProgramFd: numbers[1]!,
+    fds: numbers.slice(2),
+    oldCommand: JSON.parse(oldCommand),
+    refusal,
+  };
 }
 
-/** The fds of `formatHandover`; none when one of them cannot be an fd. */
-function parseFds(list: string): number[] {
+/** Undefined when one of the numbers is no fd as `formatHandover` writes it. */
+function parseFds(list: string): number[] | undefined {
   const fds: number[] = [];
   for (const text of list.split(",")) {
-    const fd = Number(text);
-    if (text === "" || !Number.isInteger(fd) || fd < 0) return [];
+    const fd = Number.parseInt(text, 10);
+    if (String(fd) !== text || fd < 0) return undefined;
     fds.push(fd);
   }
   return fds;

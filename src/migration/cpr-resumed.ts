@@ -9,11 +9,11 @@ import { reapLater } from "./cpr-exec.ts";
 import type { Resumed } from "./cpr-incoming.ts";
 
 /** Connects the VM with the world again, as it was, and tells everybody that the update is over. */
-export function connectResumed(resumed: Resumed): VmHandle {
+export function connectResumed(resumed: Resumed, { startsBaton = false } = {}): VmHandle {
   const { vm, carried, timeline, refusal, holderPid } = resumed;
   killHolder(holderPid);
   reapLater(holderPid);
-  const { handle, migration, connections } = connectVm(vm, carried.connections);
+  const { handle, migration, connections } = connectVm(vm, { startsBaton, state: carried.connections });
   vm.serve();
   for (const port of vm.devices.serialPorts) port.flush();
   if (vm.isRunning) vm.devices.armTimers();

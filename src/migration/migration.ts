@@ -2,7 +2,11 @@
 // Migration and update control of one VM: parameters, status, and carrying out what `migrate` asks for.
 //
 //   none ── migrate ─▶ setup ─▶ active ─▶ device ─▶ (new image) completed
-//                        └────────┴────────┴──▶ failing ─▶ failed, the guest runs on
+//                        │        └────────┴──▶ failing ─▶ failed, the guest runs on
+//                        ├─ migrate_cancel ─▶ cancelling ─▶ cancelled
+//                        └─▶ failing ─▶ failed
+//
+// A guest that asks for a reset in the moment before it stands gets it, and the update goes back from device to active.
 import { monotonicMs } from "../../ffi/clock.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
@@ -10,6 +14,7 @@ import type { Connections } from "../machine/connections.ts";
 import type { Vm } from "../machine/vm.ts";
 import type { MigrationChannels } from "../qmp/migration-address.ts";
 import type {
+  MigMode,
   MigrateSetParameters,
   MigrationBlocker,
   MigrationCapability,
@@ -32,6 +37,7 @@ function isGuestRequest(error: unknown): boolean {
 export class Migration implements MigrationTarget {
   readonly #vm: Vm;
   readonly #connections: () => Connections;
+  readonly #startsBaton: boolean;
   readonly #capabilities: Record<MigrationCapability, boolean> = { events: false };
   #parameters: MigrationParameters = { mode: "normal", "cpr-exec-command": [] };
   #status: MigrationStatus = "none";
@@ -43,8 +49,10 @@ export class Migration implements MigrationTarget {
   /** Updates that this guest has lived through. */
   #generation = 0;
 
-  constructor(vm: Vm, connections: () => Connections) {
+  /** `startsBaton` says that what an update executes can be expected to be Baton, and not a program that embeds it. */
+  constructor(vm: Vm, connections: () => Connections, { startsBaton }: { startsBaton: boolean }) {
     this.#vm = vm;
+    this.#startsBaton = startsBaton;
     this.#connections = connections;
   }
 
@@ -74,8 +82,7 @@ export class Migration implements MigrationTarget {
       throw new VmmError("postmigrate", "Can't migrate the vm that was paused due to previous migration");
     }
     const { mode } = this.#parameters;
-    const blocker = this.blockers().find((candidate) => candidate.mode === mode);
-    if (blocker !== undefined) throw new VmmError(blocker.code, blocker.reason);
+    this.#refuseBlocked(mode);
     if (mode !== "cpr-exec") {
       throw new VmmError("mode", `Migration mode '${mode}' is not in this version of Baton; 'cpr-exec' is`);
     }
@@ -98,19 +105,23 @@ export class Migration implements MigrationTarget {
     const connections = this.#connections();
     let wasRunning = false;
     let isPaused = false;
+    let isFrozen = false;
     let discard = (): void => {};
     try {
       const { allHoldersReaped, prepareCprExec, commitCprExec } = await import("./cpr-exec.ts");
-      await allHoldersReaped();
       const prepared = prepareCprExec({
         command: this.#parameters["cpr-exec-command"],
         ...(file === undefined ? {} : { file }),
       });
       discard = prepared.discard;
-      await warmUp(prepared.program);
+      if (this.#startsBaton) await warmUp(prepared.program);
+      this.#refuseToGoOn();
+      isFrozen = true;
       await connections.freeze();
       for (let attempt = 1; ; attempt++) {
+        await allHoldersReaped();
         await this.#vm.whenSettled();
+        this.#refuseToGoOn();
         // Not before: until the monitors are frozen, somebody may stop or start the guest.
         wasRunning = this.#vm.isRunning;
         this.#setupMs = monotonicMs() - this.#startedMs;
@@ -141,6 +152,12 @@ export class Migration implements MigrationTarget {
       }
     } catch (error) {
       discard();
+      if (this.#status === "cancelling") {
+        this.#endedMs = monotonicMs();
+        this.#setStatus("cancelled");
+        if (isFrozen) connections.thaw();
+        return;
+      }
       this.#setStatus("failing");
       let description = describeError(error);
       try {
@@ -149,8 +166,20 @@ export class Migration implements MigrationTarget {
         description += `; and the guest could not be resumed: ${describeError(resumeError)}`;
       }
       this.#fail(description);
-      connections.thaw();
+      if (isFrozen) connections.thaw();
     }
+  }
+
+  /** What may have changed since `migrate` was accepted. */
+  #refuseToGoOn(): void {
+    if (this.#status === "cancelling") throw new VmmError("cancelled", "The update was cancelled");
+    if (this.#vm.state === "shutdown") throw new VmmError("vm-ended", "The VM has ended");
+    this.#refuseBlocked("cpr-exec");
+  }
+
+  #refuseBlocked(mode: MigMode): void {
+    const blocker = this.blockers().find((candidate) => candidate.mode === mode);
+    if (blocker !== undefined) throw new VmmError(blocker.code, blocker.reason);
   }
 
   /** Takes note of an update that this image has completed, or taken back when `refusal` says why. */
@@ -179,7 +208,8 @@ export class Migration implements MigrationTarget {
   }
 
   cancel(): void {
-    // cpr-exec is over before anybody could cancel it.
+    // Later than `setup` nobody is heard before the update is over.
+    if (this.#status === "setup") this.#setStatus("cancelling");
   }
 
   query(): MigrationInfo {
@@ -188,7 +218,7 @@ export class Migration implements MigrationTarget {
       .map(({ reason }) => reason);
     const blocked = reasons.length > 0 ? { "blocked-reasons": reasons } : {};
     if (this.#status === "none") return blocked;
-    const isOver = this.#status === "completed" || this.#status === "failed";
+    const isOver = !this.#isBusy;
     return {
       status: this.#status,
       ...(this.#errorDescription === undefined ? {} : { "error-desc": this.#errorDescription }),

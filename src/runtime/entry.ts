@@ -15,6 +15,9 @@ export const ENTRIES = [
   "cli/main.ts",
   "cli/run.ts",
   "cli/demo.ts",
+  "cli/state.ts",
+  "cli/status.ts",
+  "cli/update.ts",
   "machine/guest-start.ts",
   "migration/command-line.ts",
   "accel/kvm/vcpu-worker.ts",
@@ -23,7 +26,7 @@ export const ENTRIES = [
 ] as const;
 export type Entry = (typeof ENTRIES)[number];
 
-/** Where `bun build --compile` puts its entry points: their paths below the folder they have in common, `src/`. */
+/** Where `bun build --compile` puts its entry points: their paths below `src/`, the `--root` of tools/build.ts. */
 const EMBEDDED_ROOT = "/$bunfs/root/";
 
 /**

@@ -3,11 +3,10 @@
 import { assert, describe } from "../harness.ts";
 import { findAssets } from "./assets.ts";
 import { writeGuestInitramfs } from "./initramfs.ts";
-import { BOOTS, type Outcome, runScenarios, type Scenario, whySkipped } from "./suite.ts";
+import { BOOTS, type Outcome, runScenarios, SCENARIO_TIMEOUT_SECONDS, type Scenario, whySkipped } from "./suite.ts";
 
 /** The runner ends a file after 30 minutes. */
 const LAB_TIMEOUT_MS = 900_000;
-const SCENARIO_TIMEOUT_SECONDS = 300;
 
 const suite = describe("lab");
 const found = findAssets();

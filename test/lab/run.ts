@@ -10,11 +10,10 @@ import { parseArgs } from "node:util";
 import { fetchKernels, findAssets, type LabAssets, projectDir } from "./assets.ts";
 import { writeGuestInitramfs } from "./initramfs.ts";
 import { runLab } from "./machine.ts";
-import { BOOTS, labPrologue, runScenarios, whySkipped } from "./suite.ts";
+import { BOOTS, labPrologue, runScenarios, SCENARIO_TIMEOUT_SECONDS, whySkipped } from "./suite.ts";
 
 /** Long: somebody watches, or has a shell. */
 const INTERACTIVE_TIMEOUT_MS = 24 * 3600 * 1000;
-const SCENARIO_TIMEOUT_SECONDS = 180;
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,

@@ -24,6 +24,9 @@ export const BOOTS: Scenario[][] = [
   ],
 ];
 
+/** The longest takes two minutes on two cores that two boots share. */
+export const SCENARIO_TIMEOUT_SECONDS = 300;
+
 export interface Outcome {
   verdict: "passed" | "failed" | "skipped";
   /** Why it failed or was skipped: its last line. */

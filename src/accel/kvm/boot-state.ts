@@ -3,7 +3,7 @@
 import { KVM_REGS_SIZE_BYTES } from "../../../ffi/kvm/abi.ts";
 import type { DescriptorTable, InitialVcpuState, Registers, Segment } from "../../machine/boot/types.ts";
 
-const REGISTER_ORDER: readonly (keyof Registers)[] = [
+export const REGISTER_ORDER: readonly (keyof Registers)[] = [
   "rax",
   "rbx",
   "rcx",

@@ -109,6 +109,26 @@ test.skipIf(skip, "tells of a failure in QEMU's order, and of RESUME only after 
   await guest.runsOn();
 });
 
+test.skipIf(skip, "is cancelled while the guest still runs", async () => {
+  await using guest = await GuestProcess.start();
+  await using qmp = await guest.qmp();
+  const events = await recordEvents(qmp);
+  const image = guest.imageIdentity();
+  await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
+  await Promise.all([qmp.execute("migrate", {}), qmp.execute("migrate_cancel")]);
+  const info = await until("the end of the update", async () => {
+    const now = await qmp.execute("query-migrate");
+    return ["completed", "cancelled"].includes(now.status!) && now;
+  });
+  assert.is(info.status, "cancelled");
+  assert.is(guest.imageIdentity(), image, "the program is the same");
+  await settled();
+  assert.equal(events, ["MIGRATION setup", "MIGRATION cancelling", "MIGRATION cancelled"]);
+  await guest.runsOn();
+  await updated(guest, qmp);
+  await guest.runsOn();
+});
+
 test.skipIf(skip, "refuses RAM that nobody else can map, with QEMU's text", async () => {
   const ram = ["-object", "memory-backend-ram,id=ram0,size=32M"];
   await using guest = new GuestProcess({ ram, payload: { ticksPerLine: 1 } });
