@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the verbs that control a running VM have in common: the socket, and waiting for no longer than is sensible.
-import { parseArgs } from "node:util";
+// The monitor of a running VM, for the verbs that control it.
 import { UsageError } from "../config/usage.ts";
 import { VmmError } from "../errors.ts";
 import { connect, type QmpAddress, type QmpClient } from "../qmp/client.ts";
 
-/** A monitor of Baton answers within milliseconds; one that does not in this time is busy with another client or is none. */
+/** A monitor answers within milliseconds; what does not in this time is busy with another client, or no monitor. */
 const CONNECT_TIMEOUT_MS = 5000;
 
 /** `HOST:PORT`, or else the path of a UNIX socket, with or without QEMU's `unix:` and `tcp:` in front. */
-export function parseMonitorAddress(text: string): QmpAddress {
+function parseMonitorAddress(text: string): QmpAddress {
   const path = /^unix:(.+)$/.exec(text)?.[1];
   if (path !== undefined) return { path };
   const inet = /^(?:tcp:)?(?:\[([^\]]+)\]|([^:/]+)):(\d{1,5})$/.exec(text);
@@ -31,35 +30,9 @@ export async function connectMonitor(socket: string): Promise<QmpClient> {
   }
 }
 
-export interface VerbOptions {
-  socket: string;
-  json: boolean;
-  /** Options of this verb alone, by name. */
-  values: Record<string, string | undefined>;
-}
-
-/** Reads `SOCKET [--json] [OPTION…]`; undefined when help is wanted. `names` are the verb's own options. @throws UsageError */
-export function parseVerb(
-  verb: string,
-  args: readonly string[],
-  names: readonly string[] = [],
-): VerbOptions | undefined {
-  const own = Object.fromEntries(names.map((name) => [name, { type: "string" as const }]));
-  let parsed: { values: Record<string, string | boolean | undefined>; positionals: string[] };
-  try {
-    const options = { json: { type: "boolean" as const }, help: { type: "boolean" as const }, ...own };
-    parsed = parseArgs({ args: [...args], allowPositionals: true, options });
-  } catch (cause) {
-    throw new UsageError(`${verb}: ${(cause as Error).message}`);
-  }
-  const { values, positionals } = parsed;
-  if (values.help === true) return undefined;
-  const [socket, extra] = positionals;
+/** The one positional argument of a verb. @throws UsageError */
+export function onlySocket(verb: string, [socket, extra]: readonly string[]): string {
   if (socket === undefined) throw new UsageError(`${verb}: Give the VM's QMP socket: baton ${verb} SOCKET`);
   if (extra !== undefined) throw new UsageError(`${verb}: Unexpected argument '${extra}'`);
-  return {
-    socket,
-    json: values.json === true,
-    values: Object.fromEntries(names.map((name) => [name, values[name] as string | undefined])),
-  };
+  return socket;
 }

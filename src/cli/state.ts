@@ -3,7 +3,6 @@
 // checksum and directory have to be right.
 import { createReadStream } from "node:fs";
 import { buffer } from "node:stream/consumers";
-import { parseArgs } from "node:util";
 import { didYouMean } from "../config/suggest.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { UsageError } from "../config/usage.ts";
@@ -18,6 +17,7 @@ import {
   type SectionEntry,
 } from "../state/format.ts";
 import { readDirectory } from "../state/reader.ts";
+import { parseVerbArguments } from "./arguments.ts";
 import { decodePart, dumpRow, type Line } from "./state/decode.ts";
 
 export const USAGE = `Usage: baton state show [--json] FILE
@@ -50,7 +50,8 @@ interface Change {
 
 /** Returns the exit code. @throws UsageError, VmmError "state-refused", "state-file" */
 export async function state(args: string[], write: (text: string) => void = writeOut): Promise<number> {
-  const { values, positionals } = parse(args);
+  const options = { json: { type: "boolean", default: false } } as const;
+  const { values, positionals } = parseVerbArguments("state", args, options, { allowPositionals: true });
   const print = (lines: readonly string[]): void => write(lines.map((line) => `${printable(line)}\n`).join(""));
   const printJson = (value: unknown): void => write(`${JSON.stringify(value, null, 2)}\n`);
   if (values.help) {
@@ -86,21 +87,6 @@ function writeOut(text: string): void {
     if (error.code !== "EPIPE") throw error;
   });
   process.stdout.write(text);
-}
-
-function parse(args: string[]) {
-  try {
-    return parseArgs({
-      args,
-      allowPositionals: true,
-      options: {
-        json: { type: "boolean", default: false },
-        help: { type: "boolean", short: "h", default: false },
-      },
-    });
-  } catch (error) {
-    throw new UsageError(`state: ${(error as Error).message.split(". ")[0]}`);
-  }
 }
 
 type FileAddress = Extract<MigrationAddress, { transport: "file" }>;

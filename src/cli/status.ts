@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // `baton status`: what a running VM is, and whether it can be updated.
 import type { CommandResult, QmpClient } from "../qmp/client.ts";
-import { connectMonitor, parseVerb } from "./monitor.ts";
+import { parseVerbArguments } from "./arguments.ts";
+import { connectMonitor, onlySocket } from "./monitor.ts";
 
 const USAGE = `Usage: baton status SOCKET [--json]
 Says what the VM whose QMP socket is SOCKET (a path, or HOST:PORT) is, and whether it can be updated.`;
@@ -20,14 +21,15 @@ interface Status {
 
 /** Returns the exit code. @throws UsageError, VmmError when the monitor cannot be reached */
 export async function status(args: readonly string[]): Promise<number> {
-  const options = parseVerb("status", args);
-  if (options === undefined) {
+  const options = { json: { type: "boolean", default: false } } as const;
+  const { values, positionals } = parseVerbArguments("status", args, options, { allowPositionals: true });
+  if (values.help) {
     process.stdout.write(`${USAGE}\n`);
     return 0;
   }
-  await using qmp = await connectMonitor(options.socket);
+  await using qmp = await connectMonitor(onlySocket("status", positionals));
   const found = await ask(qmp);
-  process.stdout.write(options.json ? `${JSON.stringify(found)}\n` : describe(found));
+  process.stdout.write(values.json ? `${JSON.stringify(found)}\n` : describe(found));
   return 0;
 }
 

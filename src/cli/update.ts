@@ -8,7 +8,8 @@ import { VmmError } from "../errors.ts";
 import { type QmpClient, QmpConnectionError } from "../qmp/client.ts";
 import type { MigrationInfo } from "../qmp/schema/migration.ts";
 import { findProgram } from "../runtime/program.ts";
-import { connectMonitor, parseVerb } from "./monitor.ts";
+import { parseVerbArguments } from "./arguments.ts";
+import { connectMonitor, onlySocket } from "./monitor.ts";
 
 const USAGE = `Usage: baton update SOCKET [OPTION…]
 Replaces the program under the VM whose QMP socket is SOCKET (a path, or HOST:PORT) by cpr-exec: same process, same
@@ -21,21 +22,30 @@ guest, same connections.
 
 Exit code: 0 when the guest runs in the new program, 1 when it does not (it runs on in the old one then).`;
 
-const DEFAULT_TIMEOUT_SECONDS = 60;
+const OPTIONS = {
+  image: { type: "string" },
+  timeout: { type: "string", default: "60" },
+  json: { type: "boolean", default: false },
+} as const;
+
+const MAX_TIMEOUT_SECONDS = 86_400;
 const POLL_MS = 20;
 const VERSION_TIMEOUT_MS = 10_000;
 
 /** Returns the exit code. @throws UsageError, VmmError saying why the VM was not updated */
 export async function update(args: readonly string[]): Promise<number> {
-  const options = parseVerb("update", args, ["image", "timeout"]);
-  if (options === undefined) {
+  const { values, positionals } = parseVerbArguments("update", args, OPTIONS, { allowPositionals: true });
+  if (values.help) {
     process.stdout.write(`${USAGE}\n`);
     return 0;
   }
-  const timeoutSeconds = Number(options.values.timeout ?? DEFAULT_TIMEOUT_SECONDS);
-  if (!(timeoutSeconds > 0)) throw new UsageError("update: --timeout needs a number of seconds");
-  const command = options.values.image === undefined ? [] : [await findBaton(options.values.image)];
-  await using qmp = await connectMonitor(options.socket);
+  const socket = onlySocket("update", positionals);
+  const timeoutSeconds = Number(values.timeout);
+  if (!(timeoutSeconds > 0 && timeoutSeconds <= MAX_TIMEOUT_SECONDS)) {
+    throw new UsageError(`update: --timeout ${values.timeout}: not a number of seconds up to ${MAX_TIMEOUT_SECONDS}`);
+  }
+  const command = values.image === undefined ? [] : [await findBaton(values.image)];
+  await using qmp = await connectMonitor(socket);
   await refuseBlocked(qmp);
   const before = (await qmp.execute("query-migrate")).updates ?? 0;
   await qmp.execute("migrate-set-parameters", { mode: "cpr-exec", "cpr-exec-command": command });
@@ -45,7 +55,7 @@ export async function update(args: readonly string[]): Promise<number> {
     const reason = info["error-desc"] ?? `query-migrate says ${info.status}`;
     throw new VmmError("update-failed", `The VM was not updated, its guest runs on as before: ${reason}`);
   }
-  process.stdout.write(options.json ? `${JSON.stringify(info)}\n` : describe(info));
+  process.stdout.write(values.json ? `${JSON.stringify(info)}\n` : describe(info));
   return 0;
 }
 
@@ -74,7 +84,7 @@ async function untilOver(qmp: QmpClient, timeoutMs: number): Promise<MigrationIn
     for (;;) {
       const remainingMs = Math.max(deadlineMs - performance.now(), 1);
       const info = await qmp.execute("query-migrate", {}, { signal: AbortSignal.timeout(remainingMs) });
-      if (info.status === "completed" || info.status === "failed") return info;
+      if (["completed", "failed", "cancelled"].includes(info.status!)) return info;
       if (performance.now() > deadlineMs) throw timedOut(timeoutMs);
       await new Promise((wake) => setTimeout(wake, POLL_MS));
     }

@@ -160,7 +160,7 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
     timeline.stamps.push(monotonicMs());
     for (const fd of survivors) setCloseOnExec(fd, false);
     timeline.stamps.push(monotonicMs());
-    pwriteAll(prepared.stateFd, image.seal(holder, timeline.stamps));
+    writeImage(prepared.stateFd, image.seal(holder, timeline.stamps));
     // Whatever the new program does with the image, the old one can still go back to it.
     addSeals(prepared.stateFd, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
     exec(plan);
@@ -180,11 +180,12 @@ function refuseChangingVm(vm: Vm): void {
   }
 }
 
-function pwriteAll(fd: number, bytes: Uint8Array): void {
-  for (let offset = 0; offset < bytes.length; ) {
-    const written = pwrite(fd, bytes.subarray(offset), offset);
+/** Writes a state image to `offset` of a file. @throws VmmError, SysError */
+export function writeImage(fd: number, image: Uint8Array, offset = 0): void {
+  for (let done = 0; done < image.length; ) {
+    const written = pwrite(fd, image.subarray(done), offset + done);
     if (written === undefined || written === 0) throw new VmmError("state-write", "The state image cannot be written");
-    offset += written;
+    done += written;
   }
 }
 

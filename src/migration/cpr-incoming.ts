@@ -69,19 +69,33 @@ export function takeHandover(env: Record<string, string | undefined>): Handover 
   if (state === undefined) return undefined;
   const [stateFd, oldProgramFd, fds, excess] = state.split(":");
   const numbers = parseFds(`${stateFd},${oldProgramFd},${fds}`);
-  if (numbers === undefined || excess !== undefined || oldCommand === undefined) {
+  const command = parseCommand(oldCommand);
+  if (numbers === undefined || excess !== undefined || command === undefined) {
     throw new VmmError(
       "handover",
-      `${ENV_STATE}=${state} is not what an update by cpr-exec sets: unset it to start a new VM`,
+      `${ENV_STATE} and ${ENV_OLD_COMMAND} are not what an update by cpr-exec sets: unset them to start a new VM`,
     );
   }
   return {
     stateFd: numbers[0]!,
     oldProgramFd: numbers[1]!,
     fds: numbers.slice(2),
-    oldCommand: JSON.parse(oldCommand),
+    oldCommand: command,
     refusal,
   };
+}
+
+/** Undefined when the text is no command line as JSON. */
+function parseCommand(text: string | undefined): string[] | undefined {
+  let command: unknown;
+  try {
+    command = JSON.parse(text ?? "");
+  } catch {
+    return undefined;
+  }
+  if (!Array.isArray(command) || command.length === 0) return undefined;
+  for (const argument of command) if (typeof argument !== "string") return undefined;
+  return command;
 }
 
 /** Undefined when one of the numbers is no fd as `formatHandover` writes it. */
@@ -229,8 +243,7 @@ function goBack({ stateFd, oldProgramFd, fds, oldCommand, refusal }: Handover, e
   const reason = describeError(error).replaceAll("\0", "").slice(0, MAX_REASON_LENGTH);
   // The old image refuses its own state: there is nowhere to go, and going on for ever would help nobody.
   if (refusal !== undefined) {
-    process.stderr.write(`baton: the guest is lost: ${refusal}; and back in the old image: ${reason}\n`);
-    process.exit(1);
+    throw new VmmError("guest-lost", `The guest is lost: ${refusal}; and back in the old image: ${reason}`);
   }
   for (const fd of fds) setCloseOnExec(fd, false);
   const env = {
@@ -239,5 +252,10 @@ function goBack({ stateFd, oldProgramFd, fds, oldCommand, refusal }: Handover, e
     [ENV_OLD_COMMAND]: JSON.stringify(oldCommand),
     [ENV_ERROR]: reason,
   };
-  exec(planExec({ fd: oldProgramFd }, oldCommand, env));
+  try {
+    exec(planExec({ fd: oldProgramFd }, oldCommand, env));
+  } catch (cause) {
+    const message = `The guest is lost: ${reason}; and the program before this one cannot be executed again`;
+    throw new VmmError("guest-lost", message, { cause });
+  }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rest of an update, when the guest already runs: connections, events, the copy of the state, the old address space.
 import { killHolder } from "../../ffi/exec.ts";
-import { close, pwrite, truncate } from "../../ffi/fd.ts";
+import { close, truncate } from "../../ffi/fd.ts";
 import { describeError } from "../errors.ts";
 import type { VmHandle } from "../machine/handle.ts";
 import { connectVm } from "../machine/start.ts";
-import { reapLater } from "./cpr-exec.ts";
+import { reapLater, writeImage } from "./cpr-exec.ts";
 import type { Resumed } from "./cpr-incoming.ts";
 
 /** Connects the VM with the world again, as it was, and tells everybody that the update is over. */
@@ -29,9 +29,7 @@ function keepCopy({ carried: { stateFile }, image }: Resumed): void {
   if (stateFile === undefined) return;
   try {
     truncate(stateFile.fd, stateFile.offset);
-    for (let done = 0; done < image.length; ) {
-      done += pwrite(stateFile.fd, image.subarray(done), stateFile.offset + done) ?? 0;
-    }
+    writeImage(stateFile.fd, image, stateFile.offset);
   } catch (error) {
     process.stderr.write(`baton: the copy of the state could not be written: ${describeError(error)}\n`);
   } finally {

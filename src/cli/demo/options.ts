@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command line of `baton demo`.
-import { parseArgs } from "node:util";
 import { parseSize } from "../../config/qemu-options.ts";
 import { UsageError } from "../../config/usage.ts";
+import { parseVerbArguments } from "../arguments.ts";
 
 export interface DemoOptions {
   updates: number;
@@ -25,6 +25,14 @@ Replaces the VMM under a running guest, and shows how long the guest stood still
   --check       only say whether everything that it needs is in place
   --help`;
 
+const OPTIONS = {
+  updates: { type: "string", default: "10" },
+  check: { type: "boolean", default: false },
+  ram: { type: "string", default: "128M" },
+  vcpus: { type: "string", default: "1" },
+  svg: { type: "string" },
+} as const;
+
 const MIB = 2 ** 20;
 const MIN_RAM_SIZE_BYTES = 16 * MIB;
 const MAX_RAM_SIZE_BYTES = 3072 * MIB;
@@ -33,7 +41,7 @@ const MAX_VCPUS = 8;
 
 /** @throws UsageError */
 export function parseDemoOptions(args: readonly string[]): DemoOptions {
-  const values = parse(args);
+  const { values } = parseVerbArguments("demo", args, OPTIONS);
   return {
     updates: integer("updates", values.updates, MAX_UPDATES),
     check: values.check,
@@ -42,24 +50,6 @@ export function parseDemoOptions(args: readonly string[]): DemoOptions {
     svg: values.svg,
     help: values.help,
   };
-}
-
-function parse(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        updates: { type: "string", default: "10" },
-        check: { type: "boolean", default: false },
-        ram: { type: "string", default: "128M" },
-        vcpus: { type: "string", default: "1" },
-        svg: { type: "string" },
-        help: { type: "boolean", short: "h", default: false },
-      },
-    }).values;
-  } catch (error) {
-    throw new UsageError(`demo: ${(error as Error).message.split(". ")[0]}`);
-  }
 }
 
 function integer(name: string, text: string, max: number): number {

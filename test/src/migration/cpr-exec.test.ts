@@ -182,6 +182,21 @@ test.skipIf(noBinary ?? onlyOnBun, "lets the guest reset itself first", async ()
   }
 });
 
+test.skipIf(noBinary ?? onlyOnBun, "lets the guest end in the middle of an update", async () => {
+  for (let round = 0; round < 4; round++) {
+    const payload = { shutdown: { port: 0xf4, value: 20, sizeBytes: 4 as const } };
+    await using guest = await GuestProcess.start({ payload });
+    await using qmp = await guest.qmp();
+    await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
+    const isUnderWay = qmp.execute("migrate", {}).catch(() => {});
+    await new Promise((resolve) => setTimeout(resolve, round * 10));
+    guest.commandShutdown();
+    await isUnderWay;
+    assert.equal(await guest.ended, { exitCode: 41, signal: null });
+    assert.is(guest.error, "");
+  }
+});
+
 test.skipIf(noBinary ?? onlyOnBun, "ends with the guest's exit code after updates", async () => {
   await using guest = await GuestProcess.start({ payload: { shutdown: { port: 0xf4, value: 20, sizeBytes: 4 } } });
   await using qmp = await guest.qmp();
