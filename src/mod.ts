@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Baton as a library: build a VM, control it, hear of what happens to it.
 import { monotonicMs } from "../ffi/clock.ts";
-import { resolveConfig } from "./config/resolve.ts";
+import { configOptions } from "./config/config-options.ts";
+import { interpretOptions } from "./config/interpret.ts";
+import { resolve } from "./config/resolve.ts";
 import type { VmConfig } from "./config/vm-config.ts";
 import type { VmHandle } from "./machine/handle.ts";
 import { startVm } from "./machine/start.ts";
@@ -33,7 +35,7 @@ export async function createVm(config: VmConfig, options: { signal?: AbortSignal
   const handover = takeHandover(process.env);
   const handle =
     handover === undefined
-      ? await startVm(resolveConfig(config))
+      ? await startConfigured(config)
       : connectResumed(await resumeFromExec(handover, monotonicMs(), []));
   if (options.signal?.aborted) {
     await handle.close();
@@ -41,4 +43,9 @@ export async function createVm(config: VmConfig, options: { signal?: AbortSignal
   }
   options.signal?.addEventListener("abort", () => handle.quit(), { once: true });
   return handle;
+}
+
+function startConfigured(config: VmConfig): Promise<VmHandle> {
+  const wanted = interpretOptions(configOptions(config));
+  return startVm(resolve(wanted), { wanted });
 }

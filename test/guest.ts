@@ -71,9 +71,13 @@ export interface GuestOptions {
   memory?: string;
   /** Default: shared memfd. */
   ram?: string[];
+  /** Path of a file to be shared RAM, instead of `ram`. */
+  ramFile?: string;
   /** Default: a UNIX socket `serial`. */
   serial?: string[];
   extra?: string[];
+  /** Nothing but a monitor and `extra`: for a guest that brings its machine along. */
+  bare?: boolean;
   /** With `no-reboot`, which is the default, a reset ends the VM. */
   noReboot?: boolean;
   env?: Record<string, string>;
@@ -98,6 +102,7 @@ export class GuestProcess implements AsyncDisposable {
   readonly dir: string;
   /** Options without program: those of a command line for an update. */
   readonly args: string[];
+  readonly #ramFile: string | undefined;
   readonly child: ChildProcess;
   /** What it has written to standard output and error. */
   output = "";
@@ -111,14 +116,20 @@ export class GuestProcess implements AsyncDisposable {
     const memory = options.memory ?? "32M";
     const kernel = join(this.dir, "payload.elf");
     writeFileSync(kernel, buildSelfCheck({ touchBytes: 4 << 20, ...options.payload }));
-    this.args = [
+    this.#ramFile = options.ramFile;
+    const memfd = `memory-backend-memfd,id=ram0,size=${memory},share=on`;
+    const file = `memory-backend-file,id=ram0,size=${memory},share=on,mem-path=${options.ramFile}`;
+    const machine = [
       ...["-machine", "microvm,memory-backend=ram0"],
-      ...(options.ram ?? ["-object", `memory-backend-memfd,id=ram0,size=${memory},share=on`]),
+      ...(options.ram ?? ["-object", options.ramFile === undefined ? memfd : file]),
       ...["-m", memory, "-smp", String(options.payload?.cpuCount ?? 1), "-kernel", kernel],
       ...(options.serial ?? ["-serial", `unix:${join(this.dir, "serial")},server=on,wait=off`]),
-      ...["-qmp", `unix:${join(this.dir, "qmp")},server=on,wait=off`, "-nodefaults", "-display", "none"],
       ...["-device", "isa-debug-exit,iobase=0xf4,iosize=4"],
       ...(options.noReboot === false ? [] : ["-no-reboot"]),
+    ];
+    this.args = [
+      ...(options.bare ? [] : machine),
+      ...["-qmp", `unix:${join(this.dir, "qmp")},server=on,wait=off`, "-nodefaults", "-display", "none"],
       ...(options.extra ?? []),
     ];
     const command = [...(options.program ?? program(options.runtime ?? "compiled")), ...this.args];
@@ -260,6 +271,7 @@ export class GuestProcess implements AsyncDisposable {
 
   #openRam(): number | undefined {
     if (this.#ramFd !== undefined) return this.#ramFd;
+    if (this.#ramFile !== undefined && existsSync(this.#ramFile)) this.#ramFd = open(this.#ramFile, O_RDWR);
     const dir = `/proc/${this.pid}/fd`;
     for (const fd of existsSync(dir) ? readdirSync(dir) : []) {
       try {

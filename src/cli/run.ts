@@ -3,8 +3,9 @@
 // brought here.
 import { readFileSync } from "node:fs";
 import { helpText } from "../config/help.ts";
+import { interpretOptions } from "../config/interpret.ts";
 import { parseArguments } from "../config/parse-arguments.ts";
-import { resolveOptions } from "../config/resolve.ts";
+import { resolve } from "../config/resolve.ts";
 import { describeError } from "../errors.ts";
 import { startVm } from "../machine/start.ts";
 import type { Resumed } from "../migration/cpr-incoming.ts";
@@ -40,7 +41,8 @@ export async function run(args: readonly string[]): Promise<void> {
       process.stdout.write(`baton ${VERSION}\n`);
       return;
     }
-    const handle = await startVm(resolveOptions(options), { startsBaton: true });
+    const wanted = interpretOptions(options);
+    const handle = await startVm(resolve(wanted), { wanted, startsBaton: true });
     surviveBugs();
     await runToEnd(handle);
   } catch (error) {

@@ -39,11 +39,7 @@ export function compareSpecs(running: MachineSpec, wanted: WantedSpec): Differen
  *   not fit together (two users of stdio, a monitor on a chardev that is not there).
  */
 export function mergeSpecs(running: MachineSpec, wanted: WantedSpec): MachineSpec {
-  const differences = machineDifferences(running, wanted);
-  if (differences.length > 0) {
-    const list = differences.map(({ what, running, wanted }) => `${what} (running: ${running}, wanted: ${wanted})`);
-    throw new VmmError("machine-differs", `An update cannot change the machine: ${list.join("; ")}`);
-  }
+  refuseDifferences(machineDifferences(running, wanted));
   const merged = merge(running, wanted);
   checkSpec(merged);
   return merged;
@@ -85,7 +81,15 @@ function usedChardevs({ serials, monitors }: MachineSpec): Set<string | null> {
   return new Set([...serials, ...monitors.map(({ chardev }) => chardev)]);
 }
 
-function machineDifferences(running: MachineSpec, wanted: WantedSpec): Difference[] {
+/** @throws VmmError "machine-differs" that names all of them, if there are any */
+export function refuseDifferences(differences: readonly Difference[]): void {
+  if (differences.length === 0) return;
+  const list = differences.map(({ what, running, wanted }) => `${what} (running: ${running}, wanted: ${wanted})`);
+  throw new VmmError("machine-differs", `An update cannot change the machine: ${list.join("; ")}`);
+}
+
+/** In what the machine that `wanted` mentions differs from the running one. */
+export function machineDifferences(running: MachineSpec, wanted: WantedSpec): Difference[] {
   const differences: Difference[] = [];
   const compare = (what: string, left: unknown, right: unknown): void => {
     if (right !== undefined && !isSame(left, right)) {

@@ -5,16 +5,29 @@ import type { MachineSpec } from "../config/types.ts";
 import { createMemory, mapRam, ramBackend } from "../memory/ram.ts";
 import { DeviceSet } from "./device-set.ts";
 import { deviceTable } from "./device-table.ts";
-import { Vm } from "./vm.ts";
+import { Vm, type VmParts } from "./vm.ts";
 
 /** What a restored VM takes over instead of making it. */
-export type Inherited = Pick<KvmVmOptions, "cpuids" | "workers"> & { ramFd: number };
+export type Inherited = Pick<KvmVmOptions, "cpuids" | "workers"> & { ramFd?: number };
 
 /**
  * Builds the VM with its vCPUs parked and its RAM as the back end has it: empty, or the running guest's.
  * @throws VmmError naming the part that cannot be built
  */
 export function buildVm(spec: MachineSpec, inherited?: Inherited): Vm {
+  const vm: Vm = new Vm(
+    spec,
+    buildParts(spec, (index, message) => vm.vcpuFailed(index, message), inherited),
+  );
+  return vm;
+}
+
+/** Builds the parts of a VM; `onVcpuError` hears of vCPU threads that die. @throws VmmError as `buildVm` does */
+export function buildParts(
+  spec: MachineSpec,
+  onVcpuError: (index: number, message: string) => void,
+  inherited?: Inherited,
+): VmParts {
   const memory = createMemory(spec.memorySizeBytes);
   const ram = mapRam(memory, ramBackend(spec), inherited?.ramFd);
   const table = deviceTable(spec);
@@ -30,9 +43,8 @@ export function buildVm(spec: MachineSpec, inherited?: Inherited): Vm {
     devices: table,
     ...(inherited?.cpuids === undefined ? {} : { cpuids: inherited.cpuids }),
     ...(inherited?.workers === undefined ? {} : { workers: inherited.workers }),
-    onVcpuError: (index, message) => vm.vcpuFailed(index, message),
+    onVcpuError,
   });
   const devices = new DeviceSet(memory, table, (gsi, level) => accel.setIrqLine(gsi, level));
-  const vm: Vm = new Vm({ spec, memory, ram, accel, devices });
-  return vm;
+  return { memory, ram, accel, devices };
 }

@@ -157,11 +157,15 @@ export class Connections {
   readonly #clients = new Map<MonitorSpec, MonitorClient>();
   readonly #servers: MonitorServer[] = [];
 
-  /** Opens everything that the spec names, or takes over what `state` has. Nothing is read before `start`. */
-  constructor(spec: MachineSpec, target: QmpTarget, serialPorts: readonly SerialPort[], state?: ConnectionsState) {
+  /** Opens everything that the spec names, or takes over what `state` has. */
+  constructor(spec: MachineSpec, target: QmpTarget, state?: ConnectionsState) {
     this.#target = target;
     if (state === undefined) this.#open(spec);
     else this.#restore(state);
+  }
+
+  /** Connects the guest's serial ports with their chardevs. */
+  attachPorts(serialPorts: readonly SerialPort[]): void {
     for (const port of serialPorts) {
       const chardev = port.chardevId === null ? undefined : this.#chardevs.get(port.chardevId);
       if (chardev !== undefined) port.attach(chardev);

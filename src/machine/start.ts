@@ -1,37 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a machine spec, or from a guest that an update brought here, to a VM with its monitors and consoles.
 import { writeFileSync } from "node:fs";
-import { modules } from "../../build/dirty.ts";
-import type { MachineSpec } from "../config/types.ts";
-import { VmmError } from "../errors.ts";
+import type { MachineSpec, MigrationAddress, WantedSpec } from "../config/types.ts";
 import { excludeFromDumps, selfTestMapping } from "../memory/ram.ts";
+import { Incoming } from "../migration/incoming.ts";
 import { Migration } from "../migration/migration.ts";
+import { pageHasher } from "../migration/ram-section.ts";
 import { buildVm } from "./build.ts";
 import { Connections, type ConnectionsState } from "./connections.ts";
 import { VmHandle } from "./handle.ts";
 import { VmTarget } from "./target.ts";
-import type { Vm } from "./vm.ts";
+import { Vm } from "./vm.ts";
 
 /** Connects a VM with the world: monitors, consoles, migration. */
 export function connectVm(
   vm: Vm,
   { startsBaton, state }: { startsBaton: boolean; state?: ConnectionsState },
 ): { handle: VmHandle; migration: Migration; connections: Connections } {
-  excludeFromDumps(vm.memory, vm.ram);
   const migration: Migration = new Migration(vm, () => connections, { startsBaton });
   const target = new VmTarget(vm, migration, () => connections);
-  const connections: Connections = new Connections(vm.spec, target, vm.devices.serialPorts, state);
+  const connections: Connections = new Connections(vm.spec, target, state);
+  if (vm.isBuilt) connectParts(vm, connections);
   return { handle: new VmHandle(vm, target, migration, connections), migration, connections };
 }
 
+function connectParts(vm: Vm, connections: Connections): void {
+  excludeFromDumps(vm.memory, vm.ram);
+  connections.attachPorts(vm.devices.serialPorts);
+}
+
+/** What a VM is started from: the machine with all defaults, and what was said of it. */
+export interface StartOptions {
+  wanted: WantedSpec;
+  /** See `Migration`. */
+  startsBaton?: boolean;
+}
+
 /**
- * Builds a new VM and starts its guest. `startsBaton`: see `Migration`.
+ * Builds a new VM and starts its guest, or with `-incoming` waits for one from elsewhere.
  * @throws VmmError naming what cannot be had; nothing is left behind then
  */
-export async function startVm(spec: MachineSpec, { startsBaton = false } = {}): Promise<VmHandle> {
-  if (spec.incoming.length > 0) {
-    throw new VmmError("incoming", "-incoming: this version of Baton takes over a guest only in an update by cpr-exec");
-  }
+export async function startVm(spec: MachineSpec, { wanted, startsBaton = false }: StartOptions): Promise<VmHandle> {
+  const main = spec.incoming.find(({ channel }) => channel === "main");
+  if (main !== undefined) return awaitGuest(spec, wanted, startsBaton, "address" in main ? main.address : undefined);
   const vm = buildVm(spec);
   try {
     selfTestMapping(vm.memory, vm.ram, pageHasher(vm.memory));
@@ -48,11 +59,25 @@ export async function startVm(spec: MachineSpec, { startsBaton = false } = {}): 
   }
 }
 
-/** The page hash of the dirty-page scanner, on this memory. */
-function pageHasher(memory: WebAssembly.Memory): (address: number) => bigint {
-  const module = new WebAssembly.Module(Uint8Array.fromBase64(modules.dirty));
-  const { hashPage } = new WebAssembly.Instance(module, { env: { memory } }).exports as {
-    hashPage(address: number): bigint;
-  };
-  return hashPage;
+/** `-incoming`: monitors answer at once, the guest comes through `address`, or when `migrate-incoming` says where. */
+async function awaitGuest(
+  own: MachineSpec,
+  wanted: WantedSpec,
+  startsBaton: boolean,
+  address: MigrationAddress | undefined,
+): Promise<VmHandle> {
+  const vm = new Vm(own);
+  try {
+    const { handle, migration, connections } = connectVm(vm, { startsBaton });
+    const onBuilt = (): void => connectParts(vm, connections);
+    const incoming = new Incoming({ vm, progress: migration.progress, own, wanted, onBuilt });
+    migration.await(incoming);
+    if (own.pidfile !== undefined) writeFileSync(own.pidfile, `${process.pid}\n`, { mode: 0o600 });
+    await connections.ready();
+    if (address !== undefined) incoming.begin(address, { exitOnError: true });
+    return handle;
+  } catch (error) {
+    await vm.close();
+    throw error;
+  }
 }

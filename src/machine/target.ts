@@ -69,6 +69,7 @@ export class VmTarget implements QmpTarget {
 
   cpus(): CpuInfoFast[] {
     const { cores, threads } = this.#vm.spec.cpuTopology ?? { cores: this.#vm.spec.cpuCount, threads: 1 };
+    if (!this.#vm.isBuilt) return [];
     return this.#vm.accel.vcpuThreadIds().map((threadId, index) => ({
       "cpu-index": index,
       "qom-path": `/machine/unattached/device[${index}]`,
@@ -107,7 +108,8 @@ export class VmTarget implements QmpTarget {
   }
 
   kvm(): KvmInfo {
-    return { enabled: this.#vm.accel.name === "kvm", present: true };
+    const name = this.#vm.isBuilt ? this.#vm.accel.name : this.#vm.spec.accelerators[0];
+    return { enabled: name === "kvm", present: true };
   }
 
   subscribe(listener: QmpEventListener): () => void {

@@ -14,7 +14,7 @@ import {
 import type { AcceleratedVm } from "../accel/types.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
-import type { MappedRam } from "../memory/ram.ts";
+import { type MappedRam, releaseRam } from "../memory/ram.ts";
 import { QmpEventSource } from "../qmp/events.ts";
 import type { RunState, ShutdownCause } from "../qmp/schema/machine.ts";
 import { importEntry } from "../runtime/entry.ts";
@@ -27,8 +27,8 @@ export interface VmExit {
   exitCode: number;
 }
 
+/** What a VM is made of once it is built. */
 export interface VmParts {
-  spec: MachineSpec;
   memory: WebAssembly.Memory;
   ram: MappedRam;
   accel: AcceleratedVm;
@@ -45,7 +45,6 @@ const SETTLE_POLL_MS = 1;
 /** Run states from which `cont` may not start the guest, with the reason. */
 const CANNOT_RUN: Partial<Record<RunState, string>> = {
   "finish-migrate": "Migration is not finalized yet",
-  postmigrate: "The guest has moved to another process and may not run here again",
   "internal-error": "Resetting the Virtual Machine is required",
   "guest-panicked": "Resetting the Virtual Machine is required",
   shutdown: "Resetting the Virtual Machine is required",
@@ -65,29 +64,85 @@ export function runningVmCount(): number {
 }
 
 export class Vm {
-  readonly spec: MachineSpec;
-  readonly memory: WebAssembly.Memory;
-  readonly ram: MappedRam;
-  readonly accel: AcceleratedVm;
-  readonly devices: DeviceSet;
   readonly events = new QmpEventSource();
-  readonly #words: Int32Array;
+  #spec: MachineSpec;
+  #parts: VmParts | undefined;
+  #controlWords: Int32Array | undefined;
   readonly #exit = Promise.withResolvers<VmExit>();
-  #state: RunState = "prelaunch";
+  #state: RunState;
+  /** While `inmigrate`: whether the guest is to run when it has come, as `-S`, `stop` and `cont` say. */
+  #startsWhenComplete: boolean;
+  /** Why the guest may not run in this process any more. */
+  #fence: string | undefined;
   #isClosed = false;
   /** Resets, ends and sleeps that are being carried out. */
   #changesUnderWay = 0;
   /** Set by `quit`: the end waits for the reply that announces it. */
   #pendingExit: VmExit | undefined;
 
-  constructor(parts: VmParts) {
-    this.spec = parts.spec;
-    this.memory = parts.memory;
-    this.ram = parts.ram;
-    this.accel = parts.accel;
-    this.devices = parts.devices;
-    this.#words = new Int32Array(parts.memory.buffer);
+  /** Without `parts` it waits for a guest from elsewhere (`inmigrate`), whose topology it will have: see `assemble`. */
+  constructor(spec: MachineSpec, parts?: VmParts) {
+    this.#spec = spec;
+    this.#state = parts === undefined ? "inmigrate" : "prelaunch";
+    this.#startsWhenComplete = !spec.startPaused;
+    if (parts !== undefined) this.#take(parts);
     openVms.add(this);
+  }
+
+  /** Gives a VM that waits for a guest its parts; `spec` is the machine that comes. */
+  assemble(spec: MachineSpec, parts: VmParts): void {
+    this.#spec = spec;
+    this.#take(parts);
+  }
+
+  /** Takes the parts away again: the guest did not come. No error when there are none. */
+  async disassemble(): Promise<void> {
+    const parts = this.#parts;
+    if (parts === undefined) return;
+    this.#parts = undefined;
+    parts.devices.stopTimers();
+    await parts.accel.close();
+    releaseRam(parts.memory, parts.ram);
+  }
+
+  #take(parts: VmParts): void {
+    this.#parts = parts;
+    this.#controlWords = new Int32Array(parts.memory.buffer);
+  }
+
+  get spec(): MachineSpec {
+    return this.#spec;
+  }
+
+  /** @throws VmmError "inmigrate" while there is no guest */
+  get #built(): VmParts {
+    if (this.#parts === undefined) throw new VmmError("inmigrate", "Guest is waiting for an incoming migration");
+    return this.#parts;
+  }
+
+  get #words(): Int32Array {
+    return this.#controlWords!;
+  }
+
+  /** False while the VM waits for a guest. Then `memory`, `ram`, `accel` and `devices` throw. */
+  get isBuilt(): boolean {
+    return this.#parts !== undefined;
+  }
+
+  get memory(): WebAssembly.Memory {
+    return this.#built.memory;
+  }
+
+  get ram(): MappedRam {
+    return this.#built.ram;
+  }
+
+  get accel(): AcceleratedVm {
+    return this.#built.accel;
+  }
+
+  get devices(): DeviceSet {
+    return this.#built.devices;
   }
 
   get state(): RunState {
@@ -105,6 +160,7 @@ export class Vm {
 
   /** The guest has asked for its end, a reset or sleep, and has not got it yet. */
   get hasGuestRequest(): boolean {
+    if (!this.isBuilt) return false;
     return this.#changesUnderWay > 0 || (Atomics.load(this.#words, CONTROL_EVENTS >> 2) & GUEST_REQUESTS) !== 0;
   }
 
@@ -145,8 +201,20 @@ export class Vm {
     this.#state = state;
   }
 
+  /** What `-S`, `stop` and `cont` have said while the VM waited for its guest. */
+  get startsWhenComplete(): boolean {
+    return this.#startsWhenComplete;
+  }
+
+  /** The guest belongs to somebody else from now on: it never runs here again, for the reason given. */
+  fence(reason: string): void {
+    this.#fence = reason;
+  }
+
   stop(): void {
-    if (this.#state === "running") {
+    if (this.#state === "inmigrate") {
+      this.#startsWhenComplete = false;
+    } else if (this.#state === "running") {
       this.pauseFor("paused");
     } else if (this.#state === "prelaunch") {
       this.#state = "paused";
@@ -156,9 +224,21 @@ export class Vm {
   cont(): void {
     // A guest that sleeps goes on where it wants to be woken, not where it fell asleep: system_wakeup does that.
     if (this.#state === "running" || this.#state === "suspended") return;
+    if (this.#state === "inmigrate") {
+      this.#startsWhenComplete = true;
+      return;
+    }
+    this.#refuseFenced();
     const reason = CANNOT_RUN[this.#state];
     if (reason !== undefined) throw new VmmError("cannot-run", reason);
     this.resumeFrom();
+  }
+
+  /** @throws VmmError when the guest is on its way to or from somebody, or is somebody else's */
+  #refuseFenced(): void {
+    if (this.#fence !== undefined) throw new VmmError("fenced", this.#fence);
+    if (this.#state === "inmigrate") throw new VmmError("inmigrate", "Guest is waiting for an incoming migration");
+    if (this.#state === "finish-migrate") throw new VmmError("cannot-run", "Migration is not finalized yet");
   }
 
   /** Parks the vCPUs, without a change of state or an event. */
@@ -193,6 +273,7 @@ export class Vm {
   }
 
   async reset(reason: ShutdownCause, isByGuest: boolean): Promise<void> {
+    this.#refuseFenced();
     this.park();
     if (this.spec.noReboot) {
       this.#end({ reason, exitCode: 0 }, isByGuest);
@@ -220,6 +301,7 @@ export class Vm {
   }
 
   powerdown(): void {
+    this.#refuseFenced();
     this.events.emit("POWERDOWN");
     this.devices.powerButton();
   }
@@ -227,6 +309,7 @@ export class Vm {
   async wakeup(): Promise<void> {
     const { stateAtWakingVector } = await guestStart();
     if (this.#state !== "suspended") return;
+    this.#refuseFenced();
     const boot = stateAtWakingVector(this.ramView());
     this.devices.reset();
     this.devices.wakeUp();
@@ -249,6 +332,11 @@ export class Vm {
     if (this.#pendingExit !== undefined) this.#exit.resolve(this.#pendingExit);
   }
 
+  /** Ends a VM whose guest did not come. */
+  giveUp(): void {
+    this.#end({ reason: "host-error", exitCode: 1 }, false);
+  }
+
   /** A vCPU's thread died. */
   vcpuFailed(index: number, message: string): void {
     if (this.#isClosed) return;
@@ -259,6 +347,7 @@ export class Vm {
   async close(): Promise<void> {
     this.#isClosed = true;
     openVms.delete(this);
+    if (!this.isBuilt) return;
     this.devices.stopTimers();
     this.#ring();
     await this.accel.close();
@@ -266,7 +355,7 @@ export class Vm {
 
   #end(exit: VmExit, isByGuest: boolean): void {
     this.#state = "shutdown";
-    this.devices.stopTimers();
+    if (this.isBuilt) this.devices.stopTimers();
     this.events.emit("SHUTDOWN", { guest: isByGuest, reason: exit.reason });
     this.#exit.resolve(exit);
   }
@@ -277,10 +366,11 @@ export class Vm {
   }
 
   async #serveDoorbell(): Promise<void> {
+    const words = this.#words;
     while (!this.#isClosed) {
-      const seen = Atomics.load(this.#words, CONTROL_DOORBELL >> 2);
-      await this.#serveEvents(Atomics.exchange(this.#words, CONTROL_EVENTS >> 2, 0));
-      const { async, value } = Atomics.waitAsync(this.#words, CONTROL_DOORBELL >> 2, seen);
+      const seen = Atomics.load(words, CONTROL_DOORBELL >> 2);
+      await this.#serveEvents(Atomics.exchange(words, CONTROL_EVENTS >> 2, 0));
+      const { async, value } = Atomics.waitAsync(words, CONTROL_DOORBELL >> 2, seen);
       if (async) await value;
     }
   }

@@ -68,6 +68,12 @@ export function mapRam(memory: WebAssembly.Memory, backend: MemoryBackendSpec, i
   }
 }
 
+/** Gives RAM back that no guest is in: its pages go, or stay in the file that they belong to. */
+export function releaseRam(memory: WebAssembly.Memory, { base, fd, backend }: MappedRam): void {
+  mapAnonymousOver(new Uint8Array(memory.buffer), base, backend.sizeBytes);
+  if (fd !== undefined) close(fd);
+}
+
 /** Keeps guest RAM out of core dumps. Not part of `mapRam`, which an update does inside the guest's pause. */
 export function excludeFromDumps(memory: WebAssembly.Memory, ram: MappedRam): void {
   advise(new Uint8Array(memory.buffer), ram.base, ram.backend.sizeBytes, "no-dump");

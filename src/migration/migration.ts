@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Migration and update control of one VM: parameters, status, and carrying out what `migrate` asks for.
+// Migration and update control of one VM: parameters, status, and who carries out what `migrate` asks for.
 //
-//   none ── migrate ─▶ setup ─▶ active ─▶ device ─▶ (new image) completed
-//                        │        └────────┴──▶ failing ─▶ failed, the guest runs on
-//                        ├─ migrate_cancel ─▶ cancelling ─▶ cancelled
-//                        └─▶ failing ─▶ failed
+//   none ── migrate ─▶ setup ─▶ active ─▶ device ─▶ completed
+//                        │        │         │
+//                        ├────────┴─────────┴─ migrate_cancel ─▶ cancelling ─▶ cancelled, the guest runs on
+//                        └────────┴─────────┴─▶ failing ─▶ failed, the guest runs on
 //
-// A guest that asks for a reset in the moment before it stands gets it, and the update goes back from device to active.
-import { monotonicMs } from "../../ffi/clock.ts";
+// The other side goes from none (or setup, after `-incoming defer`) to active and completed, or to failed.
 import type { MigrationAddress } from "../config/types.ts";
-import { describeError, VmmError } from "../errors.ts";
+import { VmmError } from "../errors.ts";
 import type { Connections } from "../machine/connections.ts";
 import type { Vm } from "../machine/vm.ts";
 import type { MigrationChannels } from "../qmp/migration-address.ts";
@@ -20,32 +19,28 @@ import type {
   MigrationCapability,
   MigrationInfo,
   MigrationParameters,
-  MigrationStatus,
 } from "../qmp/schema/migration.ts";
 import type { MigrationTarget } from "../qmp/target.ts";
-import { warmUp } from "../runtime/program.ts";
 import { findBlockers } from "./blockers.ts";
+import { updateByExec } from "./exec-update.ts";
+import type { Incoming } from "./incoming.ts";
+import { Outgoing } from "./outgoing.ts";
+import { defaultCapabilities, defaultParameters, mergeParameters } from "./parameters.ts";
+import { MigrationProgress } from "./progress.ts";
+import { saveToFile } from "./save.ts";
 import type { Timeline } from "./timeline.ts";
 
-/** How often an update starts its pause again when the guest asks for a reset, say, in the moment before it. */
-const MAX_ATTEMPTS = 3;
-
-function isGuestRequest(error: unknown): boolean {
-  return error instanceof VmmError && error.code === "guest-request";
-}
+type FileAddress = Extract<MigrationAddress, { transport: "file" }>;
 
 export class Migration implements MigrationTarget {
   readonly #vm: Vm;
   readonly #connections: () => Connections;
   readonly #startsBaton: boolean;
-  readonly #capabilities: Record<MigrationCapability, boolean> = { events: false };
-  #parameters: MigrationParameters = { mode: "normal", "cpr-exec-command": [] };
-  #status: MigrationStatus = "none";
-  #errorDescription: string | undefined;
-  #startedMs = 0;
-  #setupMs = 0;
-  #endedMs = 0;
-  #timeline: Timeline | undefined;
+  readonly #capabilities = defaultCapabilities();
+  #parameters = defaultParameters();
+  readonly progress: MigrationProgress;
+  #outgoing: Outgoing | undefined;
+  #incoming: Incoming | undefined;
   /** Updates that this guest has lived through. */
   #generation = 0;
 
@@ -54,6 +49,7 @@ export class Migration implements MigrationTarget {
     this.#vm = vm;
     this.#startsBaton = startsBaton;
     this.#connections = connections;
+    this.progress = new MigrationProgress(vm.events);
   }
 
   parameters(): MigrationParameters {
@@ -61,9 +57,7 @@ export class Migration implements MigrationTarget {
   }
 
   setParameters(changes: MigrateSetParameters): void {
-    const { mode = this.#parameters.mode, "cpr-exec-command": command = this.#parameters["cpr-exec-command"] } =
-      changes;
-    this.#parameters = { mode, "cpr-exec-command": [...command] };
+    this.#parameters = mergeParameters(this.#parameters, changes);
   }
 
   capabilities(): Record<MigrationCapability, boolean> {
@@ -71,110 +65,52 @@ export class Migration implements MigrationTarget {
   }
 
   setCapabilities(changes: Partial<Record<MigrationCapability, boolean>>): void {
-    if (this.#isBusy) throw new VmmError("migrating", "There's a migration process in progress");
+    this.#refuseBusy();
     Object.assign(this.#capabilities, changes);
   }
 
   migrate(channels: MigrationChannels | undefined): void {
-    if (this.#isBusy) throw new VmmError("migrating", "There's a migration process in progress");
+    this.#refuseBusy();
     if (this.#vm.state === "inmigrate") throw new VmmError("inmigrate", "Guest is waiting for an incoming migration");
     if (this.#vm.state === "postmigrate") {
       throw new VmmError("postmigrate", "Can't migrate the vm that was paused due to previous migration");
     }
     const { mode } = this.#parameters;
     this.#refuseBlocked(mode);
-    if (mode !== "cpr-exec") {
-      throw new VmmError("mode", `Migration mode '${mode}' is not in this version of Baton; 'cpr-exec' is`);
-    }
-    const main = channels?.main;
-    if (main !== undefined && main.transport !== "file") {
-      throw new VmmError(
-        "channel",
-        "cpr-exec hands the state over in memory: give a file: URI for a copy of it, or no URI at all",
-      );
-    }
-    this.#startedMs = monotonicMs();
-    this.#errorDescription = undefined;
-    this.#timeline = undefined;
-    this.#setStatus("setup");
+    const procedure = this.#procedure(mode, channels);
+    this.progress.start();
+    const outgoing = new Outgoing({
+      vm: this.#vm,
+      connections: this.#connections(),
+      progress: this.progress,
+      parameters: this.#parameters,
+      capabilities: this.capabilities(),
+      refuseBlocked: () => this.#refuseBlocked(mode),
+    });
+    this.#outgoing = outgoing;
+    this.progress.enter("setup");
     // The reply to `migrate` goes out first.
-    setTimeout(() => void this.#cprExec(main), 0);
+    setTimeout(() => void outgoing.run(procedure), 0);
   }
 
-  async #cprExec(file: Extract<MigrationAddress, { transport: "file" }> | undefined): Promise<void> {
-    const connections = this.#connections();
-    let wasRunning = false;
-    let isPaused = false;
-    let isFrozen = false;
-    let discard = (): void => {};
-    try {
-      const { allHoldersReaped, prepareCprExec, commitCprExec } = await import("./cpr-exec.ts");
-      const prepared = prepareCprExec({
-        command: this.#parameters["cpr-exec-command"],
-        ...(file === undefined ? {} : { file }),
-      });
-      discard = prepared.discard;
-      if (this.#startsBaton) await warmUp(prepared.program);
-      this.#refuseToGoOn();
-      isFrozen = true;
-      await connections.freeze();
-      for (let attempt = 1; ; attempt++) {
-        await allHoldersReaped();
-        await this.#vm.whenSettled();
-        this.#refuseToGoOn();
-        // Not before: until the monitors are frozen, somebody may stop or start the guest.
-        wasRunning = this.#vm.isRunning;
-        this.#setupMs = monotonicMs() - this.#startedMs;
-        try {
-          commitCprExec(this.#vm, connections, prepared, {
-            beforePause: () => {
-              // Clients get these when the guest runs again; told now, they would lengthen the pause.
-              isPaused = true;
-              if (wasRunning) this.#vm.events.emit("STOP");
-              this.#setStatus("active");
-              this.#vm.events.emit("MIGRATION_PASS", { pass: 2 });
-              this.#setStatus("device");
-            },
-            migration: {
-              startedMs: this.#startedMs,
-              setupMs: this.#setupMs,
-              generation: this.#generation + 1,
-              events: this.#capabilities.events,
-              parameters: this.#parameters,
-            },
-          });
-        } catch (error) {
-          if (!isGuestRequest(error) || attempt === MAX_ATTEMPTS) throw error;
-          // What the guest asked for in the moment before it stood is done first.
-          if (wasRunning && isPaused) this.#vm.resumeFrom();
-          isPaused = false;
-        }
+  /** What a mode does with these channels. @throws VmmError when it can do nothing with them; nothing has changed then */
+  #procedure(mode: MigMode, channels: MigrationChannels | undefined): (run: Outgoing) => Promise<void> {
+    const main = channels?.main;
+    if (mode === "cpr-exec") {
+      if (main !== undefined && main.transport !== "file") {
+        throw new VmmError(
+          "channel",
+          "cpr-exec hands the state over in memory: give a file: URI for a copy of it, or no URI at all",
+        );
       }
-    } catch (error) {
-      discard();
-      if (this.#status === "cancelling") {
-        this.#endedMs = monotonicMs();
-        this.#setStatus("cancelled");
-        if (isFrozen) connections.thaw();
-        return;
-      }
-      this.#setStatus("failing");
-      let description = describeError(error);
-      try {
-        if (wasRunning && isPaused) this.#vm.resumeFrom();
-      } catch (resumeError) {
-        description += `; and the guest could not be resumed: ${describeError(resumeError)}`;
-      }
-      this.#fail(description);
-      if (isFrozen) connections.thaw();
+      return (run) => updateByExec(run, main, { startsBaton: this.#startsBaton, generation: this.#generation + 1 });
     }
+    if (mode === "cpr-reboot" && main?.transport === "file") return (run) => saveToFile(run, main as FileAddress);
+    throw new VmmError("mode", `Migration mode '${mode}' over this channel is not in this version of Baton`);
   }
 
-  /** What may have changed since `migrate` was accepted. */
-  #refuseToGoOn(): void {
-    if (this.#status === "cancelling") throw new VmmError("cancelled", "The update was cancelled");
-    if (this.#vm.state === "shutdown") throw new VmmError("vm-ended", "The VM has ended");
-    this.#refuseBlocked("cpr-exec");
+  #refuseBusy(): void {
+    if (this.progress.isBusy) throw new VmmError("migrating", "There's a migration process in progress");
   }
 
   #refuseBlocked(mode: MigMode): void {
@@ -184,78 +120,54 @@ export class Migration implements MigrationTarget {
 
   /** Takes note of an update that this image has completed, or taken back when `refusal` says why. */
   assume(past: PastUpdate): void {
-    this.#startedMs = past.startedMs;
-    this.#setupMs = past.setupMs;
     this.#generation = past.refusal === undefined ? past.generation : past.generation - 1;
     this.#capabilities.events = past.events;
-    this.#timeline = past.timeline;
-    this.#status = "device";
+    this.progress.start(past.startedMs);
+    this.progress.setupDone(past.setupMs);
+    this.progress.setTimeline(past.timeline);
     if (past.refusal === undefined) {
       if (past.isRunning) this.#vm.events.emit("RESUME");
-      this.#endedMs = monotonicMs();
-      this.#setStatus("completed");
+      this.progress.enter("completed");
     } else {
       // As after any update that failed, it can be tried again as it was.
       this.#parameters = past.parameters;
-      this.#setStatus("failing");
+      this.progress.enter("failing");
       if (past.isRunning) this.#vm.events.emit("RESUME");
-      this.#fail(past.refusal);
+      this.progress.fail(past.refusal);
     }
   }
 
-  incoming(_main: MigrationAddress, _options: { exitOnError: boolean }): void {
-    throw new VmmError("not-incoming", "'-incoming' was not specified on the command line");
+  /** This VM waits for a guest. */
+  await(incoming: Incoming): void {
+    this.#incoming = incoming;
+  }
+
+  incoming(main: MigrationAddress, { exitOnError }: { exitOnError: boolean }): void {
+    if (this.#incoming === undefined) {
+      throw new VmmError("not-incoming", "'-incoming' was not specified on the command line");
+    }
+    this.#incoming.begin(main, { exitOnError });
   }
 
   cancel(): void {
-    // Later than `setup` nobody is heard before the update is over.
-    if (this.#status === "setup") this.#setStatus("cancelling");
+    if (this.#incoming !== undefined && this.#vm.state === "inmigrate") this.#incoming.cancel();
+    else if (this.progress.isBusy) this.#outgoing?.cancel();
   }
 
   query(): MigrationInfo {
     const reasons = this.blockers()
       .filter(({ mode }) => mode === this.#parameters.mode)
       .map(({ reason }) => reason);
-    const blocked = reasons.length > 0 ? { "blocked-reasons": reasons } : {};
-    if (this.#status === "none") return blocked;
-    const isOver = !this.#isBusy;
+    const info = this.progress.info();
     return {
-      status: this.#status,
-      ...(this.#errorDescription === undefined ? {} : { "error-desc": this.#errorDescription }),
-      "total-time": Math.round((isOver ? this.#endedMs : monotonicMs()) - this.#startedMs),
-      "setup-time": Math.round(this.#setupMs),
-      ...(this.#timeline === undefined
-        ? {}
-        : {
-            downtime: Math.round(this.#timeline.downtimeMs),
-            "downtime-us": Math.round(this.#timeline.downtimeMs * 1000),
-            phases: this.#timeline.phases().map(({ phase, durationMs }) => ({
-              phase,
-              "duration-us": Math.round(durationMs * 1000),
-            })),
-          }),
-      updates: this.#generation,
-      ...blocked,
+      ...info,
+      ...(info.status === undefined ? {} : { updates: this.#generation }),
+      ...(reasons.length > 0 ? { "blocked-reasons": reasons } : {}),
     };
   }
 
   blockers(): MigrationBlocker[] {
-    return findBlockers(this.#vm);
-  }
-
-  get #isBusy(): boolean {
-    return !["none", "completed", "failed", "cancelled"].includes(this.#status);
-  }
-
-  #fail(description: string): void {
-    this.#endedMs = monotonicMs();
-    this.#errorDescription = description;
-    this.#setStatus("failed");
-  }
-
-  #setStatus(status: MigrationStatus): void {
-    this.#status = status;
-    this.#vm.events.emit("MIGRATION", { status });
+    return this.#vm.isBuilt ? findBlockers(this.#vm) : [];
   }
 }
 

@@ -131,24 +131,30 @@ export class StateReader {
   }
 }
 
-/** Checks header, checksum and directory. Used by itself to show an image that this version cannot read. */
-export function readDirectory(image: Uint8Array): Directory {
-  if (image.length < HEADER_SIZE_BYTES) {
-    throw refuse(`State image is cut short: ${image.length} bytes, the header alone has ${HEADER_SIZE_BYTES}`);
+/** Checks the header and gives the size in bytes that it says the image has. `header` may be all of the image. */
+export function readHeader(header: Uint8Array): number {
+  if (header.length < HEADER_SIZE_BYTES) {
+    throw refuse(`State image is cut short: ${header.length} bytes, the header alone has ${HEADER_SIZE_BYTES}`);
   }
-  if (image.length > MAX_IMAGE_SIZE_BYTES) {
-    throw refuse(`State image has ${image.length} bytes, more than the limit of ${MAX_IMAGE_SIZE_BYTES}`);
-  }
-  const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
-  if (text(image.subarray(0, 8)) !== MAGIC) throw refuse("State image has a wrong magic: it is not Baton's state");
+  const view = new DataView(header.buffer, header.byteOffset, header.byteLength);
+  if (text(header.subarray(0, 8)) !== MAGIC) throw refuse("State image has a wrong magic: it is not Baton's state");
   const version = view.getUint32(8, true);
   if (version !== FORMAT_VERSION) {
     throw refuse(`State image has format version ${version}; ${PRODUCER} reads version ${FORMAT_VERSION}`);
   }
-  const totalSizeBytes = view.getBigUint64(16, true);
-  if (Number(totalSizeBytes) !== image.length) {
-    throw refuse(`State image is cut short or too long: ${image.length} bytes, its header says ${totalSizeBytes}`);
+  return Number(view.getBigUint64(16, true));
+}
+
+/** Checks header, checksum and directory. Used by itself to show an image that this version cannot read. */
+export function readDirectory(image: Uint8Array): Directory {
+  if (image.length > MAX_IMAGE_SIZE_BYTES) {
+    throw refuse(`State image has ${image.length} bytes, more than the limit of ${MAX_IMAGE_SIZE_BYTES}`);
   }
+  const sizeBytes = readHeader(image);
+  if (sizeBytes !== image.length) {
+    throw refuse(`State image is cut short or too long: ${image.length} bytes, its header says ${sizeBytes}`);
+  }
+  const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
   if (view.getUint32(CRC_OFFSET, true) !== crc32(image.subarray(CRC_START))) {
     throw refuse("State image is damaged: its CRC-32 does not match");
   }

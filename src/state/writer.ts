@@ -79,8 +79,8 @@ export class StateWriter {
     this.add(head, [{ name: "value", type: "json", bytes: new TextEncoder().encode(JSON.stringify(value)) }]);
   }
 
-  /** Fixes the layout: directory and header are written, every part has its place. */
-  lay(): void {
+  /** Fixes the layout: directory and header are written, every part has its place. Returns the image's size in bytes. */
+  lay(): number {
     // Offsets are part of the directory and the directory comes first: lay the parts out behind a directory of bounded
     // size, which is that of the same directory with the longest offsets there can be.
     const directory: Directory = { producer: PRODUCER, sections: this.#sections };
@@ -112,6 +112,7 @@ export class StateWriter {
     image.set(text, HEADER_SIZE_BYTES);
     for (const [part, bytes] of this.#values) image.set(bytes, part.offset);
     this.#image = image;
+    return offset;
   }
 
   /** The place of a planned part in the laid-out image. */

@@ -19,7 +19,7 @@ export const MigrationStatus = enumOf(
 export type MigrationStatus = Static<typeof MigrationStatus>;
 
 /** A capability is listed here when Baton has it, not before. */
-export const MigrationCapability = enumOf("events");
+export const MigrationCapability = enumOf("events", "x-ignore-shared");
 export type MigrationCapability = Static<typeof MigrationCapability>;
 
 export const MigrationCapabilityStatus = struct({ capability: MigrationCapability, state: bool });

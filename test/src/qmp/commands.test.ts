@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { check } from "../../../src/qmp/schema/check.ts";
+import { MigrationCapability } from "../../../src/qmp/schema/migration.ts";
 import type { CommandSpec } from "../../../src/qmp/schema/types.ts";
 import { COMMANDS, type CommandName } from "../../../src/qmp/schema.ts";
 import { assert, describe } from "../../harness.ts";
@@ -86,7 +87,10 @@ test("what the queries tell", async () => {
   assert.equal(await client.returnOf("query-uuid"), { UUID: "6ba7b810-9dad-11d1-80b4-00c04fd430c8" });
   assert.equal(await client.returnOf("query-target"), { arch: "x86_64" });
   assert.equal(await client.returnOf("query-migrate"), {});
-  assert.equal(await client.returnOf("query-migrate-capabilities"), [{ capability: "events", state: false }]);
+  assert.equal(
+    await client.returnOf("query-migrate-capabilities"),
+    MigrationCapability.values.map((capability) => ({ capability, state: false })),
+  );
   for (const state of ["prelaunch", "inmigrate", "finish-migrate", "postmigrate", "paused"] as const) {
     vm.state = state;
     assert.equal(await client.returnOf("query-status"), { status: state, running: false });

@@ -2,11 +2,17 @@
 // A VM that is nothing but its status: what the monitor tests talk to.
 
 import type { MigrationAddress } from "../../../src/config/types.ts";
+import { defaultCapabilities, defaultParameters } from "../../../src/migration/parameters.ts";
 import { QmpError } from "../../../src/qmp/errors.ts";
 import { QmpEventSource } from "../../../src/qmp/events.ts";
 import type { MigrationChannels } from "../../../src/qmp/migration-address.ts";
 import type { RunState } from "../../../src/qmp/schema/machine.ts";
-import type { MigrationInfo, MigrationParameters, MigrationStatus } from "../../../src/qmp/schema/migration.ts";
+import type {
+  MigrationCapability,
+  MigrationInfo,
+  MigrationParameters,
+  MigrationStatus,
+} from "../../../src/qmp/schema/migration.ts";
 import { QmpSession, type QmpSessionOptions } from "../../../src/qmp/session.ts";
 import type { MigrationTarget, QmpTarget } from "../../../src/qmp/target.ts";
 
@@ -100,8 +106,8 @@ export class FakeTarget implements QmpTarget {
 
 export class FakeMigration implements MigrationTarget {
   readonly #vm: FakeTarget;
-  current: MigrationParameters = { mode: "normal", "cpr-exec-command": [] };
-  hasEvents = false;
+  current = defaultParameters();
+  readonly #capabilities = defaultCapabilities();
   info: MigrationInfo = {};
   blocker: string | undefined;
   started: (MigrationChannels | undefined)[] = [];
@@ -120,11 +126,11 @@ export class FakeMigration implements MigrationTarget {
   }
 
   capabilities() {
-    return { events: this.hasEvents };
+    return { ...this.#capabilities };
   }
 
-  setCapabilities(changes: { events?: boolean }): void {
-    this.hasEvents = changes.events ?? this.hasEvents;
+  setCapabilities(changes: Partial<Record<MigrationCapability, boolean>>): void {
+    Object.assign(this.#capabilities, changes);
   }
 
   migrate(channels: MigrationChannels | undefined): void {

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// The machine of a guest that comes from elsewhere: its topology is the guest's, its back ends are those of the command
+// line that waits for it.
+import { RAM_MAX_SIZE_BYTES } from "../../assembly/layout.ts";
+import { VmmError } from "../errors.ts";
+import { check } from "../qmp/schema/check.ts";
+import { any, arrayOf, bool, enumOf, optional, str, struct, uint } from "../qmp/schema/types.ts";
+import { machineDifferences, refuseDifferences } from "./same-machine.ts";
+import type { ChardevSpec, MachineSpec, WantedSpec } from "./types.ts";
+
+const MAX_CPUS = 8;
+const MAX_SERIAL_PORTS = 4;
+
+const MemoryBackend = struct({
+  qomType: enumOf("memory-backend-memfd", "memory-backend-file", "memory-backend-ram"),
+  id: str,
+  sizeBytes: uint,
+  share: bool,
+  memPath: optional(str),
+  hugetlb: optional(bool),
+  hugetlbSizeBytes: optional(uint),
+  prealloc: optional(bool),
+  seal: optional(bool),
+});
+
+/** `MachineSpec` as it travels. What belongs to the other side alone (chardevs, monitors, …) is not looked into. */
+const CarriedSpec = struct({
+  name: optional(str),
+  uuid: optional(str),
+  machine: struct({ type: enumOf("microvm", "q35", "pc"), memoryBackend: optional(str), auxRamShare: bool }),
+  accelerators: arrayOf(any),
+  memoryBackends: arrayOf(MemoryBackend),
+  memorySizeBytes: uint,
+  cpuCount: uint,
+  cpuTopology: optional(struct({ sockets: uint, cores: uint, threads: uint })),
+  cpu: struct({ model: str, features: any }),
+  kernel: optional(str),
+  initrd: optional(str),
+  append: optional(str),
+  bios: optional(str),
+  chardevs: arrayOf(any),
+  serials: arrayOf(any),
+  debugExit: optional(struct({ ioBase: uint, ioSizeBytes: optional(uint) })),
+  monitors: arrayOf(any),
+  noReboot: bool,
+  startPaused: bool,
+  pidfile: optional(str),
+  incoming: arrayOf(any),
+});
+
+/** A machine spec out of a state image, which may hold anything. @throws VmmError "state-refused" naming the member */
+export function checkCarriedSpec(value: unknown): MachineSpec {
+  let spec: MachineSpec;
+  try {
+    spec = check(CarriedSpec, value, "machine") as unknown as MachineSpec;
+  } catch (cause) {
+    throw new VmmError("state-refused", "The machine in the state is none that this version knows", { cause });
+  }
+  const { cpuCount, cpuTopology, memorySizeBytes, serials } = spec;
+  const { sockets, cores, threads } = cpuTopology ?? { sockets: 1, cores: cpuCount, threads: 1 };
+  const refuse = (what: string): VmmError => new VmmError("state-refused", `The machine in the state has ${what}`);
+  if (cpuCount < 1 || cpuCount > MAX_CPUS) throw refuse(`${cpuCount} CPUs; 1 to ${MAX_CPUS} are possible`);
+  if (sockets * cores * threads !== cpuCount) throw refuse(`${cpuCount} CPUs in ${sockets}×${cores}×${threads}`);
+  if (memorySizeBytes < 2 ** 20 || memorySizeBytes > RAM_MAX_SIZE_BYTES || memorySizeBytes % 4096 !== 0) {
+    throw refuse(`RAM of ${memorySizeBytes} bytes`);
+  }
+  if (serials.length > MAX_SERIAL_PORTS)
+    throw refuse(`${serials.length} serial ports; ${MAX_SERIAL_PORTS} are possible`);
+  if (!spec.memoryBackends.some(({ id }) => id === spec.machine.memoryBackend)) throw refuse("no back end for its RAM");
+  return spec;
+}
+
+/**
+ * The machine to build for `carried`, the spec of a guest that comes to a VM with the command line `wanted`, which is
+ * `own` with all defaults. `inheritsRam`: RAM comes as an fd and is what it is, instead of in a back end of one's own.
+ *
+ * @throws VmmError "machine-differs" when the command line contradicts the guest's topology
+ */
+export function incomingSpec(
+  carried: MachineSpec,
+  own: MachineSpec,
+  wanted: WantedSpec,
+  { inheritsRam }: { inheritsRam: boolean },
+): MachineSpec {
+  const { memoryBackends, machine, ...others } = wanted;
+  const { memoryBackend, auxRamShare, ...ownMachine } = machine ?? {};
+  refuseDifferences(machineDifferences(carried, inheritsRam ? wanted : { ...others, machine: ownMachine }));
+  const hasOwnRam = !inheritsRam && (memoryBackend !== undefined || memoryBackends !== undefined || auxRamShare);
+  const ram = hasOwnRam ? own : carried;
+  const backend = ram.memoryBackends.find(({ id }) => id === ram.machine.memoryBackend)!;
+  if (backend.sizeBytes !== carried.memorySizeBytes) {
+    throw new VmmError(
+      "machine-differs",
+      `RAM back end '${backend.id}' has ${backend.sizeBytes} bytes, the guest's RAM ${carried.memorySizeBytes}`,
+    );
+  }
+  const unconnected: ChardevSpec[] = [];
+  const serials = carried.serials.map((serial, port) => {
+    if (serial === null) return null;
+    const chardev = own.serials[port];
+    if (chardev !== undefined && chardev !== null) return chardev;
+    const id = `unconnected-serial${port}`;
+    unconnected.push({ backend: "null", id });
+    return id;
+  });
+  const { pidfile: _, ...carriedMachine } = carried;
+  return {
+    ...carriedMachine,
+    ...pick(wanted, ["name", "pidfile", "kernel", "initrd", "append", "bios", "accelerators", "noReboot"]),
+    machine: { ...carried.machine, ...pick(ram.machine, ["memoryBackend", "auxRamShare"]) },
+    memoryBackends: ram.memoryBackends,
+    chardevs: [...own.chardevs, ...unconnected],
+    serials,
+    monitors: own.monitors,
+    startPaused: own.startPaused,
+    incoming: [],
+  };
+}
+
+function pick<T extends object, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
+  return Object.fromEntries(keys.filter((key) => from[key] !== undefined).map((key) => [key, from[key]])) as Pick<T, K>;
+}

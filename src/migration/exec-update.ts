@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// cpr-exec as `migrate` asks for it: prepares, and tries again when the guest wants something in the wrong moment. The
+// update itself is in cpr-exec.ts.
+import type { MigrationAddress } from "../config/types.ts";
+import { VmmError } from "../errors.ts";
+import { warmUp } from "../runtime/program.ts";
+import { allHoldersReaped, commitCprExec, prepareCprExec } from "./cpr-exec.ts";
+import type { Outgoing } from "./outgoing.ts";
+
+/** How often an update starts its pause again when the guest asks for a reset, say, in the moment before it. */
+const MAX_ATTEMPTS = 3;
+
+/**
+ * Replaces this process. Returns only by throwing: then the guest is here, stopped if `run` has noted that.
+ * @param file where a copy of the state goes
+ */
+export async function updateByExec(
+  run: Outgoing,
+  file: Extract<MigrationAddress, { transport: "file" }> | undefined,
+  { startsBaton, generation }: { startsBaton: boolean; generation: number },
+): Promise<never> {
+  const { vm, connections, progress } = run;
+  const prepared = prepareCprExec({
+    command: run.parameters["cpr-exec-command"],
+    ...(file === undefined ? {} : { file }),
+  });
+  run.onFailure(() => prepared.discard());
+  if (startsBaton) await warmUp(prepared.program);
+  run.refuseToGoOn();
+  run.atEnd(() => connections.thaw());
+  await connections.freeze();
+  for (let attempt = 1; ; attempt++) {
+    await allHoldersReaped();
+    await vm.whenSettled();
+    run.refuseToGoOn();
+    progress.setupDone();
+    try {
+      commitCprExec(vm, connections, prepared, {
+        beforePause: () => {
+          // Clients get these when the guest runs again; told now, they would lengthen the pause.
+          run.noteStop();
+          if (vm.isRunning) vm.events.emit("STOP");
+          progress.enter("active");
+          progress.pass(2);
+          progress.enter("device");
+        },
+        migration: {
+          startedMs: progress.startedMs,
+          setupMs: progress.setupMs,
+          generation,
+          events: run.capabilities.events,
+          parameters: run.parameters,
+        },
+      });
+    } catch (error) {
+      if (!isGuestRequest(error) || attempt === MAX_ATTEMPTS) throw error;
+      // What the guest asked for in the moment before it stood is done first.
+      run.resumeGuest();
+    }
+  }
+}
+
+function isGuestRequest(error: unknown): boolean {
+  return error instanceof VmmError && error.code === "guest-request";
+}

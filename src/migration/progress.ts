@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// How far a migration has come, in either direction: what `query-migrate` tells and MIGRATION events announce.
+import { monotonicMs } from "../../ffi/clock.ts";
+import type { QmpEventSource } from "../qmp/events.ts";
+import type { MigrationInfo, MigrationStats, MigrationStatus, SocketAddress } from "../qmp/schema/migration.ts";
+import type { Timeline } from "./timeline.ts";
+
+export class MigrationProgress {
+  readonly #events: QmpEventSource;
+  #status: MigrationStatus = "none";
+  #errorDescription: string | undefined;
+  #startedMs = 0;
+  #setupMs = 0;
+  #endedMs = 0;
+  #timeline: Timeline | undefined;
+  /** Where RAM stands, while there is something to tell. */
+  ram: (() => MigrationStats) | undefined;
+  /** Estimate of the pause that is to come, in ms. */
+  expectedDowntimeMs: number | undefined;
+  /** Where an incoming migration is waited for. */
+  socketAddress: SocketAddress | undefined;
+
+  constructor(events: QmpEventSource) {
+    this.#events = events;
+  }
+
+  get status(): MigrationStatus {
+    return this.#status;
+  }
+
+  get startedMs(): number {
+    return this.#startedMs;
+  }
+
+  get setupMs(): number {
+    return this.#setupMs;
+  }
+
+  get isBusy(): boolean {
+    return !["none", "completed", "failed", "cancelled"].includes(this.#status);
+  }
+
+  /** A new migration begins; `startedMs` on CLOCK_MONOTONIC. */
+  start(startedMs = monotonicMs()): void {
+    this.#startedMs = startedMs;
+    this.#setupMs = 0;
+    this.#errorDescription = undefined;
+    this.#timeline = undefined;
+    this.ram = undefined;
+    this.expectedDowntimeMs = undefined;
+  }
+
+  /** All that can be done while the guest runs has been done. */
+  setupDone(setupMs = monotonicMs() - this.#startedMs): void {
+    this.#setupMs = setupMs;
+  }
+
+  enter(status: MigrationStatus): void {
+    this.#status = status;
+    if (!this.isBusy) this.#endedMs = monotonicMs();
+    this.#events.emit("MIGRATION", { status });
+  }
+
+  pass(pass: number): void {
+    this.#events.emit("MIGRATION_PASS", { pass });
+  }
+
+  setTimeline(timeline: Timeline): void {
+    this.#timeline = timeline;
+  }
+
+  fail(description: string): void {
+    this.#errorDescription = description;
+    this.enter("failed");
+  }
+
+  /** Without blockers. Empty when there never was a migration. */
+  info(): MigrationInfo {
+    if (this.#status === "none") return {};
+    const socketAddress = this.socketAddress === undefined ? {} : { "socket-address": [this.socketAddress] };
+    return {
+      status: this.#status,
+      ...(this.#errorDescription === undefined ? {} : { "error-desc": this.#errorDescription }),
+      "total-time": Math.round((this.isBusy ? monotonicMs() : this.#endedMs) - this.#startedMs),
+      "setup-time": Math.round(this.#setupMs),
+      ...(this.expectedDowntimeMs === undefined ? {} : { "expected-downtime": Math.round(this.expectedDowntimeMs) }),
+      ...(this.ram === undefined ? {} : { ram: this.ram() }),
+      ...(this.#timeline === undefined ? {} : describeTimeline(this.#timeline)),
+      ...socketAddress,
+    };
+  }
+}
+
+function describeTimeline(timeline: Timeline): MigrationInfo {
+  return {
+    downtime: Math.round(timeline.downtimeMs),
+    "downtime-us": Math.round(timeline.downtimeMs * 1000),
+    phases: timeline.phases().map(({ phase, durationMs }) => ({
+      phase,
+      "duration-us": Math.round(durationMs * 1000),
+    })),
+  };
+}
