@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// epoll(7) and poll(2): waiting for fds.
+// epoll(7): waiting for many fds.
 import { check, EPERM, lazyCall } from "./libc.ts";
 
 /** linux/eventpoll.h */
@@ -20,16 +20,9 @@ export const EPOLLONESHOT = 1 << 30;
 /** struct epoll_event is packed on x86-64: u32 events, u64 data (here a u32 token and zero). */
 export const EPOLL_EVENT_SIZE_BYTES = 12;
 
-/** asm-generic/poll.h */
-export const POLLIN = 0x001;
-export const POLLOUT = 0x004;
-export const POLLERR = 0x008;
-export const POLLHUP = 0x010;
-
 const cEpollCreate1 = lazyCall("int epoll_create1(int flags)");
 const cEpollCtl = lazyCall("int epoll_ctl(int epollFd, int operation, int fd, void *event)");
 const cEpollWait = lazyCall("int epoll_wait(int epollFd, void *events, int maximum, int timeoutMs)");
-const cPoll = lazyCall("int poll(void *fds, unsigned long count, int timeoutMs)");
 
 export function epollCreate(): number {
   return check("epoll_create1", cEpollCreate1(EPOLL_CLOEXEC));
@@ -66,12 +59,4 @@ export function epollRemove(epollFd: number, fd: number): void {
 export function epollWait(epollFd: number, events: Uint32Array, timeoutMs: number): number {
   const maximum = Math.floor(events.byteLength / EPOLL_EVENT_SIZE_BYTES);
   return check("epoll_wait", cEpollWait(epollFd, events, maximum, timeoutMs), `fd ${epollFd}`);
-}
-
-/** The POLL* events that one fd has now, or gets within `timeoutMs`; POLLERR and POLLHUP are always among those asked. */
-export function poll(fd: number, events: number, timeoutMs = 0): number {
-  // struct pollfd: i32 fd, i16 events, i16 revents.
-  const entry = new Int32Array([fd, events & 0xffff]);
-  check("poll", cPoll(entry, 1, timeoutMs), `fd ${fd}`);
-  return (entry[1]! >>> 16) & 0xffff;
 }

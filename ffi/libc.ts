@@ -9,6 +9,7 @@ export const ENOENT = 2;
 export const ESRCH = 3;
 export const EINTR = 4;
 export const EIO = 5;
+export const EBADF = 9;
 export const EAGAIN = 11;
 export const EEXIST = 17;
 export const EINVAL = 22;
@@ -51,4 +52,12 @@ export function lazyCall(prototype: string, { retry = true } = {}): Call {
 export function check(syscall: string, result: number, detail = ""): number {
   if (result < 0) throw new SysError(syscall, -result, detail);
   return result;
+}
+
+let strerror: Foreign | undefined;
+
+/** What an errno means, in libc's words: "No such file or directory". */
+export function errorText(code: number): string {
+  strerror ??= libcFunction("const char *strerror(int code)");
+  return strerror(code) as string;
 }

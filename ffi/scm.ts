@@ -15,24 +15,24 @@ import { addressOf } from "./native.ts";
 export const SCM_MAX_FD = 253;
 
 /** linux/socket.h */
-const SOL_SOCKET = 1;
-const SCM_RIGHTS = 1;
-const MSG_CTRUNC = 0x8;
-const MSG_NOSIGNAL = 0x4000;
-const MSG_CMSG_CLOEXEC = 0x40000000;
+export const SOL_SOCKET = 1;
+export const SCM_RIGHTS = 1;
+export const MSG_CTRUNC = 0x8;
+export const MSG_NOSIGNAL = 0x4000;
+export const MSG_CMSG_CLOEXEC = 0x40000000;
 
 /** struct user_msghdr */
-const MSG_IOV = 16;
-const MSG_IOVLEN = 24;
-const MSG_CONTROL = 32;
-const MSG_CONTROLLEN = 40;
-const MSG_FLAGS = 48;
+export const MSG_IOV = 16;
+export const MSG_IOVLEN = 24;
+export const MSG_CONTROL = 32;
+export const MSG_CONTROLLEN = 40;
+export const MSG_FLAGS = 48;
 const IOVEC = 56;
 const CONTROL = 72;
-const CMSG_HEADER_SIZE_BYTES = 16;
+export const CMSG_HEADER_SIZE_BYTES = 16;
 
-const cSendmsg = lazyCall("int64_t sendmsg(int fd, const void *message, int flags)");
-const cRecvmsg = lazyCall("int64_t recvmsg(int fd, void *message, int flags)");
+export const cSendmsg = lazyCall("int64_t sendmsg(int fd, const void *message, int flags)");
+export const cRecvmsg = lazyCall("int64_t recvmsg(int fd, void *message, int flags)");
 
 /** What the call under way points into: reachable from here, it cannot be collected. */
 const pinned: { payload?: Uint8Array | undefined } = {};

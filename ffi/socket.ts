@@ -14,11 +14,14 @@ const SOCK_CLOEXEC = 0o2000000;
 /** asm-generic/socket.h, linux/tcp.h */
 const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
+const SO_TYPE = 3;
 const SO_ERROR = 4;
 const IPPROTO_TCP = 6;
 const TCP_NODELAY = 1;
 
 /** linux/socket.h */
+const MSG_PEEK = 0x2;
+const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 
 export const SHUT_RD = 0;
@@ -37,6 +40,7 @@ const cGetsockopt = lazyCall("int getsockopt(int fd, int level, int name, void *
 const cSetsockopt = lazyCall("int setsockopt(int fd, int level, int name, const void *value, unsigned int length)");
 const cShutdown = lazyCall("int shutdown(int fd, int how)");
 const cSend = lazyCall("int64_t send(int fd, const void *buffer, size_t length, int flags)");
+const cRecv = lazyCall("int64_t recv(int fd, void *buffer, size_t length, int flags)");
 const cFchmod = lazyCall("int fchmod(int fd, unsigned int mode)");
 const cLstat = lazyCall("int lstat(const char *path, void *status)");
 const cUnlink = lazyCall("int unlink(const char *path)");
@@ -131,9 +135,25 @@ export function connect(fd: number, address: Uint8Array): "connected" | "connect
 
 /** Takes the pending error of a socket: an errno, 0 for none. */
 export function socketError(fd: number): number {
+  return getOption(fd, SO_ERROR);
+}
+
+/** Whether a socket is one of streams. */
+export function isStreamSocket(fd: number): boolean {
+  return getOption(fd, SO_TYPE) === SOCK_STREAM;
+}
+
+function getOption(fd: number, name: number): number {
   const value = new Int32Array(1);
-  check("getsockopt", cGetsockopt(fd, SOL_SOCKET, SO_ERROR, value, new Uint32Array([4])), `fd ${fd}, SO_ERROR`);
+  check("getsockopt", cGetsockopt(fd, SOL_SOCKET, name, value, new Uint32Array([4])), `fd ${fd}, ${name}`);
   return value[0]!;
+}
+
+/** Whether the stream has come to its end, or broke; false when there is input to read first, undefined for neither. */
+export function hasEnded(fd: number): boolean | undefined {
+  const result = cRecv(fd, new Uint8Array(1), 1, MSG_PEEK | MSG_DONTWAIT);
+  if (result === -EAGAIN) return undefined;
+  return result <= 0;
 }
 
 function setOption(fd: number, level: number, name: number, value: number): void {

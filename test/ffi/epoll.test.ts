@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import * as epoll from "../../ffi/epoll.ts";
 import { eventfd, signalEventfd, takeEventfd } from "../../ffi/eventfd.ts";
-import { close, O_CREAT, O_NONBLOCK, O_RDWR, open, pipe } from "../../ffi/fd.ts";
+import { close, O_CREAT, O_RDWR, open } from "../../ffi/fd.ts";
 import { assert, describe } from "../harness.ts";
 import { failsWith, temporaryDirectory, withoutLeak } from "./support.ts";
 
@@ -51,16 +51,6 @@ test("epollAdd() tells files that are always ready, and fails for what is not op
     failsWith("EEXIST", "epoll_ctl", () => epoll.epollAdd(epollFd, fd, epoll.EPOLLIN, 1));
     failsWith("EINVAL", "epoll_wait", () => epoll.epollWait(fd, events, 0));
     for (const fdToClose of [fd, file, epollFd]) close(fdToClose);
-  }));
-
-test("poll() tells the state of one fd", () =>
-  withoutLeak(() => {
-    const { readFd, writeFd } = pipe(O_NONBLOCK);
-    assert.is(epoll.poll(readFd, epoll.POLLIN), 0);
-    assert.is(epoll.poll(writeFd, epoll.POLLOUT), epoll.POLLOUT);
-    close(writeFd);
-    assert.is(epoll.poll(readFd, epoll.POLLIN), epoll.POLLHUP);
-    close(readFd);
   }));
 
 test.run();

@@ -2,10 +2,10 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { POLLIN, poll } from "../../ffi/epoll.ts";
 import { close, isCloseOnExec } from "../../ffi/fd.ts";
 import { lazyCall } from "../../ffi/libc.ts";
 import { addressOf } from "../../ffi/native.ts";
+import { POLLIN, poll } from "../../ffi/poll.ts";
 import * as processes from "../../ffi/process.ts";
 import { assert, describe } from "../harness.ts";
 import { bytes, failsWith, withoutLeak } from "./support.ts";

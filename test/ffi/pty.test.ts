@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import { POLLHUP, POLLIN, poll } from "../../ffi/epoll.ts";
+
 import { close, isCloseOnExec, O_NOCTTY, O_NONBLOCK, O_RDWR, open, read, statusFlags, write } from "../../ffi/fd.ts";
+import { POLLHUP, POLLIN, poll } from "../../ffi/poll.ts";
 import { openPty, ptyName } from "../../ffi/pty.ts";
 import { getTermios, isTerminal, rawTermios, setTermios } from "../../ffi/termios.ts";
 import { assert, describe } from "../harness.ts";

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { existsSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { POLLIN, POLLOUT, poll } from "../../ffi/epoll.ts";
 import { close, isCloseOnExec, O_NONBLOCK, read, statusFlags } from "../../ffi/fd.ts";
+import { POLLIN, POLLOUT, poll } from "../../ffi/poll.ts";
 import { AF_INET, AF_INET6, AF_UNIX, decodeAddress, resolve, unixAddress } from "../../ffi/sockaddr.ts";
 import * as sockets from "../../ffi/socket.ts";
 import { assert, describe, rejection } from "../harness.ts";

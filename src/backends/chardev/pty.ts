@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A character device on a pseudo-terminal, pty(7): people come and go at its slave.
-import { POLLHUP, poll } from "../../../ffi/epoll.ts";
+
 import { close, symlink, unlink } from "../../../ffi/fd.ts";
+import { POLLHUP, poll } from "../../../ffi/poll.ts";
 import { openPty } from "../../../ffi/pty.ts";
 import type { ChardevSpec } from "../../config/types.ts";
 import type { Reactor } from "../../runtime/reactor.ts";
