@@ -5,6 +5,7 @@
 //
 //   0x0000_0000  never used: a null pointer in a device must not hit anything
 //   0x0001_0000  CONTROL    one page: doorbells and VM-wide flags
+//   0x0001_8000  FENCE      one page: who may run the guest; shared with another process during a transfer
 //   0x0002_0000  DEVICE     one 4 KiB state page for each device slot
 //   0x0004_0000  RING       byte rings between devices and character back ends
 //   0x0010_0000  VCPU       one 4 KiB control block for each vCPU
@@ -31,6 +32,12 @@ export const CONTROL_EVENTS = CONTROL_BASE + 0x04;
 /** u32: where guest physical 0 is in this memory. */
 export const CONTROL_RAM_BASE = CONTROL_BASE + 0x08;
 
+/**
+ * i64, ns: what the devices' monotonic clock shows more than the host's. Set before the guest runs; 0 unless the guest has
+ * come from another boot, where CLOCK_MONOTONIC began at another time.
+ */
+export const CONTROL_MONOTONIC_OFFSET = CONTROL_BASE + 0x10;
+
 export const EVENT_SHUTDOWN = 1;
 export const EVENT_RESET = 2;
 export const EVENT_SUSPEND = 4;
@@ -38,6 +45,16 @@ export const EVENT_DEBUG_EXIT = 8;
 export const EVENT_TIMER = 16;
 export const EVENT_CHARDEV = 32;
 export const EVENT_VCPU_ERROR = 64;
+
+export const FENCE_BASE = 0x1_8000;
+/** i32 `FENCE_*`. */
+export const FENCE_OWNER = FENCE_BASE + 0x00;
+/** The old VMM has the guest. */
+export const FENCE_HELD = 0;
+/** The guest stands and its state is on its way: the new VMM may take it, the old one may still take that back. */
+export const FENCE_OFFERED = 1;
+export const FENCE_TAKEN = 2;
+export const FENCE_WITHDRAWN = 3;
 
 export const DEVICE_BASE = 0x2_0000;
 export const DEVICE_STRIDE_BYTES = PAGE_SIZE_BYTES;

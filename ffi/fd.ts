@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // File descriptors: open, read, write, flags. Every fd made here is close-on-exec until somebody says otherwise.
 import { SysError } from "./error.ts";
-import { check, EAGAIN, lazyCall } from "./libc.ts";
+import { check, EAGAIN, ENXIO, lazyCall } from "./libc.ts";
 
 /** fcntl.h, asm-generic/fcntl.h. */
 export const O_RDONLY = 0;
@@ -31,6 +31,8 @@ const FD_CLOEXEC = 1;
 export const SEEK_SET = 0;
 export const SEEK_CUR = 1;
 export const SEEK_END = 2;
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
 
 /** asm/stat.h, struct stat of x86-64. */
 const STAT_SIZE_BYTES = 144;
@@ -211,6 +213,17 @@ export function sync(fd: number): void {
 /** lseek(2): the new position. */
 export function seek(fd: number, offset: number | bigint, whence = SEEK_SET): number {
   return check("lseek", cLseek(fd, offset, whence), `fd ${fd}, ${offset}`);
+}
+
+/** The first byte at or after `offset` that is not in a hole; undefined when there is none. */
+export function seekData(fd: number, offset: number): number | undefined {
+  const result = cLseek(fd, offset, SEEK_DATA);
+  return result === -ENXIO ? undefined : check("lseek", result, `fd ${fd}, ${offset}, SEEK_DATA`);
+}
+
+/** The first byte at or after `offset` that is in a hole; the end of the file counts as one. */
+export function seekHole(fd: number, offset: number): number {
+  return seek(fd, offset, SEEK_HOLE);
 }
 
 export function unlink(path: string): void {

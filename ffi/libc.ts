@@ -10,6 +10,7 @@ export const ESRCH = 3;
 export const EINTR = 4;
 export const EIO = 5;
 export const EBADF = 9;
+export const ENXIO = 6;
 export const EAGAIN = 11;
 export const EEXIST = 17;
 export const EINVAL = 22;

@@ -24,3 +24,26 @@ function probe(): string | undefined {
     return `KVM cannot be used: ${describeError(error)}`;
   }
 }
+
+/** Why tests cannot give a guest another TSC than the host's: a KVM that interprets guest code has no offset to set. */
+export function tscOffsetMissing(): string | undefined {
+  const system = new KvmSystem();
+  try {
+    const vm = system.createVm();
+    const vcpu = vm.createVcpu(0);
+    try {
+      if (!vcpu.hasTscOffset()) return "KVM has no attribute for the TSC offset";
+      const offset = BigUint64Array.of(1n << 50n);
+      const bytes = new Uint8Array(offset.buffer);
+      vcpu.setTscOffset(bytes);
+      offset[0] = 0n;
+      vcpu.getTscOffset(bytes);
+      return offset[0] === 1n << 50n ? undefined : "KVM takes TSC offsets and ignores them";
+    } finally {
+      vcpu.close();
+      vm.close();
+    }
+  } finally {
+    system.close();
+  }
+}

@@ -45,6 +45,8 @@ export const KVM_SET_XSAVE = 0x5000aea5;
 export const KVM_GET_XCRS = 0x8188aea6;
 export const KVM_SET_XCRS = 0x4188aea7;
 export const KVM_GET_XSAVE2 = 0x9000aecf;
+export const KVM_SET_TSC_KHZ = 0xaea2;
+export const KVM_GET_TSC_KHZ = 0xaea3;
 export const KVM_KVMCLOCK_CTRL = 0xaead;
 export const KVM_GET_SREGS2 = 0x8140aecc;
 export const KVM_SET_SREGS2 = 0x4140aecd;
@@ -53,6 +55,7 @@ export const KVM_GET_DEVICE_ATTR = 0x4018aee2;
 export const KVM_HAS_DEVICE_ATTR = 0x4018aee3;
 
 /** Capabilities asked of KVM_CHECK_EXTENSION. */
+export const KVM_CAP_TSC_CONTROL = 60;
 export const KVM_CAP_TSC_DEADLINE_TIMER = 72;
 export const KVM_CAP_SREGS2 = 200;
 export const KVM_CAP_XSAVE2 = 208;

@@ -13,6 +13,7 @@ const ioctlValue = libcFunction("int ioctl(int fd, unsigned long request, uintpt
 const ioctlBuffer = libcFunction("int ioctl(int fd, unsigned long request, void *arg)");
 
 const EINTR = 4;
+const EIO = 5;
 const EAGAIN = 11;
 const EINVAL = 22;
 const E2BIG = 7;
@@ -234,6 +235,20 @@ export class KvmVcpu {
     const result = ioctlValue(this.fd, abi.KVM_KVMCLOCK_CTRL, 0) as number;
     const failure = errno();
     if (result < 0 && failure !== EINVAL) throw new SysError("KVM_KVMCLOCK_CTRL", failure);
+  }
+
+  /** Frequency of the guest's TSC in kHz; 0 when KVM cannot tell, because the host's TSC is not stable. */
+  tscKhz(): number {
+    const result = ioctlValue(this.fd, abi.KVM_GET_TSC_KHZ, 0) as number;
+    if (result >= 0) return result;
+    const failure = errno();
+    if (failure === EIO) return 0;
+    throw new SysError("KVM_GET_TSC_KHZ", failure);
+  }
+
+  /** Without KVM_CAP_TSC_CONTROL, KVM takes higher frequencies than the host's too, and lets the guest's TSC jump. */
+  setTscKhz(khz: number): void {
+    call("KVM_SET_TSC_KHZ", this.fd, abi.KVM_SET_TSC_KHZ, khz, `${khz} kHz`);
   }
 
   /** Whether the TSC offset can be read and written (Linux ≥ 5.16). */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What an accelerator is to the rest of the VMM: it runs vCPUs and gives their state in KVM's own structs.
 import type { InitialVcpuState } from "../machine/boot/types.ts";
+import type { RestoreOptions } from "../machine/clock-origin.ts";
 import type { DeviceInstance } from "../machine/device-table.ts";
 import type { StateReader } from "../state/reader.ts";
 import type { BindSection, StateWriter } from "../state/writer.ts";
@@ -15,6 +16,14 @@ export interface AcceleratorOptions {
   devices: readonly DeviceInstance[];
   /** A vCPU stopped for good: what happened, for the log and for `internal-error`. */
   onVcpuError(index: number, message: string): void;
+}
+
+/** A VM that never runs, to try saving and restoring on. */
+export interface Rehearsal {
+  /** Adds the sections that the real VM would, with power-on values. */
+  planState(writer: StateWriter): BindSection;
+  restoreState(reader: StateReader): void;
+  close(): void;
 }
 
 /** A VM on one accelerator: the vCPUs, the interrupt controllers and the clocks. */
@@ -41,8 +50,12 @@ export interface AcceleratedVm {
   park(onRequested?: () => void): void;
   /** Adds the sections of this accelerator to a state image. */
   planState(writer: StateWriter): BindSection;
-  /** Takes over saved state. The vCPUs must be parked. @throws VmmError "state-refused" */
-  restoreState(reader: StateReader): void;
+  /** Takes over saved state. The vCPUs must be parked and not have run yet. @throws VmmError "state-refused" */
+  restoreState(reader: StateReader, options?: RestoreOptions): void;
+  /** A VM of the same make to rehearse on. */
+  rehearse(): Rehearsal;
+  /** Does all that `runLent` would have to do before the guest runs, but for the state: threads are started and park. */
+  prepareToRun(): Promise<void>;
   /** Ends the workers and releases the accelerator. */
   close(): Promise<void>;
 }

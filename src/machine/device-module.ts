@@ -42,8 +42,6 @@ export interface AcpiPmExports extends TimedDeviceExports {
   wakeUp(state: number): void;
   /** Sets status bit `gpe` (0 to 15) of GPE0. */
   raiseGpe(state: number, gpe: number): void;
-  /** After a restore under another monotonic clock: what the old one shows minus what this one shows. */
-  rebaseTimer(state: number, deltaNs: bigint): void;
 }
 
 interface ExportsByName {
@@ -61,6 +59,7 @@ export interface DeviceHost {
   setIrq(state: number, level: number): void;
   /** Sets `EVENT_*` bits and rings the doorbell. */
   signal(event: number): void;
+  /** The devices' clock (clock-origin.ts): never goes back while a guest lives. */
   monotonicNs(): bigint;
   /** Nanoseconds since 1970. */
   realtimeNs(): bigint;

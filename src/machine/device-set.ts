@@ -3,21 +3,29 @@
 import { FIELD_EXIT_CODE_U32 } from "../../assembly/devices/debug-exit/layout.ts";
 import { HOST_RING_INDEX } from "../../assembly/devices/uart16550/layout.ts";
 import { type DeviceName, deviceStates } from "../../build/devices.ts";
-import { monotonicNs } from "../../ffi/clock.ts";
 import { VmmError } from "../errors.ts";
 import type { StateReader, StateSection } from "../state/reader.ts";
 import { type BindSection, bindAll, type StateWriter } from "../state/writer.ts";
+import {
+  CLOCK_ORIGIN_SECTION,
+  CLOCK_ORIGIN_SECTION_VERSION,
+  deviceClock,
+  isOfThisBoot,
+  planClockOrigin,
+  type RestoreOptions,
+  restoreClockOrigin,
+} from "./clock-origin.ts";
 import { parseFields, restoreDevice } from "./device-fields.ts";
 import type { AcpiPmExports, DeviceExports, Uart16550Exports } from "./device-module.ts";
 import type { DeviceInstance } from "./device-table.ts";
 import { IoBus } from "./io-bus.ts";
 import { SerialPort } from "./serial-port.ts";
 
-/** Sections `device/NAME` that this Baton reads, with their versions. */
+/** Sections of the devices, and of the clock they go by, that this Baton reads, with their versions. */
 export const DEVICE_SECTIONS: Readonly<Record<string, number>> = deviceSections();
 
 function deviceSections(): Record<string, number> {
-  const versions: Record<string, number> = {};
+  const versions: Record<string, number> = { [CLOCK_ORIGIN_SECTION]: CLOCK_ORIGIN_SECTION_VERSION };
   for (const name in deviceStates) versions[sectionId(name)] = deviceStates[name as DeviceName].version;
   return versions;
 }
@@ -34,6 +42,7 @@ export class DeviceSet {
   readonly #table: readonly DeviceInstance[];
   readonly #setIrqLine: (gsi: number, level: number) => void;
   readonly serialPorts: readonly SerialPort[];
+  readonly #nowNs: () => bigint;
   #bus: IoBus | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -45,6 +54,7 @@ export class DeviceSet {
     this.#memory = memory;
     this.#table = table;
     this.#setIrqLine = setIrqLine;
+    this.#nowNs = deviceClock(memory);
     const words = new Uint32Array(memory.buffer);
     const ports: SerialPort[] = [];
     for (const device of table) {
@@ -113,14 +123,14 @@ export class DeviceSet {
       const exports = this.#exports(device);
       if (exports.tick === undefined || exports.nextDeadlineNs === undefined) continue;
       let deadlineNs = exports.nextDeadlineNs(device.state);
-      if (deadlineNs >= 0n && deadlineNs <= monotonicNs()) {
+      if (deadlineNs >= 0n && deadlineNs <= this.#nowNs()) {
         exports.tick(device.state);
         deadlineNs = exports.nextDeadlineNs(device.state);
       }
       if (deadlineNs >= 0n && (nextNs === undefined || deadlineNs < nextNs)) nextNs = deadlineNs;
     }
     if (nextNs === undefined) return;
-    const delayMs = Math.min(Math.max(Number(nextNs - monotonicNs()) / 1e6, 0), MAX_TIMEOUT_MS);
+    const delayMs = Math.min(Math.max(Number(nextNs - this.#nowNs()) / 1e6, 0), MAX_TIMEOUT_MS);
     this.#timer = setTimeout(() => this.armTimers(), delayMs);
   }
 
@@ -128,9 +138,12 @@ export class DeviceSet {
     clearTimeout(this.#timer);
   }
 
-  /** Plans a section for each device. Output still in a ring is part of it. */
+  /** Plans a section for the clock and one for each device. Output still in a ring is part of it. */
   planState(writer: StateWriter): BindSection {
-    return bindAll(this.#table.map((device) => this.#planDevice(writer, device)));
+    return bindAll([
+      planClockOrigin(writer, this.#memory),
+      ...this.#table.map((device) => this.#planDevice(writer, device)),
+    ]);
   }
 
   #planDevice(writer: StateWriter, device: DeviceInstance): BindSection {
@@ -155,7 +168,8 @@ export class DeviceSet {
   }
 
   /** @throws VmmError "state-refused" */
-  restoreState(reader: StateReader): void {
+  restoreState(reader: StateReader, { isSameBoot = isOfThisBoot(reader) }: RestoreOptions = {}): void {
+    restoreClockOrigin(reader, this.#memory, isSameBoot);
     for (const device of this.#table) {
       const section = reader.section(sectionId(device.module), device.instance);
       this.#restoreFields(device, section);

@@ -2,7 +2,8 @@
 // Port I/O: finds the device behind a port and calls its Wasm module. One bus for each thread that serves exits.
 import { CONTROL_DOORBELL, CONTROL_EVENTS } from "../../assembly/layout.ts";
 import type { DeviceName } from "../../build/devices.ts";
-import { monotonicNs, realtimeNs } from "../../ffi/clock.ts";
+import { realtimeNs } from "../../ffi/clock.ts";
+import { deviceClock } from "./clock-origin.ts";
 import { type DeviceExports, type DeviceHost, instantiateDevice } from "./device-module.ts";
 import type { DeviceInstance } from "./device-table.ts";
 
@@ -53,7 +54,7 @@ export class IoBus {
         if (gsi !== undefined) setIrqLine(gsi, level);
       },
       signal: (event) => signalMain(words, event),
-      monotonicNs,
+      monotonicNs: deviceClock(memory),
       realtimeNs,
       takeOutput: (state) => {
         const empty = ringsEmptiedHere.get(memory)?.get(state);

@@ -70,8 +70,10 @@ async function awaitGuest(
   try {
     const { handle, migration, connections } = connectVm(vm, { startsBaton });
     const onBuilt = (): void => connectParts(vm, connections);
-    const incoming = new Incoming({ vm, progress: migration.progress, own, wanted, onBuilt });
+    const onArrived = (generation: number): void => migration.arrived(generation);
+    const incoming = new Incoming({ vm, progress: migration.progress, own, wanted, onBuilt, onArrived });
     migration.await(incoming);
+    await incoming.listen();
     if (own.pidfile !== undefined) writeFileSync(own.pidfile, `${process.pid}\n`, { mode: 0o600 });
     await connections.ready();
     if (address !== undefined) incoming.begin(address, { exitOnError: true });

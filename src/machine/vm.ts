@@ -272,6 +272,18 @@ export class Vm {
     this.events.emit("RESUME");
   }
 
+  /** The first run of a guest that has come with everything: see `AcceleratedVm.runLent`. `runsOn` does the rest. */
+  runArrived(): void {
+    this.#state = "running";
+    this.accel.runLent();
+  }
+
+  /** What is left to be done for a guest that runs already. */
+  runsOn(): void {
+    this.devices.armTimers();
+    this.events.emit("RESUME");
+  }
+
   async reset(reason: ShutdownCause, isByGuest: boolean): Promise<void> {
     this.#refuseFenced();
     this.park();

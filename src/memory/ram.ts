@@ -7,7 +7,7 @@ import {
   RAM_MIN_BASE,
   WASM_PAGE_SIZE_BYTES,
 } from "../../assembly/layout.ts";
-import { close, O_CREAT, O_RDWR, open, pread, status, truncate } from "../../ffi/fd.ts";
+import { close, O_CREAT, O_RDWR, open, pread, seekData, seekHole, status, truncate } from "../../ffi/fd.ts";
 import { F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, memfdCreate } from "../../ffi/memfd.ts";
 import { advise, alignOffset, mapAnonymousOver, mapOver } from "../../ffi/mmap.ts";
 import type { MachineSpec, MemoryBackendSpec } from "../config/types.ts";
@@ -65,6 +65,26 @@ export function mapRam(memory: WebAssembly.Memory, backend: MemoryBackendSpec, i
     throw new VmmError("memory-backend", `Memory back end '${backend.id}' (${backend.qomType}) cannot be set up`, {
       cause: error,
     });
+  }
+}
+
+/** Between two chunks whoever else has something to do is let in. */
+const POPULATE_CHUNK_BYTES = 64 * 2 ** 20;
+
+/**
+ * Fills the page tables for all of RAM that there is: a guest that comes does not have to wait for each of its pages.
+ * What it has never touched stays a hole in the file.
+ */
+export async function populateExisting(memory: WebAssembly.Memory, { base, fd, backend }: MappedRam): Promise<void> {
+  if (fd === undefined) return;
+  const bytes = new Uint8Array(memory.buffer);
+  for (let offset = 0; offset < backend.sizeBytes; ) {
+    const data = seekData(fd, offset);
+    if (data === undefined || data >= backend.sizeBytes) return;
+    const end = Math.min(seekHole(fd, data), data + POPULATE_CHUNK_BYTES, backend.sizeBytes);
+    advise(bytes, base + data, end - data, "populate");
+    offset = end;
+    await new Promise((resolve) => setTimeout(resolve, 0));
   }
 }
 

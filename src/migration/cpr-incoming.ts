@@ -173,8 +173,10 @@ async function restore(
     workers,
   });
   timeline.stamps.push(monotonicMs());
-  vm.devices.restoreState(reader);
-  vm.accel.restoreState(reader);
+  // An exec never leaves the boot: nothing needs to be compared for that.
+  const options = { isSameBoot: true };
+  vm.devices.restoreState(reader, options);
+  vm.accel.restoreState(reader, options);
   vm.assumeState(runState);
   timeline.stamps.push(monotonicMs());
   return { vm, carried, image, timeline, holderPid, stateFd, oldProgramFd, refusal };

@@ -3,6 +3,7 @@
 // update by exec carries beside that is in carried.ts.
 import { KVM_SECTIONS } from "../accel/kvm/power-on.ts";
 import { VCPU_SECTION } from "../accel/kvm/vcpu-state.ts";
+import type { AcceleratedVm } from "../accel/types.ts";
 import { checkCarriedSpec } from "../config/carried-spec.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
@@ -29,18 +30,19 @@ export interface PlannedGuest {
 }
 
 /**
- * Lays out the image of a VM. `addSections` plans what else is to be in it; what it returns is called once all have their
+ * Lays out the image of a VM; `accel` is the VM's own, or a rehearsal's. `addSections` plans what else is to be in it; what it returns is called once all have their
  * places, and what that returns fills them in.
  */
 export function planGuest(
   vm: Vm,
   runState: RunState,
+  accel: Pick<AcceleratedVm, "planState">,
   addSections: (writer: StateWriter) => () => () => void,
 ): PlannedGuest {
   const writer = new StateWriter();
   const machine: CarriedMachine = { spec: vm.spec, runState };
   writer.addJson({ id: MACHINE_SECTION, version: 1 }, machine);
-  const bind = bindAll([vm.accel.planState(writer), vm.devices.planState(writer), addSections(writer)]);
+  const bind = bindAll([accel.planState(writer), vm.devices.planState(writer), addSections(writer)]);
   const sizeBytes = writer.lay();
   const fill = bind();
   return {
@@ -54,12 +56,18 @@ export function planGuest(
 
 /** The machine of the guest in an image, and the run state it was in. @throws VmmError "state-refused" */
 export function readMachine(reader: StateReader): { spec: MachineSpec; runState: RunState } {
+  const { spec } = (reader.section(MACHINE_SECTION).json() ?? {}) as Partial<CarriedMachine>;
+  return { spec: checkCarriedSpec(spec), runState: readRunState(reader) };
+}
+
+/** The run state that the guest in an image was in. @throws VmmError "state-refused" */
+export function readRunState(reader: StateReader): RunState {
   const section = reader.section(MACHINE_SECTION);
-  const { spec, runState } = (section.json() ?? {}) as Partial<CarriedMachine>;
+  const { runState } = (section.json() ?? {}) as Partial<CarriedMachine>;
   if (!RunState.values.includes(runState!)) {
     throw new VmmError("state-refused", `State section ${section.title} has the run state ${JSON.stringify(runState)}`);
   }
-  return { spec: checkCarriedSpec(spec), runState: runState! };
+  return runState!;
 }
 
 /** The CPUIDs of the vCPUs in an image. @throws VmmError "state-refused" */

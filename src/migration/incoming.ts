@@ -9,10 +9,12 @@ import type { Vm } from "../machine/vm.ts";
 import { formatMigrationUri } from "../qmp/migration-address.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
 import { StateReader } from "../state/reader.ts";
+import { IncomingTransfer } from "./cpr-transfer-incoming.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine } from "./guest-image.ts";
 import type { MigrationProgress } from "./progress.ts";
 import { checkSamples, readRamLocation } from "./ram-section.ts";
 import { type FileAddress, openStateFile } from "./state-file.ts";
+import type { Timeline } from "./timeline.ts";
 
 export interface IncomingOptions {
   vm: Vm;
@@ -22,14 +24,43 @@ export interface IncomingOptions {
   wanted: WantedSpec;
   /** The VM has its parts now: connects them with the world. */
   onBuilt(): void;
+  /** The guest has come; it has lived through so many updates. */
+  onArrived(generation: number): void;
+}
+
+/** What a way in has brought. */
+interface Arrived {
+  runState: RunState;
+  /** It runs already. */
+  isRunning?: boolean;
+  /** How many updates it has lived through, when this was one. */
+  generation?: number;
+  timeline?: Timeline;
 }
 
 export class Incoming {
   readonly #options: IncomingOptions;
+  readonly #transfer: IncomingTransfer | undefined;
   #abort = new AbortController();
 
   constructor(options: IncomingOptions) {
     this.#options = options;
+    const cpr = options.own.incoming.find(({ channel }) => channel === "cpr");
+    if (cpr !== undefined && "address" in cpr) {
+      const build = (spec: MachineSpec, inherited: Inherited): void => this.#build(spec, inherited);
+      this.#transfer = new IncomingTransfer(cpr.address, { vm: options.vm, build });
+    }
+  }
+
+  /** Listens on the cpr channel, if there is one. @throws VmmError when that is impossible */
+  async listen(): Promise<void> {
+    await this.#transfer?.listen();
+  }
+
+  /** Gives back what waits. */
+  async close(): Promise<void> {
+    this.cancel();
+    await this.#transfer?.close();
   }
 
   /** Starts waiting at `main`; failures are told by `query-migrate`, and end the VM with `exitOnError`. @throws VmmError */
@@ -50,16 +81,25 @@ export class Incoming {
     this.#abort.abort(new VmmError("cancelled", "The incoming migration was cancelled"));
   }
 
-  #procedure(main: MigrationAddress): () => Promise<RunState> {
+  #procedure(main: MigrationAddress): (signal: AbortSignal) => Promise<Arrived> {
+    const transfer = this.#transfer;
+    if (transfer !== undefined) {
+      if (main.transport === "file") throw new VmmError("channel", "Migration requires streamable transport (eg unix)");
+      return (signal) => transfer.receive(main, signal);
+    }
     if (main.transport === "file") return () => this.#loadFile(main);
     throw new VmmError("channel", `-incoming ${formatMigrationUri(main)} is not in this version of Baton`);
   }
 
-  async #run(main: MigrationAddress, receive: () => Promise<RunState>, exitOnError: boolean): Promise<void> {
+  async #run(
+    main: MigrationAddress,
+    receive: (signal: AbortSignal) => Promise<Arrived>,
+    exitOnError: boolean,
+  ): Promise<void> {
     const { vm, progress } = this.#options;
+    let arrived: Arrived;
     try {
-      this.#goOn(await receive());
-      progress.enter("completed");
+      arrived = await receive(this.#abort.signal);
     } catch (error) {
       await vm.disassemble();
       if (this.#abort.signal.aborted && vm.state === "inmigrate") {
@@ -72,19 +112,26 @@ export class Incoming {
       progress.fail(description);
       process.stderr.write(`baton: -incoming ${formatMigrationUri(main)}: ${description}\n`);
       if (exitOnError) vm.giveUp();
+      return;
     }
+    this.#goOn(arrived);
   }
 
   /** The guest is here and whole: from now on it is this process that has it. */
-  #goOn(state: RunState): void {
-    const { vm } = this.#options;
+  #goOn({ runState, isRunning = false, generation = 0, timeline }: Arrived): void {
+    const { vm, progress, onArrived } = this.#options;
+    onArrived(generation);
     vm.serve();
     for (const port of vm.devices.serialPorts) port.flush();
-    if (state === "running" && vm.startsWhenComplete) vm.resumeFrom();
-    else vm.assumeState(state === "running" ? "paused" : state);
+    if (timeline !== undefined) progress.setTimeline(timeline);
+    if (progress.status === "setup") progress.enter("active");
+    if (isRunning) vm.runsOn();
+    else if (runState === "running" && vm.startsWhenComplete) vm.resumeFrom();
+    else vm.assumeState(runState === "running" ? "paused" : runState);
+    progress.enter("completed");
   }
 
-  async #loadFile(address: FileAddress): Promise<RunState> {
+  async #loadFile(address: FileAddress): Promise<Arrived> {
     const { vm, progress } = this.#options;
     const file = openStateFile(address);
     try {
@@ -97,7 +144,7 @@ export class Incoming {
       else throw new VmmError("mode", "RAM in the state file is not in this version of Baton");
       vm.devices.restoreState(reader);
       vm.accel.restoreState(reader);
-      return runState;
+      return { runState };
     } finally {
       close(file.fd);
     }

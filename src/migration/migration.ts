@@ -22,6 +22,7 @@ import type {
 } from "../qmp/schema/migration.ts";
 import type { MigrationTarget } from "../qmp/target.ts";
 import { findBlockers } from "./blockers.ts";
+import { type TransferChannels, transfer } from "./cpr-transfer.ts";
 import { updateByExec } from "./exec-update.ts";
 import type { Incoming } from "./incoming.ts";
 import { Outgoing } from "./outgoing.ts";
@@ -29,8 +30,6 @@ import { defaultCapabilities, defaultParameters, mergeParameters } from "./param
 import { MigrationProgress } from "./progress.ts";
 import { saveToFile } from "./save.ts";
 import type { Timeline } from "./timeline.ts";
-
-type FileAddress = Extract<MigrationAddress, { transport: "file" }>;
 
 export class Migration implements MigrationTarget {
   readonly #vm: Vm;
@@ -65,7 +64,8 @@ export class Migration implements MigrationTarget {
   }
 
   setCapabilities(changes: Partial<Record<MigrationCapability, boolean>>): void {
-    this.#refuseBusy();
+    // A VM that waits for its guest can still be told what to make of it.
+    if (this.#vm.state !== "inmigrate") this.#refuseBusy();
     Object.assign(this.#capabilities, changes);
   }
 
@@ -105,7 +105,11 @@ export class Migration implements MigrationTarget {
       }
       return (run) => updateByExec(run, main, { startsBaton: this.#startsBaton, generation: this.#generation + 1 });
     }
-    if (mode === "cpr-reboot" && main?.transport === "file") return (run) => saveToFile(run, main as FileAddress);
+    if (mode === "cpr-transfer") {
+      const { main, cpr } = channels as TransferChannels;
+      return (run) => transfer(run, { main, cpr }, this.#generation + 1);
+    }
+    if (mode === "cpr-reboot" && main?.transport === "file") return (run) => saveToFile(run, main);
     throw new VmmError("mode", `Migration mode '${mode}' over this channel is not in this version of Baton`);
   }
 
@@ -135,6 +139,11 @@ export class Migration implements MigrationTarget {
       if (past.isRunning) this.#vm.events.emit("RESUME");
       this.progress.fail(past.refusal);
     }
+  }
+
+  /** A guest has come that has lived through so many updates. */
+  arrived(generation: number): void {
+    this.#generation = generation;
   }
 
   /** This VM waits for a guest. */

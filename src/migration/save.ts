@@ -28,7 +28,7 @@ export async function saveToFile(run: Outgoing, address: FileAddress): Promise<v
   // A DAX device has nothing to write back.
   if (status(vm.ram.fd!).kind === "file") sync(vm.ram.fd!);
   const location = inPlace(vm);
-  const planned = planGuest(vm, run.guestState, (writer) => {
+  const planned = planGuest(vm, run.guestState, vm.accel, (writer) => {
     writer.addJson({ id: RAM_SECTION, version: RAM_SECTION_VERSION }, location);
     return () => () => {};
   });

@@ -130,16 +130,6 @@ export function nextDeadlineNs(pm: Pm): i64 {
   return next == NEVER ? -1 : next;
 }
 
-/**
- * Lets the timer go on under a monotonic clock of another origin (another host, a reboot). `deltaNs` is what the old
- * clock showed minus what the new one shows at the same moment; to be called after a restore, before the guest runs.
- */
-export function rebaseTimer(pm: Pm, deltaNs: i64): void {
-  acquire(pm.address);
-  pm.timerOffsetNs += deltaNs;
-  release(pm.address);
-}
-
 function isInOneWord(offset: u32, sizeBytes: u32): bool {
   return (
     (sizeBytes == 1 || sizeBytes == 2 || sizeBytes == 4) &&

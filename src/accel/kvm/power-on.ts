@@ -6,6 +6,7 @@ import type { KvmSystem, KvmVm } from "../../../ffi/kvm/kvm.ts";
 import { StateReader } from "../../state/reader.ts";
 import { bindAll, StateWriter } from "../../state/writer.ts";
 import { type CpuTopology, guestCpuid } from "./cpuid.ts";
+import { TSC_SECTION, TSC_SECTION_VERSION } from "./tsc.ts";
 import { planVcpu, probeVcpu, VCPU_SECTION, VCPU_SECTION_VERSION, type VcpuProfile } from "./vcpu-state.ts";
 import { IRQCHIP_SECTION, KVMCLOCK_SECTION, PIT_SECTION, planVm, VM_SECTION_VERSION } from "./vm-state.ts";
 
@@ -15,6 +16,7 @@ export const KVM_SECTIONS: Readonly<Record<string, number>> = {
   [IRQCHIP_SECTION]: VM_SECTION_VERSION,
   [PIT_SECTION]: VM_SECTION_VERSION,
   [KVMCLOCK_SECTION]: VM_SECTION_VERSION,
+  [TSC_SECTION]: TSC_SECTION_VERSION,
 };
 
 /** CPUIDs of all vCPUs of a VM. */

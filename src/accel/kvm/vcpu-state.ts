@@ -7,15 +7,17 @@
 //   sregs      CR4 and the APIC base decide how XSAVE and the LAPIC page are understood
 //   xcrs       before xsave, which checks its features against XCR0
 //   lapic      after the APIC base, before TSC_DEADLINE, which arms only a timer in deadline mode
-//   TSC offset instead of the TSC itself: the guest's TSC goes on as if nothing had happened. Before the MSRs, because
-//              TSC_DEADLINE arms a timer by the distance to the guest's TSC
+//   TSC offset instead of the TSC itself: the guest's TSC goes on as if nothing had happened, in another boot after it was
+//              moved there (tsc.ts). Before the MSRs, because TSC_DEADLINE arms a timer by the distance to the guest's TSC
 //   msrs       TSC_DEADLINE last of them
 //   mp_state, then events: setting the mp_state of a halted vCPU may drop a pending SIPI
+import { realtimeNs } from "../../../ffi/clock.ts";
 import * as abi from "../../../ffi/kvm/abi.ts";
 import type { KvmSystem, KvmVcpu } from "../../../ffi/kvm/kvm.ts";
 import { VmmError } from "../../errors.ts";
 import type { StateSection } from "../../state/reader.ts";
 import type { BindSection, PartPlan, StateWriter } from "../../state/writer.ts";
+import { MSR_IA32_TSC, type TscMove, type TscPlace, writeTsc } from "./tsc.ts";
 
 export const VCPU_SECTION = "vcpu";
 export const VCPU_SECTION_VERSION = 1;
@@ -37,7 +39,6 @@ function range(first: number, count: number, step = 1): number[] {
   return Array.from({ length: count }, (_, index) => first + index * step);
 }
 
-const MSR_IA32_TSC = 0x10;
 const MSR_IA32_TSC_DEADLINE = 0x6e0;
 /** Writing these makes KVM write the wall clock into guest RAM; a guest that wants to know it asks each time. */
 const WALL_CLOCK_MSRS: readonly number[] = [0x11, 0x4b56_4d00];
@@ -117,6 +118,8 @@ export interface VcpuProfile {
   sregs: StructPart;
   xsave: StructPart;
   hasTscOffset: boolean;
+  /** Of a vCPU that nobody gave another frequency. */
+  tscKhz: number;
   /** MSRs that are saved, TSC_DEADLINE last. */
   msrIndices: Uint32Array;
 }
@@ -137,6 +140,7 @@ export function probeVcpu(system: KvmSystem, vcpu: KvmVcpu): VcpuProfile {
       set: ["KVM_SET_XSAVE", abi.KVM_SET_XSAVE],
     },
     hasTscOffset,
+    tscKhz: vcpu.tscKhz(),
     msrIndices: settableMsrs(vcpu, system.msrIndices(), hasTscOffset),
   };
 }
@@ -169,13 +173,14 @@ function settableMsrs(vcpu: KvmVcpu, indices: Uint32Array, hasTscOffset: boolean
   return Uint32Array.from(settable);
 }
 
-/** Plans the section of one vCPU. */
+/** Plans the section of one vCPU. `tsc` is for the first, whose TSC tells that of all. */
 export function planVcpu(
   writer: StateWriter,
   vcpu: KvmVcpu,
   index: number,
   profile: VcpuProfile,
   cpuid: Uint8Array,
+  tsc?: () => TscPlace,
 ): BindSection {
   // Reading the events delivers the payload of a pending exception to CR2 and DR6, reading the mp_state settles INIT and
   // SIPI: both come before the registers that they change. The LAPIC comes last, see `KvmAcceleratedVm.planState`.
@@ -192,6 +197,7 @@ export function planVcpu(
     writer.view(section, "cpuid").set(cpuid);
     const msrs = msrList(profile.msrIndices, writer.view(section, "msrs"));
     const tscOffset = profile.hasTscOffset ? writer.view(section, "tsc-offset") : undefined;
+    const tscPlace = tsc?.();
     return () => {
       for (const { name, request, into } of reads) vcpu.transfer(name, request, into);
       const read = vcpu.getMsrs(msrs);
@@ -199,12 +205,26 @@ export function planVcpu(
         throw new VmmError("msr", `MSR 0x${profile.msrIndices[read]!.toString(16)} of vCPU ${index} could not be read`);
       }
       if (tscOffset !== undefined) vcpu.getTscOffset(tscOffset);
+      if (tscPlace === undefined) return;
+      // Here and not in a function of its own, because the first call of one takes as long as four of these.
+      if (vcpu.getMsrs(tscPlace.msr) !== 1) throw new VmmError("msr", `IA32_TSC of vCPU ${index} could not be read`);
+      tscPlace.realtimeNs.setBigUint64(0, realtimeNs(), true);
     };
   };
 }
 
-/** Gives a vCPU, whose CPUID is set, the saved state. @throws VmmError "state-refused", SysError */
-export function restoreVcpu(vcpu: KvmVcpu, section: StateSection): void {
+/** A vCPU's saved TSC offset, undefined where the host did not have one. */
+export function savedTscOffset(section: StateSection): bigint | undefined {
+  if (!section.has("tsc-offset")) return undefined;
+  const offset = section.part("tsc-offset", 8);
+  return new DataView(offset.buffer, offset.byteOffset, 8).getBigUint64(0, true);
+}
+
+/**
+ * Gives a vCPU, whose CPUID is set, the saved state. `move` is for state that was saved in another boot.
+ * @throws VmmError "state-refused", SysError
+ */
+export function restoreVcpu(vcpu: KvmVcpu, section: StateSection, move?: TscMove): void {
   const set = (part: StructPart): void => {
     vcpu.transfer(part.set[0], part.set[1], section.part(part.name, part.sizeBytes));
   };
@@ -214,20 +234,32 @@ export function restoreVcpu(vcpu: KvmVcpu, section: StateSection): void {
   vcpu.transfer("KVM_SET_XSAVE", abi.KVM_SET_XSAVE, section.part("xsave"));
   set(DEBUGREGS);
   set(LAPIC);
-  if (section.has("tsc-offset")) vcpu.setTscOffset(section.part("tsc-offset", 8));
-  setMsrs(vcpu, section);
+  if (move !== undefined) moveTsc(vcpu, section, move);
+  else if (section.has("tsc-offset")) vcpu.setTscOffset(section.part("tsc-offset", 8));
+  setMsrs(vcpu, section, move);
   set(MP_STATE);
   set(EVENTS);
 }
 
-function setMsrs(vcpu: KvmVcpu, section: StateSection): void {
-  const msrs = section.part("msrs");
+function moveTsc(vcpu: KvmVcpu, section: StateSection, move: TscMove): void {
+  const savedOffset = savedTscOffset(section);
+  // From a host without offsets the TSC is among the MSRs.
+  if (savedOffset === undefined) return;
+  const moved = BigInt.asUintN(64, savedOffset + move.offsetDelta);
+  if (move.hasOffset) vcpu.setTscOffset(new Uint8Array(BigUint64Array.of(moved).buffer));
+  else writeTsc(vcpu, moved);
+}
+
+function setMsrs(vcpu: KvmVcpu, section: StateSection, move?: TscMove): void {
+  // What changes with the time of restoring must not get into the image: it may be restored once more.
+  const msrs = move === undefined ? section.part("msrs") : section.part("msrs").slice();
   const view = new DataView(msrs.buffer, msrs.byteOffset, msrs.byteLength);
   const count = msrs.length >= abi.KVM_MSRS_HEADER_SIZE_BYTES ? view.getUint32(0, true) : 0;
   if (msrs.length !== msrListSizeBytes(count)) {
     throw new VmmError("state-refused", `State part msrs of ${section.title} has a wrong count`);
   }
   rearmDeadline(section, view, count);
+  if (move !== undefined) addToTsc(view, count, move.elapsedTicks);
   const written = vcpu.setMsrs(msrs);
   if (written === count) return;
   const entry = abi.KVM_MSRS_HEADER_SIZE_BYTES + written * abi.KVM_MSR_ENTRY_SIZE_BYTES;
@@ -249,5 +281,14 @@ function rearmDeadline(section: StateSection, msrs: DataView, count: number): vo
     const entry = abi.KVM_MSRS_HEADER_SIZE_BYTES + position * abi.KVM_MSR_ENTRY_SIZE_BYTES;
     if (msrs.getUint32(entry, true) !== MSR_IA32_TSC_DEADLINE) continue;
     if (msrs.getBigUint64(entry + 8, true) === 0n) msrs.setBigUint64(entry + 8, 1n, true);
+  }
+}
+
+/** The TSC is among the MSRs where the host that saved them did not have offsets. */
+function addToTsc(msrs: DataView, count: number, elapsedTicks: bigint): void {
+  for (let position = 0; position < count; position++) {
+    const entry = abi.KVM_MSRS_HEADER_SIZE_BYTES + position * abi.KVM_MSR_ENTRY_SIZE_BYTES;
+    if (msrs.getUint32(entry, true) !== MSR_IA32_TSC) continue;
+    msrs.setBigUint64(entry + 8, BigInt.asUintN(64, msrs.getBigUint64(entry + 8, true) + elapsedTicks), true);
   }
 }

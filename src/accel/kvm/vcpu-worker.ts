@@ -16,9 +16,11 @@ export interface VcpuWorkerStart {
   devices: readonly DeviceInstance[];
   /** The main thread runs the vCPU until this worker takes over. */
   isLent: boolean;
+  /** Device modules are compiled before the vCPU may run, not at its first exit. */
+  isWarm: boolean;
 }
 
-function serve({ memory, index, vcpuFd, vmFd, devices, isLent }: VcpuWorkerStart): void {
+function serve({ memory, index, vcpuFd, vmFd, devices, isLent, isWarm }: VcpuWorkerStart): void {
   ignoreKickSignal();
   blockKickSignal();
   const vm = new KvmVm(vmFd);
@@ -30,11 +32,8 @@ function serve({ memory, index, vcpuFd, vmFd, devices, isLent }: VcpuWorkerStart
   };
   try {
     const runner = new VcpuRunner(new KvmVcpu(vcpuFd), index, memory, control, getBus);
-    if (isLent) {
-      // Device modules are compiled before the vCPU is interrupted, not at its next exit.
-      getBus();
-      runner.takeOver();
-    }
+    if (isWarm) getBus();
+    if (isLent) runner.takeOver();
     runner.serve();
   } catch (error) {
     // Nobody may wait for this vCPU to park; the main thread hears of the error itself.

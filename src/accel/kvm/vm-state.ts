@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The state of a KVM VM beside its vCPUs: interrupt controllers, PIT, kvmclock.
-import { monotonicNs, realtimeNs } from "../../../ffi/clock.ts";
 import * as abi from "../../../ffi/kvm/abi.ts";
 import type { KvmVm } from "../../../ffi/kvm/kvm.ts";
+import {
+  decodeHostTime,
+  elapsedRealNs,
+  encodeHostTime,
+  HOST_TIME_SIZE_BYTES,
+  HOST_TIME_TYPE,
+  readHostTime,
+} from "../../machine/clock-origin.ts";
 import type { StateReader } from "../../state/reader.ts";
 import type { BindSection, StateWriter } from "../../state/writer.ts";
 
@@ -12,21 +19,6 @@ export const KVMCLOCK_SECTION = "kvmclock";
 export const VM_SECTION_VERSION = 1;
 
 const CHIPS = [abi.KVM_IRQCHIP_PIC_MASTER, abi.KVM_IRQCHIP_PIC_SLAVE, abi.KVM_IRQCHIP_IOAPIC];
-
-/** Readings of one moment that took longer than this were interrupted, and are made again. */
-const READING_NS = 50_000n;
-const MAX_READINGS = 8;
-
-/** Both clocks of the host at the moment of `action`, as near as this thread gets without being interrupted. */
-function readTogether(action?: () => void): { monotonicNs: bigint; realtimeNs: bigint } {
-  for (let reading = 1; ; reading++) {
-    const before = monotonicNs();
-    action?.();
-    const real = realtimeNs();
-    if (monotonicNs() - before < READING_NS || reading === MAX_READINGS)
-      return { monotonicNs: before, realtimeNs: real };
-  }
-}
 
 /** Clocks that went apart by more than this during the update were stepped: do not follow CLOCK_REALTIME then. */
 const CLOCK_STEP_NS = 1_000_000n;
@@ -43,7 +35,7 @@ export function planVm(writer: StateWriter, vm: KvmVm): BindSection {
   ]);
   const clock = writer.plan({ ...head, id: KVMCLOCK_SECTION }, [
     { name: "clock", type: "struct kvm_clock_data", sizeBytes: abi.KVM_CLOCK_DATA_SIZE_BYTES },
-    { name: "host", type: "u64 monotonic_ns, u64 realtime_ns", sizeBytes: 16 },
+    { name: "host", type: HOST_TIME_TYPE, sizeBytes: HOST_TIME_SIZE_BYTES },
   ]);
   return () => {
     const chips = irqchips.map((section, position) => {
@@ -58,39 +50,40 @@ export function planVm(writer: StateWriter, vm: KvmVm): BindSection {
     return () => {
       for (const chip of chips) vm.getIrqchip(chip);
       vm.getPit2(pitState);
-      const host = readTogether(() => vm.getClock(clockData));
-      hostView.setBigUint64(0, host.monotonicNs, true);
-      hostView.setBigUint64(8, host.realtimeNs, true);
+      encodeHostTime(
+        readHostTime(() => vm.getClock(clockData)),
+        hostView,
+      );
     };
   };
 }
 
-export function restoreVm(reader: StateReader, vm: KvmVm): void {
+export function restoreVm(reader: StateReader, vm: KvmVm, isSameBoot = true): void {
   for (const chip of CHIPS) {
     vm.setIrqchip(reader.section(IRQCHIP_SECTION, chip).part("irqchip", abi.KVM_IRQCHIP_SIZE_BYTES));
   }
   vm.setPit2(reader.section(PIT_SECTION).part("pit", abi.KVM_PIT_STATE2_SIZE_BYTES));
-  restoreClock(reader, vm);
+  restoreClock(reader, vm, isSameBoot);
 }
 
 /**
  * kvmclock goes on over the update, as time in the world did. KVM does that exactly by CLOCK_REALTIME, unless somebody
- * stepped that clock in between; then by CLOCK_MONOTONIC, a few microseconds late.
+ * stepped that clock in between; then by CLOCK_MONOTONIC, a few microseconds late. In another boot there is no other clock
+ * than CLOCK_REALTIME to go by, and KVM there need not be one that does it.
  */
-function restoreClock(reader: StateReader, vm: KvmVm): void {
+function restoreClock(reader: StateReader, vm: KvmVm, isSameBoot: boolean): void {
   const section = reader.section(KVMCLOCK_SECTION);
   const saved = section.part("clock", abi.KVM_CLOCK_DATA_SIZE_BYTES);
-  const host = section.part("host", 16);
+  const host = decodeHostTime(section.part("host", HOST_TIME_SIZE_BYTES));
   const savedView = new DataView(saved.buffer, saved.byteOffset, saved.byteLength);
-  const hostView = new DataView(host.buffer, host.byteOffset, host.byteLength);
   const data = new Uint8Array(abi.KVM_CLOCK_DATA_SIZE_BYTES);
   const view = new DataView(data.buffer);
-  const now = readTogether();
-  const elapsedNs = now.monotonicNs - hostView.getBigUint64(0, true);
-  const realElapsedNs = now.realtimeNs - hostView.getBigUint64(8, true);
-  const differenceNs = elapsedNs > realElapsedNs ? elapsedNs - realElapsedNs : realElapsedNs - elapsedNs;
+  const now = readHostTime();
+  const elapsedNs = isSameBoot ? now.monotonicNs - host.monotonicNs : elapsedRealNs(host.realtimeNs, now.realtimeNs);
+  const realNs = now.realtimeNs - host.realtimeNs;
+  const differenceNs = elapsedNs > realNs ? elapsedNs - realNs : realNs - elapsedNs;
   const hasRealtime = (savedView.getUint32(abi.KVM_CLOCK_FLAGS_U32, true) & abi.KVM_CLOCK_REALTIME) !== 0;
-  if (hasRealtime && differenceNs < CLOCK_STEP_NS) {
+  if (isSameBoot && hasRealtime && differenceNs < CLOCK_STEP_NS) {
     view.setBigUint64(0, savedView.getBigUint64(0, true), true);
     view.setUint32(abi.KVM_CLOCK_FLAGS_U32, abi.KVM_CLOCK_REALTIME, true);
     view.setBigUint64(abi.KVM_CLOCK_REALTIME_U64, savedView.getBigUint64(abi.KVM_CLOCK_REALTIME_U64, true), true);

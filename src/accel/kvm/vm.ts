@@ -14,21 +14,25 @@ import * as abi from "../../../ffi/kvm/abi.ts";
 import { KvmSystem, type KvmVcpu, type KvmVm } from "../../../ffi/kvm/kvm.ts";
 import { mapAnonymousOver } from "../../../ffi/mmap.ts";
 import { getTid } from "../../../ffi/process.ts";
-import { blockKickSignal, kickThread } from "../../../ffi/signal.ts";
+import { armKickTimer, blockKickSignal, consumeKickSignal, disarmKickTimer, kickThread } from "../../../ffi/signal.ts";
 import { describeError, VmmError } from "../../errors.ts";
 import { KVM_IDENTITY_MAP_GPA, KVM_TSS_GPA } from "../../machine/board.ts";
 import type { InitialVcpuState } from "../../machine/boot/types.ts";
+import type { RestoreOptions } from "../../machine/clock-origin.ts";
 import { IoBus } from "../../machine/io-bus.ts";
 import type { StateReader } from "../../state/reader.ts";
-import { type BindSection, bindAll, type StateWriter } from "../../state/writer.ts";
-import type { AcceleratedVm, AcceleratorOptions } from "../types.ts";
+import type { BindSection, StateWriter } from "../../state/writer.ts";
+import type { AcceleratedVm, AcceleratorOptions, Rehearsal } from "../types.ts";
 import { VcpuControl } from "../vcpu-control.ts";
 import { encodeRegs, patchSregs } from "./boot-state.ts";
 import { capturePowerOnState, cpuidsFor, createIrqchips, type PowerOnState } from "./power-on.ts";
+import { createRehearsal } from "./rehearsal.ts";
 import { VcpuRunner } from "./run-loop.ts";
-import { planVcpu, restoreVcpu, VCPU_SECTION } from "./vcpu-state.ts";
+import { VmState } from "./saved-state.ts";
+import { writeTsc } from "./tsc.ts";
+import { restoreVcpu, VCPU_SECTION } from "./vcpu-state.ts";
 import { VcpuWorker } from "./vcpu-worker-handle.ts";
-import { planVm, restoreVm } from "./vm-state.ts";
+import { restoreVm } from "./vm-state.ts";
 
 /** A vCPU leaves the guest within microseconds; one that does not in this time never will. */
 const PARK_TIMEOUT_MS = 5000;
@@ -60,8 +64,11 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   readonly #threads: VcpuThread[] = [];
   readonly #runSizeBytes: number;
   readonly #cpuids: readonly Uint8Array[];
+  readonly #state: VmState;
   #powerOn: PowerOnState | undefined;
   #areWorkersStarted = false;
+  /** The workers of all vCPUs but the first are parked, and that one's is loaded. */
+  #isPrepared = false;
 
   /** @throws VmmError "kvm-unavailable" when /dev/kvm cannot be used, SysError when the kernel refuses a step */
   constructor(options: KvmVmOptions) {
@@ -75,6 +82,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#vm.setTssAddr(KVM_TSS_GPA);
     this.#vm.setIdentityMapAddr(KVM_IDENTITY_MAP_GPA);
     createIrqchips(this.#vm);
+    const vcpus: KvmVcpu[] = [];
     for (let index = 0; index < options.cpuCount; index++) {
       const vcpu = this.#vm.createVcpu(index);
       vcpu.setCpuid2(this.#cpuids[index]!);
@@ -83,7 +91,9 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       const control = new VcpuControl(options.memory, index);
       control.clear();
       this.#threads.push({ index, vcpu, control, worker: options.workers?.[index] });
+      vcpus.push(vcpu);
     }
+    this.#state = new VmState(this.#system, this.#vm, vcpus, this.#cpuids);
   }
 
   failures(): string[] {
@@ -105,7 +115,11 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   reset(boot: InitialVcpuState): void {
     const { reader } = this.#getPowerOn();
     restoreVm(reader, this.#vm);
-    for (const [index, { vcpu }] of this.#threads.entries()) restoreVcpu(vcpu, reader.section(VCPU_SECTION, index));
+    for (const [index, { vcpu }] of this.#threads.entries()) {
+      restoreVcpu(vcpu, reader.section(VCPU_SECTION, index));
+      // The offset was that of a TSC at the host's frequency.
+      if (this.#state.scaledTscKhz !== undefined) writeTsc(vcpu, 0n);
+    }
     const first = this.#threads[0]!.vcpu;
     const sregs = new Uint8Array(abi.KVM_SREGS_SIZE_BYTES);
     first.transfer("KVM_GET_SREGS", abi.KVM_GET_SREGS, sregs);
@@ -120,7 +134,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     for (const { vcpu, control } of this.#threads) if (control.state === VCPU_STATE_PARKED) vcpu.notePause();
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
     if (this.#areWorkersStarted) return;
-    for (const index of this.#threads.keys()) this.#startWorker(index, false);
+    for (const index of this.#threads.keys()) this.#startWorker(index);
     this.#areWorkersStarted = true;
   }
 
@@ -130,7 +144,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     control.tid = getTid();
     control.state = VCPU_STATE_RUNNING;
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
-    for (let index = 1; index < this.#threads.length; index++) this.#startWorker(index, false);
+    if (!this.#isPrepared) for (let index = 1; index < this.#threads.length; index++) this.#startWorker(index);
     const { memory, devices } = this.#options;
     let bus: IoBus | undefined;
     const runner = new VcpuRunner(vcpu, 0, memory, control, () => {
@@ -142,7 +156,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       runner.lend(FIRST_SLICE_MS);
       this.#areWorkersStarted = true;
       // A worker that is late takes the vCPU, parked by then, when it comes; one that dies reports that itself.
-      runner.lend(LEND_TIMEOUT_MS, () => this.#startWorker(0, true));
+      runner.lend(LEND_TIMEOUT_MS, () => this.#startWorker(0, { isLent: true, isWarm: true }));
     } catch (error) {
       control.state = VCPU_STATE_GONE;
       this.#options.onVcpuError(0, describeError(error));
@@ -173,18 +187,30 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   planState(writer: StateWriter): BindSection {
-    const { profile } = this.#getPowerOn();
-    // An edge that comes in between is in neither the I/O APIC nor a local APIC that was read before it: the local ones
-    // are read last.
-    return bindAll([
-      planVm(writer, this.#vm),
-      ...this.#threads.map(({ vcpu }, index) => planVcpu(writer, vcpu, index, profile, this.#cpuids[index]!)),
-    ]);
+    return this.#state.plan(writer, this.#getPowerOn().profile);
   }
 
-  restoreState(reader: StateReader): void {
-    for (const [index, { vcpu }] of this.#threads.entries()) restoreVcpu(vcpu, reader.section(VCPU_SECTION, index));
-    restoreVm(reader, this.#vm);
+  restoreState(reader: StateReader, options: RestoreOptions = {}): void {
+    this.#state.restore(reader, options);
+  }
+
+  rehearse(): Rehearsal {
+    return createRehearsal(this.#system, this.#cpuids, this.#getPowerOn().profile);
+  }
+
+  async prepareToRun(): Promise<void> {
+    const [first, ...others] = this.#threads;
+    first!.worker ??= new VcpuWorker();
+    for (const { index } of others) this.#startWorker(index, { isWarm: true });
+    this.#isPrepared = true;
+    warmUpLending();
+    const deadlineMs = performance.now() + LEND_TIMEOUT_MS;
+    while (others.some(({ control }) => control.state !== VCPU_STATE_PARKED)) {
+      if (performance.now() > deadlineMs) {
+        throw new VmmError("vcpu-stuck", `A vCPU's thread did not start within ${LEND_TIMEOUT_MS / 1000} s`);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
   }
 
   async close(): Promise<void> {
@@ -192,9 +218,10 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       this.#kick(thread);
       thread.control.request = VCPU_REQUEST_EXIT;
     }
-    for (const { control, worker } of this.#threads) {
+    for (const { index, control, worker } of this.#threads) {
       // Its fd number and its kvm_run must not become something else while the thread still uses them.
-      if (this.#areWorkersStarted) control.waitForState(VCPU_STATE_GONE, PARK_TIMEOUT_MS);
+      if (this.#areWorkersStarted || (this.#isPrepared && index > 0))
+        control.waitForState(VCPU_STATE_GONE, PARK_TIMEOUT_MS);
       worker?.terminate();
     }
     for (const [index, { vcpu }] of this.#threads.entries()) {
@@ -205,18 +232,25 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#system.close();
   }
 
-  #startWorker(index: number, isLent: boolean): void {
+  #startWorker(index: number, { isLent = false, isWarm = false } = {}): void {
     const thread = this.#threads[index]!;
     const { memory, devices, onVcpuError } = this.#options;
     thread.worker ??= new VcpuWorker();
     thread.worker.onDeath((error) => onVcpuError(index, describeError(error)));
-    thread.worker.start({ memory, index, vcpuFd: thread.vcpu.fd, vmFd: this.#vm.fd, devices, isLent });
+    thread.worker.start({ memory, index, vcpuFd: thread.vcpu.fd, vmFd: this.#vm.fd, devices, isLent, isWarm });
   }
 
   #getPowerOn(): PowerOnState {
     this.#powerOn ??= capturePowerOnState(this.#system, this.#cpuids);
     return this.#powerOn;
   }
+}
+
+/** What `VcpuRunner.lend` calls is looked up in libc at its first call: that is before the guest's pause then. */
+function warmUpLending(): void {
+  blockKickSignal();
+  disarmKickTimer(armKickTimer(LEND_TIMEOUT_MS));
+  consumeKickSignal();
 }
 
 function openKvm(): KvmSystem {

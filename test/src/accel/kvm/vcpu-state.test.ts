@@ -3,7 +3,9 @@
 import * as abi from "../../../../ffi/kvm/abi.ts";
 import { KvmSystem, type KvmVcpu, type KvmVm } from "../../../../ffi/kvm/kvm.ts";
 import { cpuidsFor, createIrqchips, KVM_SECTIONS } from "../../../../src/accel/kvm/power-on.ts";
+import { MSR_IA32_TSC } from "../../../../src/accel/kvm/tsc.ts";
 import {
+  msrList,
   planVcpu,
   probeVcpu,
   restoreVcpu,
@@ -14,10 +16,11 @@ import type { VmmError } from "../../../../src/errors.ts";
 import { StateReader, type StateSection } from "../../../../src/state/reader.ts";
 import { StateWriter } from "../../../../src/state/writer.ts";
 import { assert, describe, rejection } from "../../../harness.ts";
-import { kvmMissing } from "../../../kvm.ts";
+import { kvmMissing, tscOffsetMissing } from "../../../kvm.ts";
 
 const test = describe("vCPU state on KVM");
 const skip = kvmMissing();
+const skipTsc = skip ?? tscOffsetMissing();
 
 const ONE_CPU = { sockets: 1, cores: 1, threads: 1 };
 
@@ -37,9 +40,9 @@ class Rig implements Disposable {
   }
 
   /** Its state, in an image of its own: changes to the parts change nothing else. */
-  save(): StateSection {
+  save(profile = this.profile): StateSection {
     const writer = new StateWriter();
-    const bind = planVcpu(writer, this.vcpu, 0, this.profile, this.cpuid);
+    const bind = planVcpu(writer, this.vcpu, 0, profile, this.cpuid);
     writer.lay();
     bind()();
     return new StateReader(writer.seal(), KVM_SECTIONS).section(VCPU_SECTION);
@@ -203,18 +206,16 @@ test.skipIf(skip, "a power-on state goes back over a busy one", () => {
   }
 });
 
+function tsc({ vcpu }: Rig): bigint {
+  const list = msrList(Uint32Array.of(MSR_IA32_TSC));
+  assert.is(vcpu.getMsrs(list), 1);
+  return new DataView(list.buffer).getBigUint64(16, true);
+}
+
 test.skipIf(skip, "the guest's TSC goes on as if nothing had happened", () => {
   using rig = new Rig();
   using other = new Rig();
   if (!rig.profile.hasTscOffset) return;
-  const tsc = ({ vcpu }: Rig): bigint => {
-    const list = new Uint8Array(24);
-    const view = new DataView(list.buffer);
-    view.setUint32(0, 1, true);
-    view.setUint32(8, 0x10, true);
-    assert.is(vcpu.getMsrs(list), 1);
-    return view.getBigUint64(16, true);
-  };
   // Far from what a new vCPU has.
   const state = rig.save();
   const offset = viewOf(state, "tsc-offset");
@@ -225,6 +226,38 @@ test.skipIf(skip, "the guest's TSC goes on as if nothing had happened", () => {
   const after = tsc(other);
   const later = tsc(rig);
   assert.ok(before <= after && after <= later, `${before} ≤ ${after} ≤ ${later}`);
+});
+
+/** The guest's TSC is `expected`, and what passed since that was worked out: a minute at most. */
+function assertTsc(rig: Rig, expected: bigint): void {
+  const ticks = tsc(rig) - expected;
+  assert.ok(ticks >= 0n && ticks < BigInt(rig.profile.tscKhz) * 60_000n, `${ticks} ticks after ${expected}`);
+}
+
+test.skipIf(
+  skipTsc,
+  "a TSC without an offset, moved to another boot, goes on by what passed and is not moved twice",
+  () => {
+    using rig = new Rig();
+    const { msrIndices } = rig.profile;
+    const indices = Uint32Array.from(new Set([MSR_IA32_TSC, ...msrIndices]));
+    const state = rig.save({ ...rig.profile, hasTscOffset: false, msrIndices: indices });
+    const elapsedTicks = 1n << 50n;
+    const saved = msrs(state).get(MSR_IA32_TSC)!.value;
+    for (let round = 0; round < 2; round++) {
+      using other = new Rig();
+      restoreVcpu(other.vcpu, state, { elapsedTicks, offsetDelta: 0n, hasOffset: false });
+      assertTsc(other, saved + elapsedTicks);
+    }
+  },
+);
+
+test.skipIf(skipTsc, "a saved offset becomes a TSC where offsets cannot be set", () => {
+  using rig = new Rig();
+  const state = rig.save();
+  viewOf(state, "tsc-offset").setBigUint64(0, BigInt.asUintN(64, -1000n), true);
+  restoreVcpu(rig.vcpu, state, { elapsedTicks: 0n, offsetDelta: (1n << 50n) + 1000n, hasOffset: false });
+  assertTsc(rig, 1n << 50n);
 });
 
 test.skipIf(skip, "state that does not fit is refused by name", async () => {

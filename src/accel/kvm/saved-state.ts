@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// A VM of KVM as saving and restoring see it: the VM, its vCPUs and their CPUIDs. Whether they ever run makes no difference.
+import type { KvmSystem, KvmVcpu, KvmVm } from "../../../ffi/kvm/kvm.ts";
+import { isOfThisBoot, type RestoreOptions } from "../../machine/clock-origin.ts";
+import type { StateReader } from "../../state/reader.ts";
+import { type BindSection, bindAll, type StateWriter } from "../../state/writer.ts";
+import { planTsc, planTscMove, type TscMove, tscKhzToSet } from "./tsc.ts";
+import { planVcpu, restoreVcpu, savedTscOffset, VCPU_SECTION, type VcpuProfile } from "./vcpu-state.ts";
+import { planVm, restoreVm } from "./vm-state.ts";
+
+export class VmState {
+  readonly #system: KvmSystem;
+  readonly #vm: KvmVm;
+  readonly #vcpus: readonly KvmVcpu[];
+  readonly #cpuids: readonly Uint8Array[];
+  /** Frequency of the guest's TSC when it comes from a host with another one. */
+  scaledTscKhz: number | undefined;
+
+  constructor(system: KvmSystem, vm: KvmVm, vcpus: readonly KvmVcpu[], cpuids: readonly Uint8Array[]) {
+    this.#system = system;
+    this.#vm = vm;
+    this.#vcpus = vcpus;
+    this.#cpuids = cpuids;
+  }
+
+  /** Adds the sections to a state image. */
+  plan(writer: StateWriter, profile: VcpuProfile): BindSection {
+    const tsc = planTsc(writer, this.scaledTscKhz ?? profile.tscKhz, this.scaledTscKhz !== undefined);
+    // An edge that comes in between is in neither the I/O APIC nor a local APIC that was read before it: the local ones
+    // are read last.
+    return bindAll([
+      planVm(writer, this.#vm),
+      ...this.#vcpus.map((vcpu, index) =>
+        planVcpu(writer, vcpu, index, profile, this.#cpuids[index]!, index === 0 ? tsc : undefined),
+      ),
+    ]);
+  }
+
+  /** Takes over saved state; the vCPUs are not in the guest. @throws VmmError "state-refused" */
+  restore(reader: StateReader, { isSameBoot = isOfThisBoot(reader) }: RestoreOptions = {}): void {
+    const first = this.#vcpus[0]!;
+    this.scaledTscKhz = tscKhzToSet(reader, this.#system, first, isSameBoot);
+    if (this.scaledTscKhz !== undefined) for (const vcpu of this.#vcpus) vcpu.setTscKhz(this.scaledTscKhz);
+    let move: TscMove | undefined;
+    if (!isSameBoot) {
+      const savedOffset = savedTscOffset(reader.section(VCPU_SECTION)) ?? 0n;
+      move = planTscMove(reader, first, savedOffset);
+    }
+    for (let index = 0; index < this.#vcpus.length; index++) {
+      restoreVcpu(this.#vcpus[index]!, reader.section(VCPU_SECTION, index), move);
+    }
+    restoreVm(reader, this.#vm, isSameBoot);
+    // The guest's watchdogs are told that it stood still, for longer than they would take.
+    if (!isSameBoot) for (const vcpu of this.#vcpus) vcpu.notePause();
+  }
+}

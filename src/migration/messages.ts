@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the two sides of a migration say to each other, in the frames of channel/frames.ts. docs/migration-protocol.md has
+// the conversations.
+import { describeError, VmmError } from "../errors.ts";
+import { MAX_IMAGE_SIZE_BYTES } from "../state/format.ts";
+import type { Frame, FrameChannel } from "./channel/frames.ts";
+
+/** The machine, every section that will come and what the two sides need to know of each other; with fds in cpr-transfer. */
+export const FRAME_HELLO = 1;
+/** The machine is built. */
+export const FRAME_ACCEPTED = 2;
+/** The reason, as text: the guest stays where it is. */
+export const FRAME_REFUSED = 3;
+/** The main channel may be connected. */
+export const FRAME_LISTENING = 4;
+/** First on the main channel of a transfer: the token of the hello. */
+export const FRAME_BEGIN = 5;
+/** That many frames follow at once, each answered: u32. */
+export const FRAME_BURST = 6;
+/** A state image to try saving, carrying and restoring on; nobody keeps it. */
+export const FRAME_REHEARSE = 7;
+export const FRAME_REHEARSED = 8;
+/** The state image of the guest. */
+export const FRAME_STATE = 9;
+/** The guest runs: when which phase was over, f64 ms each on CLOCK_MONOTONIC. */
+export const FRAME_RUNNING = 10;
+
+/** A reason is a sentence or two. */
+const MAX_REASON_BYTES = 16 * 1024;
+export const MAX_STATE_FRAME_BYTES = MAX_IMAGE_SIZE_BYTES;
+
+const NAMES: Readonly<Record<number, string>> = {
+  [FRAME_HELLO]: "HELLO",
+  [FRAME_ACCEPTED]: "ACCEPTED",
+  [FRAME_REFUSED]: "REFUSED",
+  [FRAME_LISTENING]: "LISTENING",
+  [FRAME_BEGIN]: "BEGIN",
+  [FRAME_BURST]: "BURST",
+  [FRAME_REHEARSE]: "REHEARSE",
+  [FRAME_REHEARSED]: "REHEARSED",
+  [FRAME_STATE]: "STATE",
+  [FRAME_RUNNING]: "RUNNING",
+};
+
+/** @throws VmmError "refused" with the peer's reason, "stream" when it is another frame than `type` */
+export function expectType(frame: Frame, type: number): Frame {
+  if (frame.type === type) return frame;
+  if (frame.type === FRAME_REFUSED) {
+    throw new VmmError("refused", `The other side refused: ${new TextDecoder().decode(frame.payload)}`);
+  }
+  const got = NAMES[frame.type] ?? `type ${frame.type}`;
+  throw new VmmError("stream", `The other side sent ${got} where ${NAMES[type]} was expected`);
+}
+
+/** The next frame, which must be of that type. @throws VmmError "peer-gone" when the stream ends instead */
+export async function expectFrame(channel: FrameChannel, type: number, limitBytes = MAX_REASON_BYTES): Promise<Frame> {
+  const frame = await channel.receive(limitBytes);
+  if (frame === undefined) {
+    throw new VmmError("peer-gone", `${channel.transport.name} ended before it sent ${NAMES[type]}`);
+  }
+  return expectType(frame, type);
+}
+
+/** Tells the peer why nothing comes of it, if it still listens. */
+export async function refusePeer(channel: FrameChannel, error: unknown): Promise<void> {
+  const reason = new TextEncoder().encode(describeError(error)).subarray(0, MAX_REASON_BYTES);
+  // Whether the peer hears it makes no difference to what happened here.
+  await channel.send(FRAME_REFUSED, reason).catch(() => {});
+}
+
+export function encodeNumbers(numbers: readonly number[]): Uint8Array {
+  return new Uint8Array(Float64Array.from(numbers).buffer);
+}
+
+export function decodeNumbers(bytes: Uint8Array): number[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return Array.from({ length: bytes.length >> 3 }, (_, index) => view.getFloat64(index * 8, true));
+}

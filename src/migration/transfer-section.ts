@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// Section `transfer` of a state image that goes to another process: what the two VMMs tell each other beside the guest.
+import { monotonicMs } from "../../ffi/clock.ts";
+import { VmmError } from "../errors.ts";
+import type { StateReader } from "../state/reader.ts";
+import type { BindSection, StateWriter } from "../state/writer.ts";
+
+export const TRANSFER_SECTION = "transfer";
+export const TRANSFER_SECTION_VERSION = 1;
+
+export interface TransferInfo {
+  /** Random: who knows it on the main channel is who said hello on the cpr channel. */
+  token: string;
+  /** How many updates the guest has lived through, this one included. */
+  generation: number;
+}
+
+/** Start of the pause, end of `quiesce`, end of `save`: ms on CLOCK_MONOTONIC. */
+const STAMP_COUNT = 3;
+
+/** Plans the section. When it is filled in, `stamps` has what is known of the pause by then. */
+export function planTransfer(writer: StateWriter, info: TransferInfo, stamps: readonly number[]): BindSection {
+  const value = new TextEncoder().encode(JSON.stringify(info));
+  const section = writer.plan({ id: TRANSFER_SECTION, version: TRANSFER_SECTION_VERSION }, [
+    { name: "value", type: "json", sizeBytes: value.length },
+    { name: "stamps", type: "f64 ms[]", sizeBytes: STAMP_COUNT * 8 },
+  ]);
+  return () => {
+    writer.view(section, "value").set(value);
+    const part = writer.view(section, "stamps");
+    const view = new DataView(part.buffer, part.byteOffset, part.byteLength);
+    return () => {
+      for (let index = 0; index < stamps.length; index++) view.setFloat64(index * 8, stamps[index]!, true);
+      view.setFloat64((STAMP_COUNT - 1) * 8, monotonicMs(), true);
+    };
+  };
+}
+
+/** When the phases of the pause were over that the old side knows of. */
+export function readStamps(reader: StateReader): number[] {
+  const part = reader.section(TRANSFER_SECTION).part("stamps", STAMP_COUNT * 8);
+  const view = new DataView(part.buffer, part.byteOffset, part.byteLength);
+  const stamps: number[] = [];
+  for (let index = 0; index < STAMP_COUNT; index++) stamps.push(view.getFloat64(index * 8, true));
+  return stamps;
+}
+
+/** @throws VmmError "state-refused" */
+export function readTransferInfo(reader: StateReader): TransferInfo {
+  const section = reader.section(TRANSFER_SECTION);
+  const info = section.json() as Partial<TransferInfo> | null;
+  const { token, generation } = info ?? {};
+  if (typeof token !== "string" || token === "" || !Number.isSafeInteger(generation) || generation! < 0) {
+    throw new VmmError("state-refused", `State section ${section.title} makes no sense`);
+  }
+  return { token, generation: generation! };
+}
