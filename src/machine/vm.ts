@@ -19,6 +19,7 @@ import { QmpEventSource } from "../qmp/events.ts";
 import type { RunState, ShutdownCause } from "../qmp/schema/machine.ts";
 import { importEntry } from "../runtime/entry.ts";
 import type { DeviceSet } from "./device-set.ts";
+import { FdTable } from "./fd-table.ts";
 
 /** How a VM ended. */
 export interface VmExit {
@@ -71,6 +72,8 @@ export class Vm {
   readonly accel: AcceleratedVm;
   readonly devices: DeviceSet;
   readonly events = new QmpEventSource();
+  /** Fds that an operator has given to this VM; a migration to `fd:NAME` takes its own out of here. */
+  readonly fds = new FdTable();
   readonly #words: Int32Array;
   readonly #exit = Promise.withResolvers<VmExit>();
   #state: RunState = "prelaunch";
@@ -261,6 +264,7 @@ export class Vm {
     openVms.delete(this);
     this.devices.stopTimers();
     this.#ring();
+    this.fds.closeAll();
     await this.accel.close();
   }
 
