@@ -91,6 +91,26 @@ export interface ReceivedMessage {
 
 /** Receives bytes into `buffer` and the fds that came with them; `undefined` when there is nothing yet. */
 export function receiveMessage(fd: number, buffer: Uint8Array, maximumFds = SCM_MAX_FD): ReceivedMessage | undefined {
+  const message = receive(fd, buffer, maximumFds);
+  if (message === undefined) return undefined;
+  const { byteCount, fds, hasLostFds } = message;
+  if (hasLostFds) throw new Error(`A message on fd ${fd} carried more than ${maximumFds} file descriptors`);
+  return { byteCount, fds };
+}
+
+/**
+ * `receiveMessage` for a stream that must go on: when not all fds of a message can be had, because this process may open no
+ * more, the bytes come without any.
+ */
+export function receiveAvailable(fd: number, buffer: Uint8Array): ReceivedMessage | undefined {
+  return receive(fd, buffer, SCM_MAX_FD);
+}
+
+function receive(
+  fd: number,
+  buffer: Uint8Array,
+  maximumFds: number,
+): (ReceivedMessage & { hasLostFds: boolean }) | undefined {
   const message = messageHeader(buffer, align(CMSG_HEADER_SIZE_BYTES + 4 * maximumFds));
   const result = cRecvmsg(fd, message, MSG_CMSG_CLOEXEC);
   pinned.payload = undefined;
@@ -98,12 +118,10 @@ export function receiveMessage(fd: number, buffer: Uint8Array, maximumFds = SCM_
   if (result < 0) throw new SysError("recvmsg", -result, `fd ${fd}`);
   const view = new DataView(message.buffer);
   const fds = receivedFds(view);
-  if ((view.getInt32(MSG_FLAGS, true) & MSG_CTRUNC) !== 0) {
-    // The kernel has dropped what did not fit, and a half-delivered set of fds is of no use to anybody.
-    for (const received of fds) close(received);
-    throw new Error(`A message on fd ${fd} carried more than ${maximumFds} file descriptors`);
-  }
-  return { byteCount: result, fds };
+  const hasLostFds = (view.getInt32(MSG_FLAGS, true) & MSG_CTRUNC) !== 0;
+  // The kernel has dropped what did not fit, and a half-delivered set of fds is of no use to anybody.
+  if (hasLostFds) for (const received of fds.splice(0)) close(received);
+  return { byteCount: result, fds, hasLostFds };
 }
 
 function receivedFds(view: DataView): number[] {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Everybody who is connected to a VM: the other ends of its serial ports and its monitors. They stay over an update.
 
+import { close } from "../../ffi/fd.ts";
 import type { HostChardev, HostChardevState } from "../backends/chardev/base.ts";
 import { reportToStderr } from "../backends/chardev/base.ts";
 import { create, restore } from "../backends/chardev/create.ts";
@@ -52,6 +53,7 @@ class MonitorClient {
       opened: () => this.#open(),
       closed: () => this.#closed(),
       drained: () => this.#session?.outputDrained(),
+      ...(spec.mode === "control" ? { receiveFds: (fds: number[]) => this.#receiveFds(fds) } : {}),
     });
   }
 
@@ -89,6 +91,11 @@ class MonitorClient {
             ...(state === undefined ? {} : { state: state as QmpSessionState }),
           })
         : new HmpSession(this.#target, port, state === undefined ? {} : { state: state as HmpSessionState });
+  }
+
+  #receiveFds(fds: number[]): void {
+    if (this.#session instanceof QmpSession) this.#session.receiveFds(fds);
+    else for (const fd of fds) close(fd);
   }
 
   #closed(): void {

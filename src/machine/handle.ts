@@ -110,6 +110,7 @@ export class VmHandle implements AsyncDisposable {
     if (this.#vm.state !== "shutdown") this.#vm.quit("host-signal");
     await this.#connections.drain(100);
     this.#vm.finishQuit();
+    await this.#migration.close();
     await this.#vm.close();
     await this.#connections.close();
     if (this.#vm.spec.pidfile !== undefined) rmSync(this.#vm.spec.pidfile, { force: true });

@@ -6,6 +6,7 @@ import type { ChardevInfo, CpuInfoFast, KvmInfo, Memdev, MemoryInfo, RunState } 
 import type { QmpTarget } from "../qmp/target.ts";
 import { VERSION } from "../version.ts";
 import type { Connections } from "./connections.ts";
+import type { FdTable } from "./fd-table.ts";
 import type { Vm } from "./vm.ts";
 
 /** How long a reply to `quit` may take to reach a client that does not read. */
@@ -30,6 +31,10 @@ export class VmTarget implements QmpTarget {
 
   get uuid(): string | undefined {
     return this.#vm.spec.uuid;
+  }
+
+  get fds(): FdTable {
+    return this.#vm.fds;
   }
 
   status(): RunState {

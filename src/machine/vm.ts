@@ -19,6 +19,7 @@ import { QmpEventSource } from "../qmp/events.ts";
 import type { RunState, ShutdownCause } from "../qmp/schema/machine.ts";
 import { importEntry } from "../runtime/entry.ts";
 import type { DeviceSet } from "./device-set.ts";
+import { FdTable } from "./fd-table.ts";
 
 /** How a VM ended. */
 export interface VmExit {
@@ -68,6 +69,8 @@ export class Vm {
   #spec: MachineSpec;
   #parts: VmParts | undefined;
   #controlWords: Int32Array | undefined;
+  /** Fds that an operator has given to this VM; a migration to `fd:NAME` takes its own out of here. */
+  readonly fds = new FdTable();
   readonly #exit = Promise.withResolvers<VmExit>();
   #state: RunState;
   /** While `inmigrate`: whether the guest is to run when it has come, as `-S`, `stop` and `cont` say. */
@@ -359,6 +362,7 @@ export class Vm {
   async close(): Promise<void> {
     this.#isClosed = true;
     openVms.delete(this);
+    this.fds.closeAll();
     if (!this.isBuilt) return;
     this.devices.stopTimers();
     this.#ring();

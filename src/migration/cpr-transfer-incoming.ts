@@ -14,6 +14,7 @@ import type { Inherited } from "../machine/build.ts";
 import type { Vm } from "../machine/vm.ts";
 import { populateExisting } from "../memory/ram.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
+import type { SocketAddress } from "../qmp/schema/migration.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { StateReader } from "../state/reader.ts";
 import { type Frame, FrameChannel } from "./channel/frames.ts";
@@ -91,7 +92,7 @@ export class IncomingTransfer {
 
   /** Waits for the other side's hello. One that comes to nothing is reported, and the next one waited for. */
   async listen(): Promise<void> {
-    this.#listener = await TransportListener.listen(this.#address, this.#reactor);
+    this.#listener = await this.#listenAt(this.#address);
     void this.#awaitHello(this.#listener);
   }
 
@@ -113,7 +114,7 @@ export class IncomingTransfer {
         process.stderr.write(`baton: cpr channel of -incoming: ${describeError(error)}\n`);
       }
       listener.close();
-      listener = await TransportListener.listen(this.#address, this.#reactor);
+      listener = await this.#listenAt(this.#address);
       this.#listener = listener;
     }
   }
@@ -156,8 +157,16 @@ export class IncomingTransfer {
     }
   }
 
-  /** Waits for the guest on the main channel and takes it over. */
-  async receive(main: MigrationAddress, signal: AbortSignal): Promise<Arrival> {
+  #listenAt(address: MigrationAddress): Promise<TransportListener> {
+    return TransportListener.listen(address, this.#reactor, { findFd: (name) => this.#host.vm.fds.take(name) });
+  }
+
+  /** Waits for the guest on the main channel and takes it over; `onListening` hears where that is. */
+  async receive(
+    main: MigrationAddress,
+    signal: AbortSignal,
+    onListening: (address: SocketAddress | undefined) => void,
+  ): Promise<Arrival> {
     const abandoned = Promise.withResolvers<never>();
     abandoned.promise.catch(() => {});
     const abandon = (): void => abandoned.reject(signal.reason);
@@ -170,7 +179,8 @@ export class IncomingTransfer {
       cpr.onHangup(() => {
         abandoned.reject(new VmmError("peer-gone", `${cpr.transport.name}: the other side gave up`));
       });
-      const listener = await TransportListener.listen(main, this.#reactor);
+      const listener = await this.#listenAt(main);
+      onListening(listener.address);
       open.push(listener);
       await cpr.send(FRAME_LISTENING, new Uint8Array(0));
       const channel = new FrameChannel(await Promise.race([listener.accept(), abandoned.promise]), this.#reactor);

@@ -56,8 +56,9 @@ export async function transfer(run: Outgoing, channels: TransferChannels, genera
   const { vm, progress, signal } = run;
   const reactor = new Reactor();
   run.atEnd(() => void reactor.close());
+  const findFd = (name: string): number | undefined => vm.fds.take(name);
   const open = async (address: MigrationAddress): Promise<FrameChannel> => {
-    const channel = new FrameChannel(await connectTransport(address, reactor, { signal }), reactor);
+    const channel = new FrameChannel(await connectTransport(address, reactor, { signal, findFd }), reactor);
     run.atEnd(() => channel.close());
     signal.addEventListener("abort", () => channel.close(), { once: true });
     signal.throwIfAborted();

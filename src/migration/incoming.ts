@@ -85,7 +85,7 @@ export class Incoming {
     const transfer = this.#transfer;
     if (transfer !== undefined) {
       if (main.transport === "file") throw new VmmError("channel", "Migration requires streamable transport (eg unix)");
-      return (signal) => transfer.receive(main, signal);
+      return (signal) => transfer.receive(main, signal, (address) => (this.#options.progress.socketAddress = address));
     }
     if (main.transport === "file") return () => this.#loadFile(main);
     throw new VmmError("channel", `-incoming ${formatMigrationUri(main)} is not in this version of Baton`);

@@ -146,6 +146,11 @@ export class Migration implements MigrationTarget {
     this.#generation = generation;
   }
 
+  /** Gives back what an incoming migration waits with. */
+  async close(): Promise<void> {
+    await this.#incoming?.close();
+  }
+
   /** This VM waits for a guest. */
   await(incoming: Incoming): void {
     this.#incoming = incoming;

@@ -63,6 +63,9 @@ export const COMMANDS = {
   system_powerdown: {},
   system_wakeup: {},
 
+  getfd: { arguments: struct({ fdname: str }) },
+  closefd: { arguments: struct({ fdname: str }) },
+
   migrate: { arguments: struct({ ...ChannelArguments, resume: optional(bool) }) },
   "migrate-incoming": { arguments: struct({ ...ChannelArguments, "exit-on-error": optional(bool) }) },
   migrate_cancel: {},

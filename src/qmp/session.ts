@@ -8,6 +8,7 @@
 import type { QmpEvent } from "./events.ts";
 import { type JsonResult, JsonStream, type JsonStreamState } from "./json-stream.ts";
 import { formatJson } from "./json-writer.ts";
+import { ReceivedFds } from "./received-fds.ts";
 import type { QmpTarget } from "./target.ts";
 import { versionInfo } from "./version.ts";
 
@@ -61,7 +62,10 @@ export class QmpSession {
   readonly #port: MonitorPort;
   readonly #pretty: boolean;
   readonly #input: JsonStream;
+  readonly #receivedFds = new ReceivedFds();
   readonly #unsubscribe: () => void;
+  /** Where in the client's input the next byte is. */
+  #inputBytes: number;
   #frozen: boolean;
   #closed = false;
   #running: Promise<void> | undefined;
@@ -73,6 +77,7 @@ export class QmpSession {
     this.#port = port;
     this.#pretty = state?.pretty ?? options.pretty ?? false;
     this.#input = new JsonStream(state?.input);
+    this.#inputBytes = this.#input.unreadBytes;
     this.negotiated = state?.negotiated ?? false;
     this.#frozen = state !== undefined;
     this.#unsubscribe = target.subscribe((event) => this.#sendEvent(event));
@@ -86,7 +91,22 @@ export class QmpSession {
     return space;
   }
 
+  /**
+   * Fds that came with the bytes of the next `receive`; they are the session's. Those that no command has taken are no part
+   * of its saved state: an update by cpr-exec closes them, and their commands, should they be waiting, fail.
+   */
+  receiveFds(fds: number[]): void {
+    this.#receivedFds.add(fds, this.#inputBytes);
+    if (this.#closed) this.#receivedFds.close();
+  }
+
+  /** For the running command: the fd that came with it. */
+  takeFd(): number | undefined {
+    return this.#receivedFds.take(this.#inputBytes - this.#input.unreadBytes);
+  }
+
   receive(bytes: Uint8Array): void {
+    this.#inputBytes += bytes.byteLength;
     this.#input.feed(bytes);
     this.#run();
   }
@@ -132,6 +152,7 @@ export class QmpSession {
   /** The client has gone: the rest of its input is dropped. */
   close(): void {
     this.#closed = true;
+    this.#receivedFds.close();
     this.#unsubscribe();
   }
 

@@ -48,9 +48,18 @@ export interface QmpTarget {
   kvm(): KvmInfo;
 
   readonly migration: MigrationTarget;
+  readonly fds: NamedFds;
 
   /** All events, including MIGRATION and MIGRATION_PASS, which the monitors filter by the capability `events`. */
   subscribe(listener: QmpEventListener): () => void;
+}
+
+/** Fds that clients have handed over. */
+export interface NamedFds {
+  /** Takes over an fd; another one of that name is closed. */
+  set(name: string, fd: number): void;
+  /** False when there is none of that name. */
+  close(name: string): boolean;
 }
 
 /** Migration and update control. Channels and modes have been checked against each other before `migrate` is called. */

@@ -149,7 +149,11 @@ export abstract class StreamChardev<Spec extends ChardevSpec = ChardevSpec> impl
     this.#fds = fds;
     this.#stream = new FdStream(this.reactor, fds, this.#handlers(), queued);
     if (!this.frozen) this.#stream.resume();
-    if (restored === undefined && this.#frontend !== undefined) this.#announce();
+    if (restored === undefined && this.#frontend !== undefined) {
+      this.#announce();
+      // A monitor has room only from then on: there is no session without a peer.
+      this.#stream?.acceptInput();
+    }
   }
 
   /** Closes the stream and its fds. */
@@ -205,6 +209,8 @@ export abstract class StreamChardev<Spec extends ChardevSpec = ChardevSpec> impl
     return {
       inputSpaceBytes: () => this.#frontend?.inputSpaceBytes() ?? 0,
       receive: (bytes) => this.#frontend?.receive(bytes),
+      takesFds: () => this.#frontend?.receiveFds !== undefined,
+      receiveFds: (fds) => this.#frontend!.receiveFds!(fds),
       drained: () => {
         this.#frontend?.drained?.();
         this.outputDrained();

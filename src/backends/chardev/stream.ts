@@ -2,6 +2,7 @@
 // A byte stream over raw non-blocking fds: what a character device does once it is open.
 import { SysError } from "../../../ffi/error.ts";
 import { read, status, write } from "../../../ffi/fd.ts";
+import { receiveAvailable } from "../../../ffi/scm.ts";
 import { send } from "../../../ffi/socket.ts";
 import type { Reactor, Readiness, Watch } from "../../runtime/reactor.ts";
 import { OutputQueue } from "./output-queue.ts";
@@ -11,6 +12,10 @@ export interface StreamHandlers {
   inputSpaceBytes(): number;
   /** Never more than `inputSpaceBytes()` said. The bytes are the receiver's to keep. */
   receive(bytes: Uint8Array): void;
+  /** Whether fds that a peer sends are wanted; otherwise the kernel drops them. */
+  takesFds(): boolean;
+  /** Fds that come with the bytes of the next `receive`. Called only when they are wanted; they are the receiver's. */
+  receiveFds(fds: number[]): void;
   /** The queue, which was not empty, is. */
   drained(): void;
   /** No input comes any more: end of file, or a failure (EIO of a terminal, ECONNRESET). Called once. */
@@ -41,6 +46,7 @@ export class FdStream {
   readonly #handlers: StreamHandlers;
   readonly #queue = new OutputQueue();
   readonly #transmit: (fd: number, bytes: Uint8Array) => number | undefined;
+  readonly #isInSocket: boolean;
   #running = false;
   #inputEnded = false;
   #inWatch: Watch | undefined;
@@ -51,7 +57,9 @@ export class FdStream {
     this.#fds = fds;
     this.#handlers = handlers;
     // send() has MSG_NOSIGNAL; elsewhere the runtimes' own ignoring of SIGPIPE must do.
-    this.#transmit = fds.out !== undefined && status(fds.out).kind === "socket" ? send : write;
+    const isOutSocket = fds.out !== undefined && status(fds.out).kind === "socket";
+    this.#transmit = isOutSocket ? send : write;
+    this.#isInSocket = fds.in === fds.out ? isOutSocket : fds.in !== undefined && status(fds.in).kind === "socket";
     if (queued !== undefined) this.#queue.push(queued);
   }
 
@@ -146,7 +154,7 @@ export class FdStream {
       if (wanted <= 0) return;
       let count: number | undefined;
       try {
-        count = read(this.#fds.in, scratch.subarray(0, wanted));
+        count = this.#read(this.#fds.in, scratch.subarray(0, wanted));
       } catch (error) {
         this.#endInput(error);
         return;
@@ -160,6 +168,14 @@ export class FdStream {
       // Nothing more is there; the end of the stream, should it be next, is reported by itself.
       if (count < wanted) return;
     }
+  }
+
+  #read(fd: number, buffer: Uint8Array): number | undefined {
+    if (!this.#isInSocket || !this.#handlers.takesFds()) return read(fd, buffer);
+    const message = receiveAvailable(fd, buffer);
+    if (message === undefined) return undefined;
+    if (message.fds.length > 0) this.#handlers.receiveFds(message.fds);
+    return message.byteCount;
   }
 
   #endInput(error?: unknown): void {

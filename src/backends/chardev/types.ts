@@ -8,6 +8,11 @@ export interface ChardevFrontend {
   inputSpaceBytes(): number;
   /** Bytes from the host, never more than `inputSpaceBytes()` said. */
   receive(bytes: Uint8Array): void;
+  /**
+   * Fds that come with the bytes of the next `receive`, over a unix socket; they are the front end's to close. The fds for a
+   * front end without this are dropped by the kernel.
+   */
+  receiveFds?(fds: number[]): void;
   /** A peer connected (a back end without connections opens once, when a front end is attached). */
   opened?(): void;
   /** The peer has gone; the chardev may open again later. */

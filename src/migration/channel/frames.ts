@@ -95,6 +95,8 @@ export class FrameChannel {
         this.#readable = Promise.withResolvers<void>();
         this.#arm();
         await this.#readable.promise;
+        // Closed meanwhile, and the fd's number may be somebody else's.
+        if (this.#receiveFailure !== undefined) throw this.#receiveFailure;
       }
     } catch (error) {
       throw this.#receiveFailed(this.#explain(error, "receiving from"));
@@ -194,6 +196,7 @@ export class FrameChannel {
         this.#writable = Promise.withResolvers<void>();
         this.#arm();
         await this.#writable.promise;
+        this.#assertSendable();
       }
     } catch (error) {
       this.#sendFailure ??= this.#explain(error, "sending to");
@@ -277,8 +280,9 @@ export class FrameChannel {
   }
 
   #isPeerGone(hangup: boolean): boolean {
-    // A pipe is never asked for readability here, nor is a socket whose input is known: the report is of its end.
-    if (hangup || !this.#isSocket || this.#hasInput) return true;
+    // Other reports mean little: they may be of what was asked for earlier, for a receive that is over.
+    if (hangup) return true;
+    if (!this.#isSocket) return pollFd(this.#fd, {}, 0).readable;
     const ended = hasEnded(this.#fd);
     this.#hasInput = ended === false;
     return ended === true;

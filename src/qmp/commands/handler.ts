@@ -6,6 +6,8 @@ import type { MaybePromise, QmpTarget } from "../target.ts";
 /** The client that a command came from, as far as commands may touch it. */
 export interface CommandSession {
   negotiated: boolean;
+  /** The fd that came with the running command, which is the command's then; undefined when none did. */
+  takeFd(): number | undefined;
 }
 
 export interface CommandContext {

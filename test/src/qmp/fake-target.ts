@@ -2,6 +2,7 @@
 // A VM that is nothing but its status: what the monitor tests talk to.
 
 import type { MigrationAddress } from "../../../src/config/types.ts";
+import { FdTable } from "../../../src/machine/fd-table.ts";
 import { defaultCapabilities, defaultParameters } from "../../../src/migration/parameters.ts";
 import { QmpError } from "../../../src/qmp/errors.ts";
 import { QmpEventSource } from "../../../src/qmp/events.ts";
@@ -23,6 +24,7 @@ export class FakeTarget implements QmpTarget {
   state: RunState = "running";
   readonly events = new QmpEventSource();
   readonly calls: string[] = [];
+  readonly fds = new FdTable();
   /** What the next `stop` waits for. */
   stopGate: Promise<void> | undefined;
 

@@ -417,6 +417,38 @@ test("a hang-up is noticed with data in the way, at the end of one side, and on 
   }
 });
 
+test("frames that come and go while the peer is watched are no hang-up", async () => {
+  for (const pair of [transportPair(), pipePair()]) {
+    const [to, from] = channels(pair);
+    let calls = 0;
+    for (let index = 0; index < 100; index++) {
+      from.onHangup(() => calls++);
+      const early = index % 3 === 0 ? from.receive() : undefined;
+      await to.send(1, bytes("a"));
+      from.onHangup(() => calls++);
+      await to.send(2, bytes("b"));
+      if (index % 2 === 0) await tick();
+      assert.is((early === undefined ? from.receiveNow(LIMIT, TIMEOUT_MS) : await early)!.type, 1);
+      from.onHangup(() => calls++);
+      assert.is((await from.receive())!.type, 2);
+    }
+    await tick();
+    assert.is(calls, 0);
+    to.close();
+    await until(() => calls === 1);
+    from.close();
+  }
+});
+
+test("a channel that is closed between a report and what follows it does not touch its fd again", async () => {
+  const [one, other] = channels();
+  const failures = [rejection(() => one.receive()), rejection(() => one.send(1, new Uint8Array(2_000_000)))];
+  await other.send(1, bytes("x"));
+  one.close();
+  for (const failed of await Promise.all(failures)) assert.match(failed.message, "was closed");
+  other.close();
+});
+
 test("nobody is told of a hang-up after onHangup(undefined), during a receive, or after close", async () => {
   const [one, other] = channels();
   one.onHangup(() => assert.unreachable("taken back"));
