@@ -36,7 +36,7 @@ export const labWorkDir = "/run/lab";
 /** The lab's own initramfs, in that folder. */
 export const LAB_INITRD = "initrd.gz";
 
-function machineArguments(assets: LabAssets, kernel: Kernel, workDir: string): string[] {
+function machineArguments(kernel: Kernel, workDir: string): string[] {
   // Without the TSC options Linux takes the emulated TSC for unstable, and KVM then turns every guest's back again and
   // again: no host that anybody would use for guests does that.
   const commandLine =
@@ -75,7 +75,7 @@ export async function runLab(assets: LabAssets, options: LabOptions): Promise<La
   try {
     const kernels = options.kernels ?? [assets.labKernel];
     writeFileSync(join(workDir, LAB_INITRD), buildLabInitramfs(assets, kernels, options));
-    return await runMachine(machineArguments(assets, kernels[0]!, workDir), assets.qemuPath, options);
+    return await runMachine(machineArguments(kernels[0]!, workDir), assets.qemuPath, options);
   } finally {
     stopWatching();
     removeWorkDir();

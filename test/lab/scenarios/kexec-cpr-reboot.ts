@@ -32,9 +32,14 @@ const MINIMUM_LINES = 5;
 const { values: options } = parseArgs({ options: { qemu: { type: "string" } } });
 const isQemu = options.qemu !== undefined;
 
+/** How far the host's clock may be off after its boot, which reads it from one that counts seconds, and then some. */
+const CLOCK_TOLERANCE_SECONDS = 2;
+
 interface Notes {
   hostKernel: string;
   hostBootId: string;
+  /** The host's wall clock when the guest still ran. */
+  hostTimeMs: number;
   guestConsole: string;
   guestComplaints: string[];
 }
@@ -61,14 +66,20 @@ async function startVmm(assets: LabAssets, ...more: string[]): Promise<Monitored
     // A DAX device can be mapped in pieces of 2 MiB only: QEMU wants to be told.
     ...["-object", `memory-backend-file,id=ram0,size=256M,mem-path=${RAM_PATH},share=on${isQemu ? ",align=2M" : ""}`],
     ...["-kernel", assets.guestKernels["6.12"]!.imagePath, "-initrd", guestInitrdPath],
-    ...["-append", "console=ttyS0 quiet panic=-1", "-serial", `unix:${CONSOLE_PATH},server=on,wait=off`],
+    // The kexec is a pause to the guest. Whether it takes note of it for too long is seen from here: `checkPause`.
+    ...["-append", "console=ttyS0 quiet panic=-1 LONGEST_PAUSE=30000"],
+    ...["-serial", `unix:${CONSOLE_PATH},server=on,wait=off`],
     ...["-nodefaults", "-display", "none", ...more],
   ];
   const program = isQemu ? "qemu-system-x86_64" : join(projectDir, "dist/baton");
-  const vmm = await MonitoredVmm.start(program, args, labWorkDir);
+  return await MonitoredVmm.start(program, args, labWorkDir);
+}
+
+/** The guest runs, and nothing but the DAX device is its RAM. */
+async function checkRuns(vmm: MonitoredVmm): Promise<void> {
+  await vmm.typeUntil("info status", "VM status: running");
   const maps = readFileSync(`/proc/${vmm.process.pid}/maps`, "latin1");
-  check(maps.includes(RAM_PATH), `The VMM does not map ${RAM_PATH}`);
-  return vmm;
+  check(maps.includes(RAM_PATH), `The VMM does not map ${RAM_PATH}\n${maps}`);
 }
 
 /** Throws when the guest has lost or repeated anything. `transcript` is all that its console ever printed. */
@@ -99,6 +110,15 @@ async function waitForLines(guest: Console, lines: number, earlier = ""): Promis
   return checkKept(earlier + guest.transcript);
 }
 
+/** A guest's time may stand still or go on without it, but not backwards, nor into the future. Returns both pauses. */
+function checkPause(before: KeptLine, after: KeptLine, hostTimeMs: number): string {
+  const guestSeconds = after.uptimeSeconds - before.uptimeSeconds;
+  const hostSeconds = (Date.now() - hostTimeMs) / 1000;
+  const times = `guest uptime ${before.uptimeSeconds} to ${after.uptimeSeconds} s in ${hostSeconds.toFixed(1)} s`;
+  check(guestSeconds >= 0 && guestSeconds <= hostSeconds + CLOCK_TOLERANCE_SECONDS, `That cannot be: ${times}`);
+  return times;
+}
+
 /** What the guest's kernel has complained about since it booted. */
 async function askComplaints(guest: Console): Promise<string[]> {
   const nonce = crypto.randomUUID().slice(0, 8);
@@ -119,8 +139,9 @@ async function leave(assets: LabAssets): Promise<never> {
   const guestComplaints = await askComplaints(guest);
   guest.type("keeper &\n");
   await waitForLines(guest, MINIMUM_LINES);
+  const hostTimeMs = Date.now();
 
-  check((await vmm.type("info status")) === "VM status: running", "The guest does not run");
+  await checkRuns(vmm);
   await vmm.type("migrate_set_capability x-ignore-shared on");
   await vmm.type("migrate_set_parameter mode cpr-reboot");
   await vmm.type(`migrate -d file:${STATE_FILE}`);
@@ -133,6 +154,7 @@ async function leave(assets: LabAssets): Promise<never> {
   const notes: Notes = {
     hostKernel: release(),
     hostBootId: readBootId(),
+    hostTimeMs,
     guestConsole: guest.transcript,
     guestComplaints,
   };
@@ -153,7 +175,7 @@ async function arrive(assets: LabAssets): Promise<void> {
   await vmm.type("migrate_set_capability x-ignore-shared on");
   await vmm.type("migrate_set_parameter mode cpr-reboot");
   await vmm.type(`migrate_incoming file:${STATE_FILE}`);
-  await vmm.typeUntil("info status", "VM status: running");
+  await checkRuns(vmm);
 
   const kept = await waitForLines(guest, before.lines + MINIMUM_LINES, notes.guestConsole);
   const complaints = (await askComplaints(guest)).filter(
@@ -164,9 +186,8 @@ async function arrive(assets: LabAssets): Promise<void> {
   const first = kept[before.lines]!;
   console.log(`Guest goes on: ${JSON.stringify(first)}`);
   console.log(
-    `Host kernel ${notes.hostKernel}, boot ${notes.hostBootId}, then ${release()}, boot ${readBootId()}; the guest is ` +
-      `the same: boot ${first.bootId}, its file grew from ${before.lines} to ${kept.at(-1)!.lines} lines, all summed, its ` +
-      `uptime went from ${before.uptimeSeconds} to ${first.uptimeSeconds} s`,
+    `Host: Linux ${notes.hostKernel}, then ${release()}. Guest: one boot, its file grew from ${before.lines} to ` +
+      `${kept.at(-1)!.lines} lines without a gap, ${checkPause(before, first, notes.hostTimeMs)}`,
   );
   guest.type("poweroff -f\n");
   await vmm.waitForEnd("after the guest powered off");
