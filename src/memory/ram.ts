@@ -12,6 +12,7 @@ import { F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, memfdCreate } from "../../ffi/
 import { advise, alignOffset, mapAnonymousOver, mapOver } from "../../ffi/mmap.ts";
 import type { MachineSpec, MemoryBackendSpec } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
+import { checkDax, daxGeometry } from "./dax.ts";
 
 /** <linux/fcntl.h> O_TMPFILE: __O_TMPFILE | O_DIRECTORY. */
 const O_TMPFILE = 0o20200000;
@@ -119,18 +120,24 @@ function openFile(backend: MemoryBackendSpec): number {
   const { statSync } = process.getBuiltinModule("node:fs");
   const isDirectory = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
   const fd = open(path, isDirectory ? O_RDWR | O_TMPFILE : O_RDWR | O_CREAT, 0o600);
-  const { kind, sizeBytes } = status(fd);
-  if (kind === "file" && sizeBytes < backend.sizeBytes) {
-    if (sizeBytes !== 0 && !isDirectory) {
-      close(fd);
-      throw new VmmError(
-        "memory-backend",
-        `${path} has ${sizeBytes} bytes, fewer than the ${backend.sizeBytes} of RAM`,
-      );
+  try {
+    const { kind, sizeBytes, deviceNumber } = status(fd);
+    if (kind === "file" && sizeBytes < backend.sizeBytes) {
+      if (sizeBytes !== 0 && !isDirectory) {
+        throw new VmmError(
+          "memory-backend",
+          `${path} has ${sizeBytes} bytes, fewer than the ${backend.sizeBytes} of RAM`,
+        );
+      }
+      truncate(fd, backend.sizeBytes);
     }
-    truncate(fd, backend.sizeBytes);
+    const dax = kind === "character" ? daxGeometry(deviceNumber) : undefined;
+    if (dax !== undefined) checkDax(path, dax, backend.sizeBytes);
+    return fd;
+  } catch (error) {
+    close(fd);
+    throw error;
   }
-  return fd;
 }
 
 /** A value that JavaScript writes and that must then be seen from elsewhere. */
