@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the options of the machine itself say: -machine, -accel, -cpu, -smp, -m, -object, -device.
-import { MAX_VCPUS, PAGE_SIZE_BYTES } from "../../assembly/layout.ts";
+import { MAX_VCPUS, PAGE_SIZE_BYTES, RAM_ALIGNMENT_BYTES } from "../../assembly/layout.ts";
 import type { Draft } from "./draft.ts";
 import { describeValue, formatSize, type Properties, parseSwitch, shorten } from "./qemu-options.ts";
 import { didYouMean } from "./suggest.ts";
@@ -16,7 +16,7 @@ const BACKEND_TYPES: readonly MemoryBackendSpec["qomType"][] = [
 ];
 const MIB = 1024 * 1024;
 /** As QEMU rounds `-m`. */
-const RAM_ALIGNMENT_BYTES = 8192;
+const RAM_SIZE_UNIT_BYTES = 8192;
 
 export function interpretMachine(draft: Draft, properties: Properties): void {
   const machine = { ...draft.wanted.machine };
@@ -144,7 +144,7 @@ export function interpretMemory(draft: Draft, properties: Properties): void {
   if (sizeBytes === undefined) return;
   // QEMU: `-m 0` asks for the default.
   if (sizeBytes === 0) delete draft.wanted.memorySizeBytes;
-  else draft.wanted.memorySizeBytes = Math.ceil(sizeBytes / RAM_ALIGNMENT_BYTES) * RAM_ALIGNMENT_BYTES;
+  else draft.wanted.memorySizeBytes = Math.ceil(sizeBytes / RAM_SIZE_UNIT_BYTES) * RAM_SIZE_UNIT_BYTES;
 }
 
 export function interpretObject(draft: Draft, properties: Properties): void {
@@ -183,12 +183,21 @@ function readMemoryBackend(properties: Properties): MemoryBackendSpec {
     const memPath = properties.nonEmpty("mem-path");
     if (memPath === undefined) properties.fail("Parameter 'mem-path' is missing");
     backend.memPath = memPath;
+    checkAlignment(properties);
   }
   properties.refuseOthers(MEMORY_HINTS);
   if (sizeBytes === 0 || sizeBytes % pageSizeBytes !== 0) {
     properties.fail(`Parameter 'size' must be a multiple of ${formatSize(pageSizeBytes)}, got ${sizeBytes} bytes`);
   }
   return backend;
+}
+
+/** QEMU must be told what a DAX device needs; Baton aligns RAM so that all but the largest pages fit, told or not. */
+function checkAlignment(properties: Properties): void {
+  const alignmentBytes = properties.size("align") ?? 0;
+  if (alignmentBytes > RAM_ALIGNMENT_BYTES || (alignmentBytes !== 0 && !Number.isInteger(Math.log2(alignmentBytes)))) {
+    properties.fail(`Parameter 'align' expects a power of two of at most 2M, got ${alignmentBytes}`);
+  }
 }
 
 const NO_SUCH_SETTING = "Baton has no such setting for RAM yet";

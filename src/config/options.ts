@@ -88,7 +88,7 @@ export const OPTIONS: readonly OptionDefinition[] = [
     help: [
       "RAM: memory-backend-memfd (shared by default), memory-backend-file or memory-backend-ram",
       "share=on|off, prealloc=on|off; memfd: hugetlb=on|off, hugetlbsize=N, seal=on|off",
-      "file: mem-path=PATH",
+      "file: mem-path=PATH (a file, a directory to make one in, or a DAX device), align=N",
     ],
   },
   {

@@ -143,8 +143,10 @@ export interface MemoryBackendConfig {
   share?: Switch;
   /** Allocates all memory at the start. Default: off. */
   prealloc?: Switch;
-  /** memory-backend-file: path of the file, or of a directory to make one in. */
+  /** memory-backend-file: path of the file, of a directory to make one in, or of a DAX device. */
   "mem-path"?: string;
+  /** memory-backend-file: what RAM must be aligned to, at most 2 MiB, which it is in any case. */
+  align?: Size;
   /** memory-backend-memfd: use huge pages. Default: off. */
   hugetlb?: Switch;
   /** memory-backend-memfd: size of a huge page, when not the host's default. */

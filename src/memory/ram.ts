@@ -12,6 +12,7 @@ import { F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, memfdCreate } from "../../ffi/
 import { advise, alignOffset, mapAnonymousOver, mapOver } from "../../ffi/mmap.ts";
 import type { MachineSpec, MemoryBackendSpec } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
+import { checkDax, daxGeometry } from "./dax.ts";
 
 /** <linux/fcntl.h> O_TMPFILE: __O_TMPFILE | O_DIRECTORY. */
 const O_TMPFILE = 0o20200000;
@@ -119,18 +120,24 @@ function openFile(backend: MemoryBackendSpec): number {
   const { statSync } = process.getBuiltinModule("node:fs");
   const isDirectory = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
   const fd = open(path, isDirectory ? O_RDWR | O_TMPFILE : O_RDWR | O_CREAT, 0o600);
-  const { kind, sizeBytes } = status(fd);
-  if (kind === "file" && sizeBytes < backend.sizeBytes) {
-    if (sizeBytes !== 0 && !isDirectory) {
-      close(fd);
-      throw new VmmError(
-        "memory-backend",
-        `${path} has ${sizeBytes} bytes, fewer than the ${backend.sizeBytes} of RAM`,
-      );
+  try {
+    const { kind, sizeBytes, deviceNumber } = status(fd);
+    if (kind === "file" && sizeBytes < backend.sizeBytes) {
+      if (sizeBytes !== 0 && !isDirectory) {
+        throw new VmmError(
+          "memory-backend",
+          `${path} has ${sizeBytes} bytes, fewer than the ${backend.sizeBytes} of RAM`,
+        );
+      }
+      truncate(fd, backend.sizeBytes);
     }
-    truncate(fd, backend.sizeBytes);
+    const dax = kind === "character" ? daxGeometry(deviceNumber) : undefined;
+    if (dax !== undefined) checkDax(path, dax, backend.sizeBytes);
+    return fd;
+  } catch (error) {
+    close(fd);
+    throw error;
   }
-  return fd;
 }
 
 /** A value that JavaScript writes and that must then be seen from elsewhere. */
@@ -152,11 +159,31 @@ export function selfTestMapping(
   const before = word[0]!;
   const hashBefore = hashPage(ram.base);
   word[0] = before ^ WITNESS;
-  const isSeenByWasm = hashPage(ram.base) !== hashBefore;
-  const fromFile = new Uint32Array([before ^ WITNESS]);
-  if (ram.isShared) pread(ram.fd!, new Uint8Array(fromFile.buffer), 0);
-  word[0] = before;
-  if (isSeenByWasm && fromFile[0] === (before ^ WITNESS) >>> 0) return;
+  let isSeenByWasm: boolean;
+  let isInFile: boolean;
+  try {
+    isSeenByWasm = hashPage(ram.base) !== hashBefore;
+    isInFile = !ram.isShared || readFirstWord(ram.fd!) === (before ^ WITNESS) >>> 0;
+  } finally {
+    word[0] = before;
+  }
+  if (isSeenByWasm && isInFile) return;
   const blind = isSeenByWasm ? "the RAM's file" : "WebAssembly";
   throw new VmmError("memory-self-test", `Guest RAM is not shared: what JavaScript writes is not seen by ${blind}`);
+}
+
+/** What RAM's file holds first: by read(2), or where a device has none, as DAX devices, through another mapping of it. */
+function readFirstWord(fd: number): number {
+  const word = new Uint32Array(1);
+  if (status(fd).kind !== "character") {
+    pread(fd, new Uint8Array(word.buffer), 0);
+    return word[0]!;
+  }
+  const pages = (2 * RAM_ALIGNMENT_BYTES) / WASM_PAGE_SIZE_BYTES;
+  const window = new Uint8Array(new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true }).buffer);
+  const base = alignOffset(window, 0, RAM_ALIGNMENT_BYTES);
+  mapOver(window, base, { fd, sizeBytes: RAM_ALIGNMENT_BYTES });
+  word[0] = new Uint32Array(window.buffer, base, 1)[0]!;
+  mapAnonymousOver(window, base, RAM_ALIGNMENT_BYTES);
+  return word[0];
 }

@@ -24,6 +24,8 @@ export interface LabAssets {
   qemuPath: string;
   busyboxPath: string;
   labKernel: Kernel;
+  /** What a host runs before its kernel is replaced. Absent where the distribution has none: Debian 13. */
+  olderLabKernel?: Kernel;
   /** A series is absent where the distribution has no such package: Debian 13 has no 6.1. */
   guestKernels: Partial<Record<GuestSeries, Kernel>>;
 }
@@ -40,6 +42,11 @@ interface KernelPackage {
 const LAB_KERNEL: KernelPackage = {
   folder: "lab-6.12",
   namePattern: "^linux-image-6\\.12\\.[0-9]+([+][a-z0-9]+)?-amd64-unsigned$",
+};
+
+const OLDER_LAB_KERNEL: KernelPackage = {
+  folder: "lab-6.1",
+  namePattern: "^linux-image-6\\.1\\.[0-9]+-[0-9]+-amd64-unsigned$",
 };
 
 const GUEST_KERNELS: Record<GuestSeries, KernelPackage> = {
@@ -116,12 +123,14 @@ export function findAssets(): AssetSearch {
     return { ok: false, reason: remedies.join("; ") };
   }
 
+  const olderLabKernel = findKernel(OLDER_LAB_KERNEL.folder);
   const guestKernels: LabAssets["guestKernels"] = {};
   for (const series of Object.keys(GUEST_KERNELS) as GuestSeries[]) {
     const kernel = findKernel(GUEST_KERNELS[series].folder);
     if (kernel !== undefined) guestKernels[series] = kernel;
   }
-  return { ok: true, assets: { qemuPath, busyboxPath, labKernel, guestKernels } };
+  const kernels = { labKernel, ...(olderLabKernel === undefined ? {} : { olderLabKernel }), guestKernels };
+  return { ok: true, assets: { qemuPath, busyboxPath, ...kernels } };
 }
 
 /** Why guests cannot boot this series, or `undefined` when they can. */
@@ -161,8 +170,8 @@ const FETCH_SCRIPT = `
 /** Fetches the kernels that the cache lacks. Needs Debian's apt and a network, not root. Throws with apt's own words. */
 export function fetchKernels(log: (line: string) => void): void {
   mkdirSync(cacheDir, { recursive: true });
-  const guestPackages = Object.values(GUEST_KERNELS);
-  for (const { folder, namePattern } of [LAB_KERNEL, ...guestPackages]) {
+  const packages = [LAB_KERNEL, OLDER_LAB_KERNEL, ...Object.values(GUEST_KERNELS)];
+  for (const { folder, namePattern } of packages) {
     if (findKernel(folder) !== undefined) continue;
     const name = newestPackage(namePattern);
     if (name === undefined) {

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 # Init of the lab machine: enters the outer machine's file tree, mounted read-only, runs /command there and reports
-# its exit code.
+# its exit code. LAB_STAGE, when it is on the kernel's command line, is in the command's environment.
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev /host /kept
 mount -t proc none /proc
@@ -9,7 +9,21 @@ mount -t sysfs none /sys
 mount -t devtmpfs none /dev
 # KVM reports every MSR it does not know, at error level.
 dmesg -n 3
-while read module; do insmod /modules/$module.ko; done < /modules/order
+modules=/modules/$(uname -r)
+while read module; do insmod $modules/$module.ko; done < $modules/order
+
+# The persistent memory is a block device at first. What makes it /dev/dax0.0, a character device that is nothing but
+# memory, is written into it: after a kexec the kernel finds it there.
+if [ ! -e /dev/dax0.0 ]; then
+  nd=/sys/bus/nd
+  echo namespace0.0 > $nd/drivers/nd_pmem/unbind
+  read dax < $nd/devices/region0/dax_seed
+  cat /proc/sys/kernel/random/uuid > $nd/devices/$dax/uuid
+  echo 2097152 > $nd/devices/$dax/align
+  echo ram > $nd/devices/$dax/mode
+  echo namespace0.0 > $nd/devices/$dax/namespace
+  echo $dax > $nd/drivers/dax_pmem/bind
+fi
 
 mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=1048576 host /host || poweroff -f
 # A checkout may lie in /tmp or /run, which get file systems of their own: hold it first, put it back after.
@@ -29,6 +43,9 @@ mount -t proc none /host/proc
 mount -t sysfs none /host/sys
 mount -t tmpfs none /host/run
 mount -t tmpfs none /host/tmp
+# Nothing of it is cached: a kexec writes nothing back.
+mkdir /host/run/lab
+mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=1048576 work /host/run/lab || poweroff -f
 index=0
 while read folder; do
   index=$((index + 1))

@@ -16,6 +16,7 @@ const LAB_MODULES = [
   "virtio_pci_legacy_dev",
   "virtio_pci",
   "netfs",
+  "fscache",
   "9pnet",
   "9pnet_virtio",
   "9p",
@@ -25,10 +26,17 @@ const LAB_MODULES = [
   "kvm-amd",
   "iommufd",
   "vfio",
+  "vfio_virqfd",
   "vfio_iommu_type1",
   "vfio-pci-core",
   "vfio-pci",
   "tun",
+  "libnvdimm",
+  "nd_btt",
+  "nd_pmem",
+  "nd_e820",
+  "device_dax",
+  "dax_pmem",
 ];
 
 /** Where the guest's initramfs lies, outside and inside the lab. */
@@ -75,23 +83,29 @@ function moduleEntries(kernel: Kernel, busyboxPath: string): CpioEntry[] {
     const match = /^(.*)\.ko(\.xz)?$/.exec(basename(path));
     if (match !== null) names.set(match[1]!, path);
   }
-  const entries: CpioEntry[] = [{ path: "modules", mode: MODE_DIRECTORY }];
+  const folder = `modules/${kernel.release}`;
+  const entries: CpioEntry[] = [{ path: folder, mode: MODE_DIRECTORY }];
   const order: string[] = [];
   for (const module of LAB_MODULES) {
     const data = readModule(kernel, names, module, busyboxPath);
     if (data === undefined) continue;
-    entries.push({ path: `modules/${module}.ko`, mode: MODE_FILE, data });
+    entries.push({ path: `${folder}/${module}.ko`, mode: MODE_FILE, data });
     order.push(module);
   }
-  entries.push({ path: "modules/order", mode: MODE_FILE, data: text(order.map((module) => `${module}\n`).join("")) });
+  entries.push({ path: `${folder}/order`, mode: MODE_FILE, data: text(order.map((module) => `${module}\n`).join("")) });
   return entries;
 }
 
-/** The lab machine's image, gzipped. */
-export function buildLabInitramfs(assets: LabAssets, { command, interactive }: LabCommand): Uint8Array {
+/** The lab machine's image, gzipped, for each of `kernels`. */
+export function buildLabInitramfs(
+  assets: LabAssets,
+  kernels: readonly Kernel[],
+  { command, interactive }: LabCommand,
+): Uint8Array {
   const entries = [
     ...baseEntries(assets),
-    ...moduleEntries(assets.labKernel, assets.busyboxPath),
+    { path: "modules", mode: MODE_DIRECTORY },
+    ...kernels.flatMap((kernel) => moduleEntries(kernel, assets.busyboxPath)),
     { path: "init", mode: MODE_PROGRAM, data: readScript("init.sh") },
     { path: "command", mode: MODE_FILE, data: text(command) },
     { path: "folders", mode: MODE_FILE, data: text(`${projectDir}\n${cacheDir}\n`) },
@@ -116,6 +130,7 @@ export function writeGuestInitramfs(assets: LabAssets): void {
     { path: "init", mode: MODE_PROGRAM, data: readScript("guest/init.sh") },
     { path: "bin/workload", mode: MODE_PROGRAM, data: readScript("guest/workload.sh") },
     { path: "bin/answer", mode: MODE_PROGRAM, data: readScript("guest/answer.sh") },
+    { path: "bin/keeper", mode: MODE_PROGRAM, data: readScript("guest/keeper.sh") },
     { path: "bin/health", mode: MODE_PROGRAM, data: readScript("guest/health.sh") },
     { path: "known", mode: MODE_FILE, data: text(knownValues()) },
   ]);

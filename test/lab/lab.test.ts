@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every scenario is a test; the boots of the lab run side by side, from the first test on.
+// Every scenario is a test; the boots of the lab run two at a time, from the first test on.
 import { assert, describe } from "../harness.ts";
 import { findAssets } from "./assets.ts";
 import { writeGuestInitramfs } from "./initramfs.ts";
@@ -20,24 +20,32 @@ let outcomes: Promise<Map<string, Outcome>> | undefined;
 
 async function runAll(): Promise<Map<string, Outcome>> {
   if (!found.ok) throw new Error(found.reason);
-  writeGuestInitramfs(found.assets);
-  const boots = await Promise.all(
-    BOOTS.map((boot) => {
-      const specs = boot.filter((scenario) => whyNot(scenario) === undefined).map(({ spec }) => spec);
-      const options = { scenarioTimeoutSeconds: SCENARIO_TIMEOUT_SECONDS, labTimeoutMs: LAB_TIMEOUT_MS };
-      return runScenarios(found.assets, specs, options);
-    }),
-  );
-  return new Map(boots.flatMap((boot) => [...boot]));
+  const { assets } = found;
+  writeGuestInitramfs(assets);
+  const outcomes = new Map<string, Outcome>();
+  const boots = BOOTS.values();
+  const runInTurn = async () => {
+    for (const { scenarios, ...boot } of boots) {
+      const specs = scenarios.filter((scenario) => whyNot(scenario) === undefined).map(({ spec }) => spec);
+      if (specs.length === 0) continue;
+      const timeouts = { scenarioTimeoutSeconds: SCENARIO_TIMEOUT_SECONDS, labTimeoutMs: LAB_TIMEOUT_MS };
+      for (const [spec, outcome] of await runScenarios(assets, specs, { ...timeouts, ...boot })) {
+        outcomes.set(spec, outcome);
+      }
+    }
+  };
+  await Promise.all([runInTurn(), runInTurn()]);
+  return outcomes;
 }
 
-for (const scenario of BOOTS.flat()) {
+for (const scenario of BOOTS.flatMap(({ scenarios }) => scenarios)) {
   suite.skipIf(whyNot(scenario), scenario.spec, async () => {
     outcomes ??= runAll();
     const { verdict, reason, output } = (await outcomes).get(scenario.spec)!;
     // A scenario that finds inside the lab that it cannot run contradicts `whyNot`, so it is no skip.
     assert.ok(verdict === "passed", `${reason}\n${output.slice(-4000)}`);
-    for (const line of output.split("\n")) if (line.includes(" updates in ")) console.log(`${scenario.spec}: ${line}`);
+    const figures = output.split("\n").filter((line) => / updates in | guest uptime /.test(line));
+    for (const line of figures) console.log(`${scenario.spec}: ${line}`);
   });
 }
 suite.run();

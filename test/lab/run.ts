@@ -3,14 +3,22 @@
 //
 //   npm run lab -- [--fetch] [--no-build] [--shell | --command COMMAND | SCENARIO[:ARGUMENT…] …]
 //
-// `--fetch` alone only gets the kernels. Without scenarios all of them run.
+// `--fetch` alone only gets the kernels. Without scenarios all of them run; the beginning of a name is enough: `kexec`.
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { fetchKernels, findAssets, type LabAssets, projectDir } from "./assets.ts";
 import { writeGuestInitramfs } from "./initramfs.ts";
 import { runLab } from "./machine.ts";
-import { BOOTS, labPrologue, runScenarios, SCENARIO_TIMEOUT_SECONDS, whySkipped } from "./suite.ts";
+import {
+  BOOTS,
+  chooseBoots,
+  labPrologue,
+  type Outcome,
+  runScenarios,
+  SCENARIO_TIMEOUT_SECONDS,
+  whySkipped,
+} from "./suite.ts";
 
 /** Long: somebody watches, or has a shell. */
 const INTERACTIVE_TIMEOUT_MS = 24 * 3600 * 1000;
@@ -66,17 +74,23 @@ async function runCommand(assets: LabAssets, command: string, interactive: boole
 
 async function runSuite(assets: LabAssets): Promise<number> {
   writeGuestInitramfs(assets);
-  const runnable = BOOTS.flat().filter((scenario) => {
-    const reason = whySkipped(scenario, assets);
-    if (reason !== undefined) console.log(`SKIP ${scenario.spec}: ${reason}`);
-    return reason === undefined;
-  });
-  const specs = positionals.length > 0 ? positionals : runnable.map(({ spec }) => spec);
-  const outcomes = await runScenarios(assets, specs, {
-    scenarioTimeoutSeconds: SCENARIO_TIMEOUT_SECONDS,
-    labTimeoutMs: (specs.length * SCENARIO_TIMEOUT_SECONDS + 60) * 1000,
-    onOutput: (chunk) => process.stdout.write(chunk),
-  });
+  const outcomes = new Map<string, Outcome>();
+  for (const { scenarios, ...boot } of positionals.length > 0 ? positionals.flatMap(chooseBoots) : BOOTS) {
+    const runnable = scenarios.filter((scenario) => {
+      const reason = whySkipped(scenario, assets);
+      if (reason !== undefined) console.log(`SKIP ${scenario.spec}: ${reason}`);
+      return reason === undefined;
+    });
+    if (runnable.length === 0) continue;
+    const specs = runnable.map(({ spec }) => spec);
+    const run = await runScenarios(assets, specs, {
+      scenarioTimeoutSeconds: SCENARIO_TIMEOUT_SECONDS,
+      labTimeoutMs: (specs.length * SCENARIO_TIMEOUT_SECONDS + 60) * 1000,
+      onOutput: (chunk) => process.stdout.write(chunk),
+      ...boot,
+    });
+    for (const [spec, outcome] of run) outcomes.set(spec, outcome);
+  }
   for (const [spec, { verdict, reason }] of outcomes) {
     console.log(`${verdict.toUpperCase().padEnd(7)} ${spec}${reason === "" ? "" : `: ${reason}`}`);
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs scenarios one after another in one boot of the lab and tells how each went.
-import { cacheDir, type GuestSeries, type LabAssets, missingGuestKernel, projectDir } from "./assets.ts";
+import { cacheDir, type GuestSeries, type Kernel, type LabAssets, missingGuestKernel, projectDir } from "./assets.ts";
 import { type LabRun, runLab } from "./machine.ts";
 import { EXIT_SKIPPED } from "./scenario.ts";
 
@@ -11,18 +11,46 @@ export interface Scenario {
   guestSeries?: GuestSeries;
 }
 
-/** Scenarios that share one boot of the lab; the boots run side by side. Each of them takes about as long. */
-export const BOOTS: Scenario[][] = [
-  [
-    { spec: "kvm-present" },
-    { spec: "linux-cpr-exec:6.12:1", guestSeries: "6.12" },
-    { spec: "linux-cpr-exec:6.1:2", guestSeries: "6.1" },
-  ],
-  [
-    { spec: "linux-cpr-exec:6.12:2", guestSeries: "6.12" },
-    { spec: "linux-cpr-exec:6.1:1", guestSeries: "6.1" },
-  ],
+/** Scenarios that run one after another in one boot of the lab. */
+export interface Boot {
+  scenarios: readonly Scenario[];
+  /** Its one scenario replaces the lab's kernel, and runs again under the new one. */
+  kexecs?: boolean;
+}
+
+/** Two at a time run side by side. */
+export const BOOTS: readonly Boot[] = [
+  {
+    scenarios: [
+      { spec: "kvm-present" },
+      { spec: "linux-cpr-exec:6.12:1", guestSeries: "6.12" },
+      { spec: "linux-cpr-exec:6.1:2", guestSeries: "6.1" },
+    ],
+  },
+  {
+    scenarios: [
+      { spec: "linux-cpr-exec:6.12:2", guestSeries: "6.12" },
+      { spec: "linux-cpr-exec:6.1:1", guestSeries: "6.1" },
+    ],
+  },
+  { kexecs: true, scenarios: [{ spec: "kexec-cpr-reboot", guestSeries: "6.12" }] },
 ];
+
+/**
+ * The boots that a person asks for: by the beginning of scenarios' names (`kexec`), by the first words of their specs
+ * (`linux-cpr-exec:6.12`), or by a spec with arguments of its own (`linux-cpr-exec:6.12:1:200`).
+ */
+export function chooseBoots(wanted: string): Boot[] {
+  const isWanted = (spec: string) =>
+    spec.startsWith(wanted) && (!wanted.includes(":") || /^(:|$)/.test(spec.slice(wanted.length)));
+  const known = BOOTS.map(({ scenarios, ...boot }) => {
+    return { ...boot, scenarios: scenarios.filter(({ spec }) => isWanted(spec)) };
+  }).filter(({ scenarios }) => scenarios.length > 0);
+  if (known.length > 0) return known;
+  const nameOf = (spec: string) => spec.split(":")[0];
+  const kin = BOOTS.find(({ scenarios }) => scenarios.some(({ spec }) => nameOf(spec) === nameOf(wanted)));
+  return [{ ...kin, scenarios: [{ spec: wanted }] }];
+}
 
 /** The longest takes two minutes on two cores that two boots share. */
 export const SCENARIO_TIMEOUT_SECONDS = 300;
@@ -38,6 +66,8 @@ export interface Outcome {
 export interface SuiteOptions {
   scenarioTimeoutSeconds: number;
   labTimeoutMs: number;
+  /** The lab's kernel is to be replaced: it starts with an older one where there is one. */
+  kexecs?: boolean;
   onOutput?: (chunk: string) => void;
 }
 
@@ -101,7 +131,10 @@ export async function runScenarios(
   options: SuiteOptions,
 ): Promise<Map<string, Outcome>> {
   const command = labPrologue() + specs.map((spec) => scenarioCommand(spec, options.scenarioTimeoutSeconds)).join("");
+  const kernels: Kernel[] = [assets.labKernel];
+  if (options.kexecs && assets.olderLabKernel !== undefined) kernels.unshift(assets.olderLabKernel);
   const run = await runLab(assets, {
+    kernels,
     command,
     interactive: false,
     timeoutMs: options.labTimeoutMs,

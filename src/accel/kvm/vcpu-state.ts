@@ -262,10 +262,26 @@ function setMsrs(vcpu: KvmVcpu, section: StateSection, move?: TscMove): void {
   if (move !== undefined) addToTsc(view, count, move.elapsedTicks);
   const written = vcpu.setMsrs(msrs);
   if (written === count) return;
-  const entry = abi.KVM_MSRS_HEADER_SIZE_BYTES + written * abi.KVM_MSR_ENTRY_SIZE_BYTES;
-  const index = view.getUint32(entry, true).toString(16);
-  const value = view.getBigUint64(entry + 8, true).toString(16);
-  throw new VmmError("state-refused", `MSR 0x${index} of ${section.title} cannot be set to 0x${value} on this host`);
+  for (let position = written; position < count; position++) {
+    const entry = abi.KVM_MSRS_HEADER_SIZE_BYTES + position * abi.KVM_MSR_ENTRY_SIZE_BYTES;
+    const index = view.getUint32(entry, true);
+    const value = view.getBigUint64(entry + 8, true);
+    if (!setOrLeaveOut(vcpu, index, value)) {
+      const what = `MSR 0x${index.toString(16)} of ${section.title}`;
+      throw new VmmError("state-refused", `${what} cannot be set to 0x${value.toString(16)} on this host`);
+    }
+  }
+}
+
+/**
+ * Kernels differ in the MSRs that they keep: 6.1 keeps fixed performance counters for CPUs that have none, 6.12 does not.
+ * One that this host does not have at all is left out when it is 0, as after a reset. False when it is needed.
+ */
+function setOrLeaveOut(vcpu: KvmVcpu, index: number, value: bigint): boolean {
+  const one = msrList(Uint32Array.of(index));
+  const isAbsent = vcpu.getMsrs(one) === 0;
+  new DataView(one.buffer).setBigUint64(abi.KVM_MSRS_HEADER_SIZE_BYTES + 8, value, true);
+  return vcpu.setMsrs(one) === 1 || (isAbsent && value === 0n);
 }
 
 /**

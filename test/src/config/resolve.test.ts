@@ -234,6 +234,10 @@ test("-object has QEMU's defaults for each type, as text and as JSON", async () 
     share: true,
     memPath: "/dev/shm/a,b",
   });
+  assert.equal(
+    backend("memory-backend-file,id=a,size=1G,mem-path=/dev/dax0.0,align=2M"),
+    backend("memory-backend-file,id=a,size=1G,mem-path=/dev/dax0.0"),
+  );
   const json = '{"qom-type":"memory-backend-ram","id":"a","size":1048576,"share":true}';
   assert.equal(backend(json), { qomType: "memory-backend-ram", id: "a", sizeBytes: MIB, share: true });
   const types = "memory-backend-memfd, memory-backend-file, memory-backend-ram";
@@ -247,6 +251,14 @@ test("-object has QEMU's defaults for each type, as text and as JSON", async () 
     object("memory-backend-ram,size=1M", "Parameter 'id' is missing"),
     object("memory-backend-ram,id=a", "Parameter 'size' is missing"),
     object("memory-backend-file,id=a,size=1M", "Parameter 'mem-path' is missing"),
+    object(
+      "memory-backend-file,id=a,size=1G,mem-path=a,align=1G",
+      "Parameter 'align' expects a power of two of at most 2M, got 1073741824",
+    ),
+    object(
+      "memory-backend-file,id=a,size=1M,mem-path=a,align=12K",
+      "Parameter 'align' expects a power of two of at most 2M, got 12288",
+    ),
     object(
       "memory-backend-ram,id=a,size=1M,sahre=on",
       "Invalid parameter 'sahre' (did you mean 'share'?); accepted: qom-type, id, size, share, prealloc",

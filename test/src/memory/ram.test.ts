@@ -158,4 +158,16 @@ test("the self-test finds a Wasm and a file that do not see what JavaScript writ
   for (const { fd } of [ram, other]) close(fd!);
 });
 
+test("a device that cannot be read is mapped once more by the self-test, which leaves RAM as it was in any case", async () => {
+  // Two mappings of /dev/zero are two memories, unlike those of a DAX device, which the lab has.
+  const memory = createMemory(SIZE_BYTES);
+  const ram = mapRam(memory, backend({ qomType: "memory-backend-file", memPath: "/dev/zero" }));
+  const word = new Uint32Array(memory.buffer, ram.base, 1);
+  word[0] = 77;
+  const error = await rejection(() => selfTestMapping(memory, ram, hasher(memory)));
+  assert.match(error.message, "not seen by the RAM's file");
+  assert.is(word[0], 77);
+  close(ram.fd!);
+});
+
 test.run();

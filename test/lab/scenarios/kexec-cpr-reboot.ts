@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// The host's kernel is replaced by kexec while a Debian guest keeps its memory, and what it was doing.
+//
+//   kexec-cpr-reboot.ts [--qemu tcg|kvm]
+//
+// Runs once under each kernel. Before the kexec: boot a guest whose RAM is /dev/dax0.0, save the rest of it in a file,
+// end the VMM. After it: start a VMM on the same RAM and give it that file. With --qemu both VMMs are QEMU: that proves
+// this script and the guest, not Baton.
+import { readFileSync, writeFileSync } from "node:fs";
+import { release } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { findAssets, type LabAssets, missingGuestKernel, projectDir } from "../assets.ts";
+import { Console } from "../console.ts";
+import { guestInitrdPath } from "../initramfs.ts";
+import { kexec } from "../kexec.ts";
+import { labWorkDir } from "../machine.ts";
+import { MonitoredVmm } from "../monitor.ts";
+import { check, Skip, scenario, until } from "../scenario.ts";
+
+const CONSOLE_PATH = "/tmp/con.sock";
+const RAM_PATH = "/dev/dax0.0";
+/** In the folder that outlives the kexec. */
+const STATE_FILE = "vm.state";
+/** What the first half tells the second. */
+const NOTES_PATH = join(labWorkDir, "notes.json");
+const BOOT_TIMEOUT_MS = 60_000;
+const STEP_TIMEOUT_MS = 30_000;
+/** Lines that the guest adds to its file on each side of the kexec. */
+const MINIMUM_LINES = 5;
+
+const { values: options } = parseArgs({ options: { qemu: { type: "string" } } });
+const isQemu = options.qemu !== undefined;
+
+/** How far the host's clock may be off after its boot, which reads it from one that counts seconds, and then some. */
+const CLOCK_TOLERANCE_SECONDS = 2;
+
+interface Notes {
+  hostKernel: string;
+  hostBootId: string;
+  /** The host's wall clock when the guest still ran. */
+  hostTimeMs: number;
+  guestConsole: string;
+  guestComplaints: string[];
+}
+
+/** What the guest's `keeper` prints. */
+interface KeptLine {
+  lines: number;
+  /** The keeper's process. */
+  pid: string;
+  uptimeSeconds: number;
+  bootId: string;
+}
+
+function readBootId(): string {
+  return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+}
+
+async function startVmm(assets: LabAssets, ...more: string[]): Promise<MonitoredVmm> {
+  const machine = isQemu
+    ? ["-machine", "microvm,memory-backend=ram0,rtc=on", "-accel", options.qemu!, "-cpu", "max", "-no-reboot"]
+    : ["-machine", "microvm,memory-backend=ram0"];
+  const args = [
+    ...["-monitor", "stdio", ...machine, "-m", "256M"],
+    // A DAX device can be mapped in pieces of 2 MiB only: QEMU must be told.
+    ...["-object", `memory-backend-file,id=ram0,size=256M,mem-path=${RAM_PATH},share=on,align=2M`],
+    ...["-kernel", assets.guestKernels["6.12"]!.imagePath, "-initrd", guestInitrdPath],
+    // The kexec is a pause to the guest. Whether it takes note of it for too long is seen from here: `checkPause`.
+    ...["-append", "console=ttyS0 quiet panic=-1 LONGEST_PAUSE=30000"],
+    ...["-serial", `unix:${CONSOLE_PATH},server=on,wait=off`],
+    ...["-nodefaults", "-display", "none", ...more],
+  ];
+  const program = isQemu ? "qemu-system-x86_64" : join(projectDir, "dist/baton");
+  return await MonitoredVmm.start(program, args, labWorkDir);
+}
+
+/** The guest runs, and nothing but the DAX device is its RAM. */
+async function checkRuns(vmm: MonitoredVmm): Promise<void> {
+  await vmm.typeUntil("info status", "VM status: running");
+  const maps = readFileSync(`/proc/${vmm.process.pid}/maps`, "latin1");
+  check(maps.includes(RAM_PATH), `The VMM does not map ${RAM_PATH}\n${maps}`);
+}
+
+/** Throws when the guest has lost or repeated anything. `transcript` is all that its console ever printed. */
+function checkKept(transcript: string): KeptLine[] {
+  const complaint = /guest: (CORRUPT|clock) [^\n]*/.exec(transcript);
+  check(complaint === null, `The guest found: ${complaint?.[0]}`);
+  check(transcript.split("guest: ready").length === 2, "The guest booted again");
+  const pattern = /guest: kept (\d+) lines ok \(keeper (\d+), uptime ([\d.]+), boot ([\da-f-]+)\)\r\n/g;
+  const kept = [...transcript.matchAll(pattern)].map(([, lines, pid, uptime, bootId]) => {
+    return { lines: Number(lines), pid: pid!, uptimeSeconds: Number(uptime), bootId: bootId! };
+  });
+  for (const [index, { lines, pid, uptimeSeconds, bootId }] of kept.entries()) {
+    check(lines === index + 1, `After ${index} lines the guest says that it kept ${lines}`);
+    check(pid === kept[0]!.pid, `The keeper is process ${pid}, and was ${kept[0]!.pid}`);
+    check(bootId === kept[0]!.bootId, `The guest's boot id is ${bootId}, and was ${kept[0]!.bootId}`);
+    const before = kept[index - 1]?.uptimeSeconds ?? 0;
+    check(uptimeSeconds >= before, `The guest's uptime went from ${before} to ${uptimeSeconds}`);
+  }
+  for (const [index, [line, round]] of [...transcript.matchAll(/guest: round (\d+) ok [^\n]*/g)].entries()) {
+    check(Number(round) === index, `After ${index} rounds of the workload came "${line.trim()}"`);
+  }
+  return kept;
+}
+
+/** Resolves when the guest has kept that many. The kexec may have come in the middle of a line: `earlier` has its start. */
+async function waitForLines(guest: Console, lines: number, earlier = ""): Promise<KeptLine[]> {
+  return await until(
+    () => {
+      const kept = checkKept(earlier + guest.transcript);
+      check(!guest.closed, `The guest's console was closed\n${guest.tail()}`);
+      return kept.length >= lines ? kept : undefined;
+    },
+    STEP_TIMEOUT_MS,
+    () =>
+      `The guest has not kept ${lines} lines\n  before| ${earlier.slice(-300)}\n  after| ${guest.transcript.slice(0, 300)}`,
+  );
+}
+
+/** A guest's time may stand still or go on without it, but not backwards, nor into the future. Returns both pauses. */
+function checkPause(before: KeptLine, after: KeptLine, hostMs: number): string {
+  const guestSeconds = after.uptimeSeconds - before.uptimeSeconds;
+  const hostSeconds = hostMs / 1000;
+  const times = `guest uptime ${before.uptimeSeconds} to ${after.uptimeSeconds} s in ${hostSeconds.toFixed(1)} s`;
+  check(guestSeconds >= 0 && guestSeconds <= hostSeconds + CLOCK_TOLERANCE_SECONDS, `That cannot be: ${times}`);
+  return times;
+}
+
+/** What the guest's kernel has complained about since it booted. */
+async function askComplaints(guest: Console): Promise<string[]> {
+  const nonce = crypto.randomUUID().slice(0, 8);
+  const begin = guest.transcript.length;
+  guest.type(`health ${nonce}\n`);
+  await guest.waitFor(new RegExp(`${nonce}:\\d+:[\\d.]+\r\n`), STEP_TIMEOUT_MS, begin);
+  const lines = guest.transcript.slice(begin).matchAll(new RegExp(`${nonce}! ([^\r\n]*)`, "g"));
+  return [...lines].map(([, line]) => line!);
+}
+
+/** The first half. Ends in the other kernel. */
+async function leave(assets: LabAssets): Promise<never> {
+  const vmm = await startVmm(assets);
+  const guest = await Console.connect(CONSOLE_PATH, STEP_TIMEOUT_MS, () => vmm.assertRuns());
+  const [, ready = ""] = await guest.waitFor(/guest: ready ([^\r]*)\r\n/, BOOT_TIMEOUT_MS);
+  console.log(`Guest ready: ${ready}`);
+  await guest.waitFor(/guest# /, STEP_TIMEOUT_MS);
+  const guestComplaints = await askComplaints(guest);
+  guest.type("keeper &\n");
+  await waitForLines(guest, MINIMUM_LINES);
+  const hostTimeMs = Date.now();
+
+  await checkRuns(vmm);
+  await vmm.type("migrate_set_capability x-ignore-shared on");
+  await vmm.type("migrate_set_parameter mode cpr-reboot");
+  await vmm.type(`migrate -d file:${STATE_FILE}`);
+  await vmm.typeUntil("info status", "VM status: paused (postmigrate)");
+  await vmm.quit();
+  check(guest.closed, "The VMM has ended, and its console is open");
+
+  const last = checkKept(guest.transcript).at(-1)!;
+  console.log(`Guest at the end: ${JSON.stringify(last)}`);
+  const notes: Notes = {
+    hostKernel: release(),
+    hostBootId: readBootId(),
+    hostTimeMs,
+    guestConsole: guest.transcript,
+    guestComplaints,
+  };
+  writeFileSync(NOTES_PATH, JSON.stringify(notes));
+  console.log(`# kexec -l ${assets.labKernel.imagePath} --reuse-cmdline && kexec -e`);
+  return kexec(assets.labKernel.imagePath, "arrive");
+}
+
+/** The second half. */
+async function arrive(assets: LabAssets): Promise<void> {
+  const notes = JSON.parse(readFileSync(NOTES_PATH, "utf8")) as Notes;
+  check(readBootId() !== notes.hostBootId, "The host did not boot");
+  const before = checkKept(notes.guestConsole).at(-1)!;
+
+  const vmm = await startVmm(assets, "-incoming", "defer");
+  const guest = await Console.connect(CONSOLE_PATH, STEP_TIMEOUT_MS, () => vmm.assertRuns());
+  check((await vmm.type("info status")) === "VM status: paused (inmigrate)", "The VMM does not wait for a guest");
+  await vmm.type("migrate_set_capability x-ignore-shared on");
+  await vmm.type("migrate_set_parameter mode cpr-reboot");
+  await vmm.type(`migrate_incoming file:${STATE_FILE}`);
+  await checkRuns(vmm);
+
+  await waitForLines(guest, before.lines + 1, notes.guestConsole);
+  const pauseMs = Date.now() - notes.hostTimeMs;
+  const kept = await waitForLines(guest, before.lines + MINIMUM_LINES, notes.guestConsole);
+  const complaints = (await askComplaints(guest)).filter(
+    // QEMU halts kvm-clock for its migration, but not the TSC: the guest notices.
+    (line) => !notes.guestComplaints.includes(line) && !(isQemu && line.includes("Marking clocksource")),
+  );
+  check(complaints.length === 0, `The guest's kernel complains:\n${complaints.join("\n")}`);
+  const first = kept[before.lines]!;
+  console.log(`Guest goes on: ${JSON.stringify(first)}`);
+  console.log(
+    `Host: Linux ${notes.hostKernel}, then ${release()}. Guest: one boot, its file grew from ${before.lines} to ` +
+      `${kept.at(-1)!.lines} lines without a gap, ${checkPause(before, first, pauseMs)}`,
+  );
+  guest.type("poweroff -f\n");
+  await vmm.waitForEnd("after the guest powered off");
+}
+
+await scenario(async () => {
+  const found = findAssets();
+  if (!found.ok) throw new Skip(found.reason);
+  const missing = missingGuestKernel(found.assets, "6.12");
+  if (missing !== undefined) throw new Skip(missing);
+  console.log(`Host kernel ${release()}, boot ${readBootId()}`);
+  if (process.env.LAB_STAGE === undefined) await leave(found.assets);
+  else await arrive(found.assets);
+});
