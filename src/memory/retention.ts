@@ -88,7 +88,7 @@ export function retainRam(request: { name: string; ramFd: number; devicePath?: s
  * Takes over the RAM that the VM `name` retained in the last kernel. There is one try: from here on the RAM is lost when
  * this process ends, so the caller makes sure beforehand that the state fits its configuration.
  * @throws VmmError "luo-absent", "luo-denied", "luo-busy", "luo-failed" (the device); "session-name"; "session-absent":
- *   nothing was retained under that name, or it was taken; "ram-lost": the kernel cannot give the memfd back
+ *   nothing was retained under that name; "session-taken"; "ram-lost": the kernel cannot give the memfd back
  */
 export function retrieveRam(request: { name: string; devicePath?: string }): RetrievedRam {
   const sessionName = sessionNameOf(request.name);
@@ -191,9 +191,7 @@ function takeNamed(deviceFd: number, sessionName: string): number {
       throw new VmmError("session-absent", `The last kernel left no live update session '${sessionName}'`, { cause });
     }
     if (code === "EINVAL") {
-      throw new VmmError("session-absent", `Live update session '${sessionName}' was taken by another process`, {
-        cause,
-      });
+      throw new VmmError("session-taken", `Live update session '${sessionName}' was taken over already`, { cause });
     }
     throw new VmmError("luo-failed", `Live update session '${sessionName}' cannot be retrieved`, { cause });
   }
