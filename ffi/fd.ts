@@ -42,6 +42,13 @@ const STAT_MODE = 24;
 const STAT_RDEV = 40;
 const STAT_SIZE = 48;
 
+/** bits/statfs.h, struct statfs of x86-64: `long f_type` comes first. */
+const STATFS_SIZE_BYTES = 120;
+
+/** linux/magic.h */
+export const TMPFS_MAGIC = 0x0102_1994n;
+export const HUGETLBFS_MAGIC = 0x9584_58f6n;
+
 /** linux/stat.h: S_IFMT of st_mode. */
 const S_IFMT = 0o170000;
 
@@ -70,6 +77,7 @@ const cPipe2 = lazyCall("int pipe2(void *fds, int flags)");
 const cDup3 = lazyCall("int dup3(int oldFd, int newFd, int flags)");
 const cFcntl = lazyCall("int fcntl(int fd, int command, long argument)");
 const cFstat = lazyCall("int fstat(int fd, void *status)");
+const cFstatfs = lazyCall("int fstatfs(int fd, void *status)");
 const cReadlink = lazyCall("int64_t readlink(const char *path, void *buffer, size_t size)");
 const cFtruncate = lazyCall("int ftruncate(int fd, int64_t length)");
 const cFsync = lazyCall("int fsync(int fd)");
@@ -193,6 +201,13 @@ export function status(fd: number): FdStatus {
     inode: view.getBigUint64(STAT_INO, true),
     deviceNumber: view.getBigUint64(STAT_RDEV, true),
   };
+}
+
+/** What kind of file system the file is on (`*_MAGIC`). A memfd's is tmpfs, with huge pages hugetlbfs. */
+export function fileSystemType(fd: number): bigint {
+  const raw = new BigUint64Array(STATFS_SIZE_BYTES / 8);
+  check("fstatfs", cFstatfs(fd, raw), `fd ${fd}`);
+  return raw[0]!;
 }
 
 /** What the fd was opened as, from /proc: a path, or `socket:[1234]`, `anon_inode:kvm-vm`, `/memfd:ram (deleted)`. */
