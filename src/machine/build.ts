@@ -28,6 +28,7 @@ export function buildVm(spec: MachineSpec, inherited?: Inherited): Vm {
       features: spec.cpu.features,
     },
     devices: table,
+    ...(spec.dirtyRingEntries === undefined ? {} : { dirtyRingEntries: spec.dirtyRingEntries }),
     ...(inherited?.cpuids === undefined ? {} : { cpuids: inherited.cpuids }),
     ...(inherited?.workers === undefined ? {} : { workers: inherited.workers }),
     onVcpuError: (index, message) => vm.vcpuFailed(index, message),

@@ -6,6 +6,7 @@ import { blockKickSignal, ignoreKickSignal } from "../../../ffi/signal.ts";
 import type { DeviceInstance } from "../../machine/device-table.ts";
 import { IoBus } from "../../machine/io-bus.ts";
 import { VcpuControl } from "../vcpu-control.ts";
+import { DirtyRings } from "./dirty-ring.ts";
 import { VcpuRunner } from "./run-loop.ts";
 
 export interface VcpuWorkerStart {
@@ -28,8 +29,13 @@ function serve({ memory, index, vcpuFd, vmFd, devices, isLent }: VcpuWorkerStart
     bus ??= new IoBus(memory, devices, (gsi, level) => vm.setIrqLine(gsi, level));
     return bus;
   };
+  let rings: DirtyRings | undefined;
+  const emptyRing = (): void => {
+    rings ??= new DirtyRings(memory, vm);
+    rings.empty([index]);
+  };
   try {
-    const runner = new VcpuRunner(new KvmVcpu(vcpuFd), index, memory, control, getBus);
+    const runner = new VcpuRunner(new KvmVcpu(vcpuFd), index, memory, control, getBus, emptyRing);
     if (isLent) {
       // Device modules are compiled before the vCPU is interrupted, not at its next exit.
       getBus();
