@@ -31,6 +31,11 @@ export const CONTROL_EVENTS = CONTROL_BASE + 0x04;
 
 /** u32: where guest physical 0 is in this memory. */
 export const CONTROL_RAM_BASE = CONTROL_BASE + 0x08;
+/** u32: entries of each vCPU's dirty ring, a power of two; 0 when there are no rings. */
+export const CONTROL_DIRTY_RING_ENTRIES = CONTROL_BASE + 0x0c;
+/** u32: pages of guest RAM. Only with dirty rings. */
+export const CONTROL_RAM_PAGES = CONTROL_BASE + 0x10;
+// The last word of the control page is the lock (lock.ts) of all dirty rings and DIRTY_MARKS.
 
 /**
  * i64, ns: what the devices' monotonic clock shows more than the host's. Set before the guest runs; 0 unless the guest has
@@ -83,6 +88,10 @@ export const VCPU_EXITS = 0x0c;
 export const VCPU_FAILURE = 0x10;
 /** i32: what KVM said of it, a suberror or a hardware reason. */
 export const VCPU_FAILURE_DETAIL = 0x14;
+/** i32, 0 to 99: how many percent of its time the vCPU is kept from running. */
+export const VCPU_THROTTLE_PERCENT = 0x18;
+/** u32: number of the next entry of the vCPU's dirty ring to harvest; runs freely and is masked on access. */
+export const VCPU_DIRTY_RING_FETCH = 0x1c;
 
 export const VCPU_REQUEST_PARK = 0;
 export const VCPU_REQUEST_RUN = 1;
@@ -103,6 +112,14 @@ export const DIRTY_RING_STRIDE_BYTES = 0x10_0000;
 
 export const SCRATCH_BASE = 0x200_0000;
 export const SCRATCH_SIZE_BYTES = 0x100_0000;
+/** A dirty bitmap of the largest RAM. Form: assembly/dirty/scan.ts. */
+export const DIRTY_BITMAP_SIZE_BYTES = 0x1_8000;
+/** Bitmap of what was harvested from dirty rings, or written by the VMM, and not collected yet. Changed with atomics. */
+export const DIRTY_MARKS = SCRATCH_BASE;
+/** Bitmap that KVM_GET_DIRTY_LOG fills. */
+export const DIRTY_LOG = DIRTY_MARKS + DIRTY_BITMAP_SIZE_BYTES;
+/** From here on: bitmaps of whoever moves RAM. */
+export const SCRATCH_BITMAPS = DIRTY_LOG + DIRTY_BITMAP_SIZE_BYTES;
 
 export const RAM_MIN_BASE = 0x1000_0000;
 /** KVM and the kernel use huge pages only where guest and host addresses have the same place in one. */

@@ -11,6 +11,7 @@ export const KVM_CHECK_EXTENSION = 0xae03;
 export const KVM_GET_VCPU_MMAP_SIZE = 0xae04;
 export const KVM_GET_SUPPORTED_CPUID = 0xc008ae05;
 export const KVM_CREATE_VCPU = 0xae41;
+export const KVM_GET_DIRTY_LOG = 0x4010ae42;
 export const KVM_SET_USER_MEMORY_REGION = 0x4020ae46;
 export const KVM_SET_TSS_ADDR = 0xae47;
 export const KVM_SET_IDENTITY_MAP_ADDR = 0x4008ae48;
@@ -40,6 +41,7 @@ export const KVM_SET_PIT2 = 0x4070aea0;
 export const KVM_SET_VCPU_EVENTS = 0x4040aea0;
 export const KVM_GET_DEBUGREGS = 0x8080aea1;
 export const KVM_SET_DEBUGREGS = 0x4080aea2;
+export const KVM_ENABLE_CAP = 0x4068aea3;
 export const KVM_GET_XSAVE = 0x9000aea4;
 export const KVM_SET_XSAVE = 0x5000aea5;
 export const KVM_GET_XCRS = 0x8188aea6;
@@ -48,6 +50,8 @@ export const KVM_GET_XSAVE2 = 0x9000aecf;
 export const KVM_SET_TSC_KHZ = 0xaea2;
 export const KVM_GET_TSC_KHZ = 0xaea3;
 export const KVM_KVMCLOCK_CTRL = 0xaead;
+export const KVM_CLEAR_DIRTY_LOG = 0xc018aec0;
+export const KVM_RESET_DIRTY_RINGS = 0xaec7;
 export const KVM_GET_SREGS2 = 0x8140aecc;
 export const KVM_SET_SREGS2 = 0x4140aecd;
 export const KVM_SET_DEVICE_ATTR = 0x4018aee1;
@@ -57,8 +61,22 @@ export const KVM_HAS_DEVICE_ATTR = 0x4018aee3;
 /** Capabilities asked of KVM_CHECK_EXTENSION. */
 export const KVM_CAP_TSC_CONTROL = 60;
 export const KVM_CAP_TSC_DEADLINE_TIMER = 72;
+export const KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 168;
+export const KVM_CAP_DIRTY_LOG_RING = 192;
 export const KVM_CAP_SREGS2 = 200;
 export const KVM_CAP_XSAVE2 = 208;
+export const KVM_CAP_DIRTY_LOG_RING_ACQ_REL = 223;
+
+/** Flags of a memory slot. */
+export const KVM_MEM_LOG_DIRTY_PAGES = 1;
+
+/** Modes of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: what checking it answers, and what enabling it takes. */
+export const KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE = 1;
+export const KVM_DIRTY_LOG_INITIALLY_SET = 2;
+
+/** Page of a vCPU's fd at which its dirty ring is mapped; an entry is a struct kvm_dirty_gfn. */
+export const KVM_DIRTY_LOG_PAGE_OFFSET = 64;
+export const KVM_DIRTY_GFN_SIZE_BYTES = 16;
 
 /** struct kvm_run: offsets used, and the size of the shared pages is KVM_GET_VCPU_MMAP_SIZE. */
 export const KVM_RUN_IMMEDIATE_EXIT_U8 = 1;
@@ -83,7 +101,15 @@ export const KVM_EXIT_MMIO = 6;
 export const KVM_EXIT_IRQ_WINDOW_OPEN = 7;
 export const KVM_EXIT_SHUTDOWN = 8;
 export const KVM_EXIT_INTR = 10;
+export const KVM_EXIT_DIRTY_RING_FULL = 31;
 export const KVM_EXIT_IO_IN = 0;
+
+/** struct kvm_enable_cap: u32 cap, u32 flags, u64 args[4], u8 pad[64]. */
+export const KVM_ENABLE_CAP_SIZE_BYTES = 104;
+/** struct kvm_dirty_log: u32 slot, u32 padding, u64 address of the bitmap. */
+export const KVM_DIRTY_LOG_SIZE_BYTES = 16;
+/** struct kvm_clear_dirty_log: u32 slot, u32 num_pages, u64 first_page, u64 address of the bitmap. */
+export const KVM_CLEAR_DIRTY_LOG_SIZE_BYTES = 24;
 
 /** Sizes of the structs that hold state. */
 export const KVM_REGS_SIZE_BYTES = 144;

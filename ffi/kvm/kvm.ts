@@ -123,15 +123,70 @@ export class KvmVm {
    *
    * SAFETY: KVM keeps the host address for the life of the VM; `memory` is the VM's WebAssembly.Memory, which never moves
    * and outlives it.
+   *
+   * Called again with other `flags` (KVM_MEM_*) and all else the same it changes those of the slot.
    */
-  setUserMemoryRegion(slot: number, gpa: number, sizeBytes: number, memory: Uint8Array, offset: number): void {
+  setUserMemoryRegion(
+    slot: number,
+    gpa: number,
+    sizeBytes: number,
+    memory: Uint8Array,
+    offset: number,
+    flags = 0,
+  ): void {
     const region = new Uint8Array(32);
     const view = new DataView(region.buffer);
     view.setUint32(0, slot, true);
+    view.setUint32(4, flags, true);
     view.setBigUint64(8, BigInt(gpa), true);
     view.setBigUint64(16, BigInt(sizeBytes), true);
     view.setBigUint64(24, addressOf(memory) + BigInt(offset), true);
     call("KVM_SET_USER_MEMORY_REGION", this.fd, abi.KVM_SET_USER_MEMORY_REGION, region, `slot ${slot}`);
+  }
+
+  checkExtension(capability: number): number {
+    return call("KVM_CHECK_EXTENSION", this.fd, abi.KVM_CHECK_EXTENSION, capability);
+  }
+
+  enableCap(capability: number, argument: number): void {
+    const cap = new Uint8Array(abi.KVM_ENABLE_CAP_SIZE_BYTES);
+    const view = new DataView(cap.buffer);
+    view.setUint32(0, capability, true);
+    view.setBigUint64(8, BigInt(argument), true);
+    call("KVM_ENABLE_CAP", this.fd, abi.KVM_ENABLE_CAP, cap, `capability ${capability}, ${argument}`);
+  }
+
+  /**
+   * Writes a slot's dirty bitmap, padded to whole 64-bit words, to `bitmap`. Without manual protection the pages are clean
+   * from then on, with it they are after `clearDirtyLog`. SAFETY: the kernel uses the address only during the call.
+   */
+  getDirtyLog(slot: number, pageCount: number, bitmap: Uint8Array): void {
+    assertBitmap(bitmap, pageCount);
+    const log = new Uint8Array(abi.KVM_DIRTY_LOG_SIZE_BYTES);
+    const view = new DataView(log.buffer);
+    view.setUint32(0, slot, true);
+    view.setBigUint64(8, addressOf(bitmap), true);
+    call("KVM_GET_DIRTY_LOG", this.fd, abi.KVM_GET_DIRTY_LOG, log, `slot ${slot}`);
+  }
+
+  /**
+   * Makes the pages of `bitmap`, which starts at page `firstPage`, clean and write-protects them. `firstPage` is a multiple of
+   * 64, and so is `pageCount` unless it ends with the slot. SAFETY: as for `getDirtyLog`.
+   */
+  clearDirtyLog(slot: number, firstPage: number, pageCount: number, bitmap: Uint8Array): void {
+    assertBitmap(bitmap, pageCount);
+    const log = new Uint8Array(abi.KVM_CLEAR_DIRTY_LOG_SIZE_BYTES);
+    const view = new DataView(log.buffer);
+    view.setUint32(0, slot, true);
+    view.setUint32(4, pageCount, true);
+    view.setBigUint64(8, BigInt(firstPage), true);
+    view.setBigUint64(16, addressOf(bitmap), true);
+    call("KVM_CLEAR_DIRTY_LOG", this.fd, abi.KVM_CLEAR_DIRTY_LOG, log, `slot ${slot}, pages from ${firstPage}`);
+  }
+
+  /** Write-protects the pages of all ring entries that were harvested. Returns how many there were. */
+  resetDirtyRings(): number {
+    return call("KVM_RESET_DIRTY_RINGS", this.fd, abi.KVM_RESET_DIRTY_RINGS, 0);
   }
 
   createVcpu(index: number): KvmVcpu {
@@ -185,6 +240,11 @@ export class KvmVcpu {
   /** Maps kvm_run and the pages behind it over the VM's memory. SAFETY: as for `mapOver`; the area is the vCPU's own. */
   mapRun(memory: Uint8Array, offset: number, sizeBytes: number): void {
     mapOver(memory, offset, { fd: this.fd, sizeBytes });
+  }
+
+  /** Maps the vCPU's dirty ring. SAFETY: as for `mapRun`. */
+  mapDirtyRing(memory: Uint8Array, offset: number, sizeBytes: number): void {
+    mapOver(memory, offset, { fd: this.fd, fileOffset: abi.KVM_DIRTY_LOG_PAGE_OFFSET * 4096, sizeBytes });
   }
 
   /**
@@ -278,4 +338,12 @@ function tscOffsetAttr(address: bigint): Uint8Array {
   view.setBigUint64(8, BigInt(abi.KVM_VCPU_TSC_OFFSET), true);
   view.setBigUint64(16, address, true);
   return attr;
+}
+
+/** The kernel reads and writes whole words. */
+function assertBitmap(bitmap: Uint8Array, pageCount: number): void {
+  const sizeBytes = Math.ceil(pageCount / 64) * 8;
+  if (bitmap.byteLength < sizeBytes) {
+    throw new RangeError(`A bitmap of ${pageCount} pages has ${sizeBytes} bytes, not ${bitmap.byteLength}`);
+  }
 }

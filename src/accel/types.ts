@@ -14,6 +14,8 @@ export interface AcceleratorOptions {
   cpuCount: number;
   cpu: { topology: { sockets: number; cores: number; threads: number }; features: Record<string, boolean> };
   devices: readonly DeviceInstance[];
+  /** KVM: entries of each vCPU's dirty ring, a power of two. Absent or 0: dirty log. */
+  dirtyRingEntries?: number;
   /** A vCPU stopped for good: what happened, for the log and for `internal-error`. */
   onVcpuError(index: number, message: string): void;
 }
@@ -24,6 +26,22 @@ export interface Rehearsal {
   planState(writer: StateWriter): BindSection;
   restoreState(reader: StateReader): void;
   close(): void;
+}
+
+/** Finds the pages of guest RAM that were written. Bitmaps have the form of assembly/dirty/scan.ts. */
+export interface DirtyTracker {
+  readonly isOn: boolean;
+  /** Starts with a clean slate. May take the time of a walk over all page tables: never call it in a pause. */
+  start(): void;
+  /**
+   * Adds the pages written since the last call to the bitmap at `bitmap`, an address in the linear memory, and begins anew. A
+   * page that is written while, or after, it is read by the caller is found by the next call. The first call after
+   * `start` may report all of RAM.
+   */
+  collect(bitmap: number): void;
+  stop(): void;
+  /** The VMM has written guest RAM by itself, and has finished doing so. */
+  markDirty(gpa: number, sizeBytes: number): void;
 }
 
 /** A VM on one accelerator: the vCPUs, the interrupt controllers and the clocks. */
@@ -48,6 +66,12 @@ export interface AcceleratedVm {
    * the main thread. @throws VmmError "vcpu-stuck" after 5 s; the request is taken back then.
    */
   park(onRequested?: () => void): void;
+  /** The VM's tracker, made at the first call. */
+  dirtyTracker(): Promise<DirtyTracker>;
+  /** To be called after every write to guest RAM that is not the guest's own. Costs nothing while nobody tracks. */
+  markDirty(gpa: number, sizeBytes: number): void;
+  /** Keeps all vCPUs from running for `percent` (0 to 99) of their time, so that they write less. They still park at once. */
+  throttle(percent: number): void;
   /** Adds the sections of this accelerator to a state image. */
   planState(writer: StateWriter): BindSection;
   /** Takes over saved state. The vCPUs must be parked and not have run yet. @throws VmmError "state-refused" */

@@ -7,6 +7,7 @@
 //   REQUEST = RUN, notify ──────────────▶ STATE = RUNNING, enters the guest
 import {
   VCPU_BASE,
+  VCPU_DIRTY_RING_FETCH,
   VCPU_EXITS,
   VCPU_FAILURE,
   VCPU_FAILURE_DETAIL,
@@ -14,6 +15,7 @@ import {
   VCPU_STATE,
   VCPU_STATE_ABSENT,
   VCPU_STRIDE_BYTES,
+  VCPU_THROTTLE_PERCENT,
   VCPU_TID,
 } from "../../assembly/layout.ts";
 
@@ -78,13 +80,21 @@ export class VcpuControl {
     Atomics.store(this.#words, this.#base + (VCPU_FAILURE_DETAIL >> 2), value);
   }
 
+  get throttlePercent(): number {
+    return Atomics.load(this.#words, this.#base + (VCPU_THROTTLE_PERCENT >> 2));
+  }
+
+  set throttlePercent(value: number) {
+    Atomics.store(this.#words, this.#base + (VCPU_THROTTLE_PERCENT >> 2), value);
+  }
+
   countExit(): void {
     this.#words[this.#base + (VCPU_EXITS >> 2)]!++;
   }
 
-  /** Blocks while the request is `value`. */
-  waitWhileRequest(value: number): void {
-    Atomics.wait(this.#words, this.#base + (VCPU_REQUEST >> 2), value);
+  /** Blocks while the request is `value`, `timeoutMs` at most. */
+  waitWhileRequest(value: number, timeoutMs = Number.POSITIVE_INFINITY): void {
+    Atomics.wait(this.#words, this.#base + (VCPU_REQUEST >> 2), value, timeoutMs);
   }
 
   /** Blocks until the state is `value`; false when that takes longer than `timeoutMs`. */
@@ -99,7 +109,8 @@ export class VcpuControl {
   }
 
   clear(): void {
-    for (const word of [VCPU_REQUEST, VCPU_TID, VCPU_EXITS, VCPU_FAILURE]) {
+    const words = [VCPU_REQUEST, VCPU_TID, VCPU_EXITS, VCPU_FAILURE, VCPU_THROTTLE_PERCENT, VCPU_DIRTY_RING_FETCH];
+    for (const word of words) {
       Atomics.store(this.#words, this.#base + (word >> 2), 0);
     }
     this.state = VCPU_STATE_ABSENT;

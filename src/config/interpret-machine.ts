@@ -15,6 +15,9 @@ const BACKEND_TYPES: readonly MemoryBackendSpec["qomType"][] = [
   "memory-backend-ram",
 ];
 const MIB = 1024 * 1024;
+/** KVM keeps some hundred entries in reserve; more than the maximum there is no room for. */
+const DIRTY_RING_MIN_ENTRIES = 1024;
+const DIRTY_RING_MAX_ENTRIES = 65536;
 /** As QEMU rounds `-m`. */
 const RAM_SIZE_UNIT_BYTES = 8192;
 
@@ -36,6 +39,7 @@ export function interpretMachine(draft: Draft, properties: Properties): void {
 
 export function interpretAccel(draft: Draft, properties: Properties): void {
   const name = properties.text("accel");
+  const ringEntries = properties.integer("dirty-ring-size", 0, DIRTY_RING_MAX_ENTRIES);
   properties.refuseOthers();
   if (name === undefined) properties.fail("Parameter 'accel' is missing; accepted: kvm");
   if (name.includes(":")) {
@@ -44,6 +48,12 @@ export function interpretAccel(draft: Draft, properties: Properties): void {
   }
   const chosen = accelerator(properties, name);
   draft.wanted.accelerators = [...(draft.wanted.accelerators ?? []), chosen];
+  if (ringEntries === undefined) return;
+  if (ringEntries !== 0 && (ringEntries < DIRTY_RING_MIN_ENTRIES || !Number.isInteger(Math.log2(ringEntries)))) {
+    const range = `${DIRTY_RING_MIN_ENTRIES} to ${DIRTY_RING_MAX_ENTRIES}`;
+    properties.fail(`Parameter 'dirty-ring-size' must be a power of two from ${range}, or 0, got ${ringEntries}`);
+  }
+  draft.wanted.dirtyRingEntries = ringEntries;
 }
 
 function accelerator(properties: Properties, name: string): AcceleratorName {

@@ -49,10 +49,13 @@ export const OPTIONS: readonly OptionDefinition[] = [
   {
     flag: "accel",
     group: "machine",
-    argument: "NAME",
+    argument: "NAME[,dirty-ring-size=N]",
     repeat: "list",
     impliedKey: "accel",
-    help: ["kvm (default); several in order of preference"],
+    help: [
+      "kvm (default); several in order of preference",
+      "dirty-ring-size=N      entries of KVM's dirty rings, 1024 to 65536 (default 0: dirty log)",
+    ],
   },
   {
     flag: "cpu",

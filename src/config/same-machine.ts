@@ -7,7 +7,7 @@
 //   RAM size, memory back ends             chardevs, by id
 //   number, arrangement, model of CPUs     where the serial ports lead
 //   devices, number of serial ports        the monitors, as a whole
-//   machine type and UUID                  accelerator, name, pidfile, -no-reboot
+//   machine type and UUID                  accelerator, dirty-ring-size, name, pidfile, -no-reboot
 //                                          kernel, initrd, append, bios: from the guest's next reboot on
 //
 // -S and -incoming speak of the start of the new VMM: they never are inherited. -nodefaults says nothing here, because
@@ -46,7 +46,23 @@ export function mergeSpecs(running: MachineSpec, wanted: WantedSpec): MachineSpe
 }
 
 /** Options of a single value that the new command line may set anew. */
-const REPLACEABLE = ["name", "pidfile", "kernel", "initrd", "append", "bios", "accelerators", "noReboot"] as const;
+const REPLACEABLE = [
+  "name",
+  "pidfile",
+  "kernel",
+  "initrd",
+  "append",
+  "bios",
+  "accelerators",
+  "dirtyRingEntries",
+  "noReboot",
+] as const;
+
+/** Where the user writes another word. */
+const OPTION_NAMES: Partial<Record<(typeof REPLACEABLE)[number], string>> = {
+  dirtyRingEntries: "dirty-ring-size",
+  noReboot: "no-reboot",
+};
 
 function merge(running: MachineSpec, wanted: WantedSpec): MachineSpec {
   const merged: MachineSpec = {
@@ -159,7 +175,7 @@ function backendDifferences(running: MachineSpec, wanted: WantedSpec): Differenc
   const compare: Compare = (what, left, right) => {
     if (!isSame(left, right)) differences.push({ what, running: show(left), wanted: show(right), kind: "backend" });
   };
-  for (const key of REPLACEABLE) compare(key === "noReboot" ? "no-reboot" : key, running[key], merged[key]);
+  for (const key of REPLACEABLE) compare(OPTION_NAMES[key] ?? key, running[key], merged[key]);
   for (const id of new Set([...running.chardevs, ...merged.chardevs].map((chardev) => chardev.id))) {
     const find = ({ chardevs }: MachineSpec): ChardevSpec | undefined => chardevs.find((chardev) => chardev.id === id);
     compare(`chardev '${id}'`, find(running), find(merged));

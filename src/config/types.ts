@@ -61,6 +61,8 @@ export interface MachineSpec {
   machine: { type: MachineType; memoryBackend?: string; auxRamShare: boolean };
   /** In order of preference. */
   accelerators: AcceleratorName[];
+  /** `-accel kvm,dirty-ring-size=N`: entries of each vCPU's dirty ring. Absent: dirty log. */
+  dirtyRingEntries?: number;
   memoryBackends: MemoryBackendSpec[];
   memorySizeBytes: number;
   cpuCount: number;

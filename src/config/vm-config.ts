@@ -37,7 +37,7 @@ export interface VmConfig {
    */
   machine?: OneOrMore<string | MachineConfig>;
   /** Accelerators in order of preference; `"kvm"` by default. */
-  accel?: OneOrMore<string | { accel: string }>;
+  accel?: OneOrMore<string | { accel: string; "dirty-ring-size"?: number | string }>;
   /**
    * CPU model `host` (default) or `max`, and features to add or take away.
    *

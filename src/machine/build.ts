@@ -41,6 +41,7 @@ export function buildParts(
       features: spec.cpu.features,
     },
     devices: table,
+    ...(spec.dirtyRingEntries === undefined ? {} : { dirtyRingEntries: spec.dirtyRingEntries }),
     ...(inherited?.cpuids === undefined ? {} : { cpuids: inherited.cpuids }),
     ...(inherited?.workers === undefined ? {} : { workers: inherited.workers }),
     onVcpuError,

@@ -23,20 +23,37 @@ import type { IoBus } from "../../machine/io-bus.ts";
 import { signalMain } from "../../machine/io-bus.ts";
 import type { VcpuControl } from "../vcpu-control.ts";
 
+/** How long a throttled vCPU runs at a time; as in QEMU. */
+const THROTTLE_SLICE_MS = 10;
+/** How long a throttled vCPU sleeps before it looks whether it is still throttled. */
+const THROTTLE_LOOK_MS = 50;
+
 export class VcpuRunner {
   readonly #vcpu: KvmVcpu;
   readonly #control: VcpuControl;
   readonly #bus: () => IoBus;
+  readonly #emptyRing: (() => void) | undefined;
   readonly #words: Int32Array;
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
 
-  /** `bus` is asked for at the first exit: after an update the guest runs before any device module is compiled. */
-  constructor(vcpu: KvmVcpu, index: number, memory: WebAssembly.Memory, control: VcpuControl, bus: () => IoBus) {
+  /**
+   * `bus` is asked for at the first exit: after an update the guest runs before any device module is compiled. `emptyRing`
+   * makes room in the vCPU's dirty ring; without it nobody may track dirty pages while this runs.
+   */
+  constructor(
+    vcpu: KvmVcpu,
+    index: number,
+    memory: WebAssembly.Memory,
+    control: VcpuControl,
+    bus: () => IoBus,
+    emptyRing?: () => void,
+  ) {
     const base = KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES;
     this.#vcpu = vcpu;
     this.#control = control;
     this.#bus = bus;
+    this.#emptyRing = emptyRing;
     this.#words = new Int32Array(memory.buffer);
     this.#bytes = new Uint8Array(memory.buffer, base, KVM_RUN_STRIDE_BYTES);
     this.#view = new DataView(memory.buffer, base, KVM_RUN_STRIDE_BYTES);
@@ -53,6 +70,8 @@ export class VcpuRunner {
         this.#park();
         this.#control.waitWhileRequest(VCPU_REQUEST_PARK);
         this.#unpark();
+      } else if (this.#control.throttlePercent !== 0) {
+        this.#runThrottled();
       } else if (!this.#runOnce() && this.#control.request === VCPU_REQUEST_RUN) {
         // A kick for a request that was taken back: it would end every KVM_RUN from now on.
         this.#unpark();
@@ -60,6 +79,23 @@ export class VcpuRunner {
     }
     consumeKickSignal();
     this.#control.state = VCPU_STATE_GONE;
+  }
+
+  /** Runs the guest for a slice and then not, for as long as makes it the wanted share. A request ends either. */
+  #runThrottled(): void {
+    const endMs = performance.now() + THROTTLE_SLICE_MS;
+    const timer = armKickTimer(THROTTLE_SLICE_MS);
+    while (this.#control.request === VCPU_REQUEST_RUN && performance.now() < endMs) this.#runOnce();
+    disarmKickTimer(timer);
+    // Takes back the timer's kick, which may have come between two runs.
+    this.#unpark();
+    const percent = this.#control.throttlePercent;
+    const wakeMs = performance.now() + (THROTTLE_SLICE_MS * percent) / (100 - percent);
+    while (this.#control.request === VCPU_REQUEST_RUN && this.#control.throttlePercent !== 0) {
+      const leftMs = wakeMs - performance.now();
+      if (leftMs <= 0) return;
+      this.#control.waitWhileRequest(VCPU_REQUEST_RUN, Math.min(leftMs, THROTTLE_LOOK_MS));
+    }
   }
 
   /**
@@ -144,15 +180,23 @@ export class VcpuRunner {
       case abi.KVM_EXIT_IRQ_WINDOW_OPEN:
       case abi.KVM_EXIT_HLT:
         return;
+      case abi.KVM_EXIT_DIRTY_RING_FULL:
+        if (this.#emptyRing !== undefined) this.#emptyRing();
+        else this.#fail(reason);
+        return;
       case abi.KVM_EXIT_SHUTDOWN:
         // A triple fault is how guests without ACPI reboot.
         this.#stop(EVENT_RESET);
         return;
       default:
-        this.#control.failure = reason;
-        this.#control.failureDetail = this.#view.getUint32(abi.KVM_RUN_INTERNAL_SUBERROR_U32, true);
-        this.#stop(EVENT_VCPU_ERROR);
+        this.#fail(reason);
     }
+  }
+
+  #fail(reason: number): void {
+    this.#control.failure = reason;
+    this.#control.failureDetail = this.#view.getUint32(abi.KVM_RUN_INTERNAL_SUBERROR_U32, true);
+    this.#stop(EVENT_VCPU_ERROR);
   }
 
   /** Asks the main thread to act and waits parked until it does. */

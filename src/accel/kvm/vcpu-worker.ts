@@ -6,6 +6,7 @@ import { blockKickSignal, ignoreKickSignal } from "../../../ffi/signal.ts";
 import type { DeviceInstance } from "../../machine/device-table.ts";
 import { IoBus } from "../../machine/io-bus.ts";
 import { VcpuControl } from "../vcpu-control.ts";
+import { DirtyRings } from "./dirty-ring.ts";
 import { VcpuRunner } from "./run-loop.ts";
 
 export interface VcpuWorkerStart {
@@ -30,8 +31,13 @@ function serve({ memory, index, vcpuFd, vmFd, devices, isLent, isWarm }: VcpuWor
     bus ??= new IoBus(memory, devices, (gsi, level) => vm.setIrqLine(gsi, level));
     return bus;
   };
+  let rings: DirtyRings | undefined;
+  const emptyRing = (): void => {
+    rings ??= new DirtyRings(memory, vm);
+    rings.empty([index]);
+  };
   try {
-    const runner = new VcpuRunner(new KvmVcpu(vcpuFd), index, memory, control, getBus);
+    const runner = new VcpuRunner(new KvmVcpu(vcpuFd), index, memory, control, getBus, emptyRing);
     if (isWarm) getBus();
     if (isLent) runner.takeOver();
     runner.serve();

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A VM on KVM: builds the kernel's side, starts the vCPU workers, stops and starts them, saves and restores their state.
 import {
+  CONTROL_DIRTY_RING_ENTRIES,
+  CONTROL_RAM_PAGES,
+  DIRTY_RING_BASE,
+  DIRTY_RING_STRIDE_BYTES,
   KVM_RUN_BASE,
   KVM_RUN_STRIDE_BYTES,
+  PAGE_SIZE_BYTES,
   VCPU_REQUEST_EXIT,
   VCPU_REQUEST_PARK,
   VCPU_REQUEST_RUN,
@@ -20,9 +25,10 @@ import { KVM_IDENTITY_MAP_GPA, KVM_TSS_GPA } from "../../machine/board.ts";
 import type { InitialVcpuState } from "../../machine/boot/types.ts";
 import type { RestoreOptions } from "../../machine/clock-origin.ts";
 import { IoBus } from "../../machine/io-bus.ts";
+import { importEntry } from "../../runtime/entry.ts";
 import type { StateReader } from "../../state/reader.ts";
 import type { BindSection, StateWriter } from "../../state/writer.ts";
-import type { AcceleratedVm, AcceleratorOptions, Rehearsal } from "../types.ts";
+import type { AcceleratedVm, AcceleratorOptions, DirtyTracker, Rehearsal } from "../types.ts";
 import { VcpuControl } from "../vcpu-control.ts";
 import { encodeRegs, patchSregs } from "./boot-state.ts";
 import { capturePowerOnState, cpuidsFor, createIrqchips, type PowerOnState } from "./power-on.ts";
@@ -69,6 +75,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   #areWorkersStarted = false;
   /** The workers of all vCPUs but the first are parked, and that one's is loaded. */
   #isPrepared = false;
+  #tracker: DirtyTracker | undefined;
 
   /** @throws VmmError "kvm-unavailable" when /dev/kvm cannot be used, SysError when the kernel refuses a step */
   constructor(options: KvmVmOptions) {
@@ -83,10 +90,14 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#vm.setIdentityMapAddr(KVM_IDENTITY_MAP_GPA);
     createIrqchips(this.#vm);
     const vcpus: KvmVcpu[] = [];
+    const ringSizeBytes = this.#enableDirtyRing();
     for (let index = 0; index < options.cpuCount; index++) {
       const vcpu = this.#vm.createVcpu(index);
       vcpu.setCpuid2(this.#cpuids[index]!);
       vcpu.mapRun(this.#memory, KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES, this.#runSizeBytes);
+      if (ringSizeBytes > 0) {
+        vcpu.mapDirtyRing(this.#memory, DIRTY_RING_BASE + index * DIRTY_RING_STRIDE_BYTES, ringSizeBytes);
+      }
       vcpu.unblockSignalsInRun();
       const control = new VcpuControl(options.memory, index);
       control.clear();
@@ -94,6 +105,33 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       vcpus.push(vcpu);
     }
     this.#state = new VmState(this.#system, this.#vm, vcpus, this.#cpuids);
+  }
+
+  /** Size of each vCPU's ring, 0 for none. KVM takes it only before there are vCPUs. */
+  #enableDirtyRing(): number {
+    const { memory, dirtyRingEntries = 0, ramSizeBytes } = this.#options;
+    const words = new Uint32Array(memory.buffer);
+    words[CONTROL_DIRTY_RING_ENTRIES >> 2] = dirtyRingEntries;
+    if (dirtyRingEntries === 0) return 0;
+    words[CONTROL_RAM_PAGES >> 2] = ramSizeBytes / PAGE_SIZE_BYTES;
+    const sizeBytes = dirtyRingEntries * abi.KVM_DIRTY_GFN_SIZE_BYTES;
+    for (const capability of [abi.KVM_CAP_DIRTY_LOG_RING_ACQ_REL, abi.KVM_CAP_DIRTY_LOG_RING]) {
+      const maximumBytes = this.#vm.checkExtension(capability);
+      if (maximumBytes === 0) continue;
+      if (sizeBytes > maximumBytes) {
+        const maximum = maximumBytes / abi.KVM_DIRTY_GFN_SIZE_BYTES;
+        throw new VmmError(
+          "dirty-ring",
+          `dirty-ring-size=${dirtyRingEntries}: this host's KVM takes ${maximum} at most`,
+        );
+      }
+      this.#vm.enableCap(capability, sizeBytes);
+      return sizeBytes;
+    }
+    throw new VmmError(
+      "dirty-ring",
+      "dirty-ring-size: this host's KVM has no dirty rings (Linux ≥ 5.11 does on Intel and AMD); leave it out",
+    );
   }
 
   failures(): string[] {
@@ -126,6 +164,29 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     patchSregs(sregs, boot.sregs);
     first.transfer("KVM_SET_SREGS", abi.KVM_SET_SREGS, sregs);
     first.transfer("KVM_SET_REGS", abi.KVM_SET_REGS, encodeRegs(boot.regs));
+    // The guest has been loaded anew, all over RAM.
+    this.markDirty(0, this.#options.ramSizeBytes);
+  }
+
+  async dirtyTracker(): Promise<DirtyTracker> {
+    const { openDirtyTracker } = await importEntry<typeof import("./dirty.ts")>("accel/kvm/dirty.ts");
+    const { memory, ramBase, ramSizeBytes, cpuCount } = this.#options;
+    this.#tracker ??= openDirtyTracker({ vmFd: this.#vm.fd, memory, ramBase, ramSizeBytes, cpuCount });
+    return this.#tracker;
+  }
+
+  markDirty(gpa: number, sizeBytes: number): void {
+    this.#tracker?.markDirty(gpa, sizeBytes);
+  }
+
+  throttle(percent: number): void {
+    if (!(percent >= 0 && percent <= 99))
+      throw new RangeError(`A vCPU is throttled by 0 to 99 percent, not ${percent}`);
+    for (const thread of this.#threads) {
+      thread.control.throttlePercent = Math.floor(percent);
+      // One that runs without exits would not look.
+      this.#kick(thread);
+    }
   }
 
   run(): void {
@@ -226,6 +287,11 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     }
     for (const [index, { vcpu }] of this.#threads.entries()) {
       mapAnonymousOver(this.#memory, KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES, this.#runSizeBytes);
+      const { dirtyRingEntries = 0 } = this.#options;
+      if (dirtyRingEntries > 0) {
+        const sizeBytes = dirtyRingEntries * abi.KVM_DIRTY_GFN_SIZE_BYTES;
+        mapAnonymousOver(this.#memory, DIRTY_RING_BASE + index * DIRTY_RING_STRIDE_BYTES, sizeBytes);
+      }
       vcpu.close();
     }
     this.#vm.close();

@@ -86,6 +86,9 @@ test("-machine adds up, the later wins", async () => {
 
 test("-accel knows kvm and says what is missing of the others", async () => {
   assert.equal(resolve("-accel", "kvm").accelerators, ["kvm"]);
+  assert.is(resolve("-accel", "kvm").dirtyRingEntries, undefined);
+  assert.is(resolve("-accel", "kvm,dirty-ring-size=4096").dirtyRingEntries, 4096);
+  assert.is(resolve("-accel", "kvm,dirty-ring-size=0").dirtyRingEntries, 0);
   assert.equal(resolve("-machine", "accel=kvm").accelerators, ["kvm"]);
   assert.equal(resolve("-machine", "accel=kvm:kvm").accelerators, ["kvm", "kvm"]);
   const missing = (name: string): string =>
@@ -97,7 +100,22 @@ test("-accel knows kvm and says what is missing of the others", async () => {
     [["-accel", "kvn"], "-accel kvn: Invalid accelerator 'kvn' (did you mean 'kvm'?); accepted: kvm"],
     [["-accel", "kvm:tcg"], "-accel kvm:tcg: One name at a time: -accel kvm -accel tcg"],
     [["-accel", ""], "-accel : Parameter 'accel' is missing; accepted: kvm"],
-    [["-accel", "kvm,thread=multi"], "-accel kvm,thread=multi: Invalid parameter 'thread'; accepted: accel"],
+    [
+      ["-accel", "kvm,thread=multi"],
+      "-accel kvm,thread=multi: Invalid parameter 'thread'; accepted: accel, dirty-ring-size",
+    ],
+    [
+      ["-accel", "kvm,dirty-ring-size=1000"],
+      "-accel kvm,dirty-ring-size=1000: Parameter 'dirty-ring-size' must be a power of two from 1024 to 65536, or 0, got 1000",
+    ],
+    [
+      ["-accel", "kvm,dirty-ring-size=512"],
+      "-accel kvm,dirty-ring-size=512: Parameter 'dirty-ring-size' must be a power of two from 1024 to 65536, or 0, got 512",
+    ],
+    [
+      ["-accel", "kvm,dirty-ring-size=131072"],
+      "-accel kvm,dirty-ring-size=131072: Parameter 'dirty-ring-size' expects a number from 0 to 65536, got '131072'",
+    ],
     [["-accel", "kvm", "-M", "accel=kvm"], 'The -accel and "-machine accel=" options are incompatible'],
   ]);
 });

@@ -93,6 +93,14 @@ test("a back end's file is part of the machine: another file has other contents"
   ]);
 });
 
+test("the dirty rings are the VMM's own and may differ", () => {
+  assert.equal(differences("-accel", "kvm,dirty-ring-size=4096"), ["backend: dirty-ring-size: none -> 4096"]);
+  const merged = merge("-accel", "kvm,dirty-ring-size=4096");
+  assert.is(merged.dirtyRingEntries, 4096);
+  assert.is(mergeSpecs(merged, interpret("-accel", "kvm")).dirtyRingEntries, 4096);
+  assert.is(mergeSpecs(merged, interpret("-accel", "kvm,dirty-ring-size=0")).dirtyRingEntries, 0);
+});
+
 test("mergeSpecs() refuses another machine and lists why", async () => {
   const error = await rejection(() => merge("-m", "2G", "-smp", "2"));
   assert.is((error as VmmError).code, "machine-differs");
