@@ -5,5 +5,5 @@
 
 export { clearRange, orBitmap, setRange } from "./bitmap";
 export { hashPage } from "./hash";
-export { collectDirty, countDirty, nextDirtyRun } from "./scan";
-export { isZeroPage, scanZeroPages } from "./zero";
+export { collectDirty, countDirty, nextCleanPage, nextDirtyPage, nextDirtyRun } from "./scan";
+export { countLeadingDataPages, countLeadingZeroPages, isZeroPage, scanZeroPages, zeroPages } from "./zero";

@@ -65,6 +65,16 @@ function findBit(bitmap: usize, pageCount: u32, from: u32, flip: u64): u32 {
   return min(<u32>((at - bitmap) << 3) + <u32>ctz<u64>(word), pageCount);
 }
 
+/** The first dirty page at or after `fromPage`; `pageCount` when there is none. */
+export function nextDirtyPage(bitmap: usize, pageCount: u32, fromPage: u32): u32 {
+  return findBit(bitmap, pageCount, fromPage, 0);
+}
+
+/** The first clean page at or after `fromPage`; `pageCount` when there is none. */
+export function nextCleanPage(bitmap: usize, pageCount: u32, fromPage: u32): u32 {
+  return findBit(bitmap, pageCount, fromPage, ~(<u64>0));
+}
+
 /**
  * The first run of dirty pages that has a page at or after `fromPage`, cut off before `fromPage`.
  *

@@ -43,3 +43,32 @@ export function scanZeroPages(pages: usize, pageCount: u32, outBitmap: usize): u
   }
   return total;
 }
+
+/** How many of the first of `pageCount` pages are zero, up to the first that is not. */
+export function countLeadingZeroPages(pages: usize, pageCount: u32): u32 {
+  for (let index: u32 = 0; index < pageCount; index++) {
+    if (!isZeroPage(pages + <usize>index * PAGE_SIZE_BYTES)) return index;
+  }
+  return pageCount;
+}
+
+/** How many of the first of `pageCount` pages are not zero, up to the first that is. */
+export function countLeadingDataPages(pages: usize, pageCount: u32): u32 {
+  for (let index: u32 = 0; index < pageCount; index++) {
+    if (isZeroPage(pages + <usize>index * PAGE_SIZE_BYTES)) return index;
+  }
+  return pageCount;
+}
+
+/**
+ * Makes the pages [fromPage, fromPage + pageCount) of the RAM at `ram` zero. A page that is zero is not written, and one whose
+ * bit in `written` is clear is not even read: reading it would make the kernel allocate it. `written` 0: look at all.
+ */
+export function zeroPages(ram: usize, fromPage: u32, pageCount: u32, written: usize): void {
+  const end = fromPage + pageCount;
+  for (let page = fromPage; page < end; page++) {
+    if (written != 0 && (load<u64>(written + (<usize>(page >> 6) << 3)) & (<u64>1 << (page & 63))) == 0) continue;
+    const at = ram + <usize>page * PAGE_SIZE_BYTES;
+    if (!isZeroPage(at)) memory.fill(at, 0, PAGE_SIZE_BYTES);
+  }
+}

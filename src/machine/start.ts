@@ -5,7 +5,7 @@ import type { MachineSpec, MigrationAddress, WantedSpec } from "../config/types.
 import { excludeFromDumps, selfTestMapping } from "../memory/ram.ts";
 import { Incoming } from "../migration/incoming.ts";
 import { Migration } from "../migration/migration.ts";
-import { pageHasher } from "../migration/ram-section.ts";
+import { loadDirtyModule } from "../migration/ram/dirty-module.ts";
 import { buildVm } from "./build.ts";
 import { Connections, type ConnectionsState } from "./connections.ts";
 import { VmHandle } from "./handle.ts";
@@ -45,7 +45,7 @@ export async function startVm(spec: MachineSpec, { wanted, startsBaton = false }
   if (main !== undefined) return awaitGuest(spec, wanted, startsBaton, "address" in main ? main.address : undefined);
   const vm = buildVm(spec);
   try {
-    selfTestMapping(vm.memory, vm.ram, pageHasher(vm.memory));
+    selfTestMapping(vm.memory, vm.ram, loadDirtyModule(vm.memory).hashPage);
     await vm.powerOn();
     const { handle, connections } = connectVm(vm, { startsBaton });
     if (spec.pidfile !== undefined) writeFileSync(spec.pidfile, `${process.pid}\n`, { mode: 0o600 });

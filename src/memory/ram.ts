@@ -72,20 +72,47 @@ export function mapRam(memory: WebAssembly.Memory, backend: MemoryBackendSpec, i
 /** Between two chunks whoever else has something to do is let in. */
 const POPULATE_CHUNK_BYTES = 64 * 2 ** 20;
 
+/** The parts of RAM that have been written, or may have been. What lies between them is zero. */
+export function* existingRanges({
+  fd,
+  backend,
+  isShared,
+}: MappedRam): Generator<{ offset: number; sizeBytes: number }> {
+  // What was written to a private mapping is in no file.
+  if (fd === undefined || !isShared || status(fd).kind !== "file") {
+    yield { offset: 0, sizeBytes: backend.sizeBytes };
+    return;
+  }
+  for (let offset = 0; offset < backend.sizeBytes; ) {
+    const data = seekData(fd, offset);
+    if (data === undefined || data >= backend.sizeBytes) return;
+    offset = Math.min(seekHole(fd, data), backend.sizeBytes);
+    yield { offset: data, sizeBytes: offset - data };
+  }
+}
+
 /**
  * Fills the page tables for all of RAM that there is: a guest that comes does not have to wait for each of its pages.
  * What it has never touched stays a hole in the file.
  */
-export async function populateExisting(memory: WebAssembly.Memory, { base, fd, backend }: MappedRam): Promise<void> {
-  if (fd === undefined) return;
+export async function populateExisting(memory: WebAssembly.Memory, ram: MappedRam): Promise<void> {
   const bytes = new Uint8Array(memory.buffer);
-  for (let offset = 0; offset < backend.sizeBytes; ) {
-    const data = seekData(fd, offset);
-    if (data === undefined || data >= backend.sizeBytes) return;
-    const end = Math.min(seekHole(fd, data), data + POPULATE_CHUNK_BYTES, backend.sizeBytes);
-    advise(bytes, base + data, end - data, "populate");
-    offset = end;
-    await new Promise((resolve) => setTimeout(resolve, 0));
+  for (const { offset, sizeBytes } of existingRanges(ram)) {
+    for (let done = 0; done < sizeBytes; done += POPULATE_CHUNK_BYTES) {
+      advise(bytes, ram.base + offset + done, Math.min(POPULATE_CHUNK_BYTES, sizeBytes - done), "populate");
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+  }
+}
+
+/** Makes all of RAM zero that comes from a file or a device and may have been used before. The guest's RAM comes after. */
+export function clearRam(memory: WebAssembly.Memory, { base, fd, backend }: MappedRam): void {
+  if (fd === undefined || backend.qomType !== "memory-backend-file") return;
+  if (backend.share && status(fd).kind === "file") {
+    truncate(fd, 0);
+    truncate(fd, backend.sizeBytes);
+  } else {
+    new Uint8Array(memory.buffer, base, backend.sizeBytes).fill(0);
   }
 }
 

@@ -6,15 +6,23 @@ import type { MachineSpec, MigrationAddress, WantedSpec } from "../config/types.
 import { describeError, VmmError } from "../errors.ts";
 import { buildParts, type Inherited } from "../machine/build.ts";
 import type { Vm } from "../machine/vm.ts";
+import { clearRam } from "../memory/ram.ts";
 import { formatMigrationUri } from "../qmp/migration-address.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
+import type { SocketAddress } from "../qmp/schema/migration.ts";
 import { StateReader } from "../state/reader.ts";
 import { IncomingTransfer } from "./cpr-transfer-incoming.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine } from "./guest-image.ts";
+import { SPARE_BITMAP } from "./precopy.ts";
 import type { MigrationProgress } from "./progress.ts";
-import { checkSamples, readRamLocation } from "./ram-section.ts";
-import { type FileAddress, openStateFile } from "./state-file.ts";
+import { readRam } from "./ram/ram-file.ts";
+import { checkSamples, type RamInFile, readPresent, readRamLocation } from "./ram-section.ts";
+import { type FileAddress, openStateFile, type StateFile } from "./state-file.ts";
+import { receiveStream } from "./stream-incoming.ts";
 import type { Timeline } from "./timeline.ts";
+
+/** How many threads read RAM from a file. */
+const LOADING_THREADS = 2;
 
 export interface IncomingOptions {
   vm: Vm;
@@ -88,7 +96,13 @@ export class Incoming {
       return (signal) => transfer.receive(main, signal, (address) => (this.#options.progress.socketAddress = address));
     }
     if (main.transport === "file") return () => this.#loadFile(main);
-    throw new VmmError("channel", `-incoming ${formatMigrationUri(main)} is not in this version of Baton`);
+    const { vm, progress } = this.#options;
+    const build = (spec: MachineSpec, inherited: Inherited): void => this.#build(spec, inherited);
+    const onListening = (address: SocketAddress | undefined): void => {
+      progress.socketAddress = address;
+    };
+    return (signal) =>
+      receiveStream({ vm, build, onListening, onActive: () => progress.enter("active") }, main, signal);
   }
 
   async #run(
@@ -141,13 +155,32 @@ export class Incoming {
       const location = readRamLocation(reader, spec.memorySizeBytes);
       this.#build(spec, { cpuids: readCpuids(reader, spec.cpuCount) });
       if (location.where === "in-place") checkSamples(vm.memory, vm.ram, location);
-      else throw new VmmError("mode", "RAM in the state file is not in this version of Baton");
+      else if (location.where === "in-file") await this.#loadRam(file, reader, location);
+      else throw new VmmError("state-refused", "The state is that of a stream, and its RAM is not in the file");
       vm.devices.restoreState(reader);
       vm.accel.restoreState(reader);
       return { runState };
     } finally {
       close(file.fd);
     }
+  }
+
+  /** Reads RAM from behind the image. */
+  async #loadRam(file: StateFile, reader: StateReader, { offset, sizeBytes }: RamInFile): Promise<void> {
+    const { memory, ram } = this.#options.vm;
+    readPresent(reader, memory, sizeBytes, SPARE_BITMAP);
+    clearRam(memory, ram);
+    await readRam(
+      {
+        memory,
+        ramBase: ram.base,
+        ramSizeBytes: sizeBytes,
+        fd: file.fd,
+        fileOffset: file.offset + offset,
+        streams: LOADING_THREADS,
+      },
+      SPARE_BITMAP,
+    );
   }
 
   /** Builds the machine of the guest that comes. @throws VmmError when the command line contradicts it */

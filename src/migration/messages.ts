@@ -25,6 +25,19 @@ export const FRAME_STATE = 9;
 /** The guest runs: when which phase was over, f64 ms each on CLOCK_MONOTONIC. */
 export const FRAME_RUNNING = 10;
 
+/** First on a further connection of a stream: the token of the hello, a space, and the number of the connection. */
+export const FRAME_JOIN = 11;
+/** A round of RAM follows, in records of ram/record.ts, on this connection or the further ones. */
+export const FRAME_ROUND = 12;
+/** The guest stands: its last round of RAM follows, and then its state. */
+export const FRAME_FINAL = 13;
+/** The guest could run here now. */
+export const FRAME_READY = 14;
+/** The guest is yours. */
+export const FRAME_COMMIT = 15;
+/** Of a stream that nothing can come back on: it was all. */
+export const FRAME_END = 16;
+
 /** A reason is a sentence or two. */
 const MAX_REASON_BYTES = 16 * 1024;
 export const MAX_STATE_FRAME_BYTES = MAX_IMAGE_SIZE_BYTES;
@@ -40,25 +53,47 @@ const NAMES: Readonly<Record<number, string>> = {
   [FRAME_REHEARSED]: "REHEARSED",
   [FRAME_STATE]: "STATE",
   [FRAME_RUNNING]: "RUNNING",
+  [FRAME_JOIN]: "JOIN",
+  [FRAME_ROUND]: "ROUND",
+  [FRAME_FINAL]: "FINAL",
+  [FRAME_READY]: "READY",
+  [FRAME_COMMIT]: "COMMIT",
+  [FRAME_END]: "END",
 };
 
-/** @throws VmmError "refused" with the peer's reason, "stream" when it is another frame than `type` */
-export function expectType(frame: Frame, type: number): Frame {
-  if (frame.type === type) return frame;
+/**
+ * The frame, when it is of one of these types.
+ * @throws VmmError "refused" with the peer's reason, "stream" when it is another one
+ */
+export function expectType(frame: Frame, ...types: number[]): Frame {
+  if (types.includes(frame.type)) return frame;
   if (frame.type === FRAME_REFUSED) {
     throw new VmmError("refused", `The other side refused: ${new TextDecoder().decode(frame.payload)}`);
   }
   const got = NAMES[frame.type] ?? `type ${frame.type}`;
-  throw new VmmError("stream", `The other side sent ${got} where ${NAMES[type]} was expected`);
+  throw new VmmError("stream", `The other side sent ${got} where ${namesOf(types)} was expected`);
+}
+
+function namesOf(types: readonly number[]): string {
+  return types.map((type) => NAMES[type]).join(" or ");
 }
 
 /** The next frame, which must be of that type. @throws VmmError "peer-gone" when the stream ends instead */
-export async function expectFrame(channel: FrameChannel, type: number, limitBytes = MAX_REASON_BYTES): Promise<Frame> {
+export function expectFrame(channel: FrameChannel, type: number, limitBytes = MAX_REASON_BYTES): Promise<Frame> {
+  return expectOneOf(channel, [type], limitBytes);
+}
+
+/** The next frame, which must be of one of those types. @throws VmmError "peer-gone" when the stream ends instead */
+export async function expectOneOf(
+  channel: FrameChannel,
+  types: readonly number[],
+  limitBytes = MAX_REASON_BYTES,
+): Promise<Frame> {
   const frame = await channel.receive(limitBytes);
   if (frame === undefined) {
-    throw new VmmError("peer-gone", `${channel.transport.name} ended before it sent ${NAMES[type]}`);
+    throw new VmmError("peer-gone", `${channel.transport.name} ended before it sent ${namesOf(types)}`);
   }
-  return expectType(frame, type);
+  return expectType(frame, ...types);
 }
 
 /** Tells the peer why nothing comes of it, if it still listens. */

@@ -29,6 +29,7 @@ import { Outgoing } from "./outgoing.ts";
 import { defaultCapabilities, defaultParameters, mergeParameters } from "./parameters.ts";
 import { MigrationProgress } from "./progress.ts";
 import { saveToFile } from "./save.ts";
+import { migrateStream } from "./stream.ts";
 import type { Timeline } from "./timeline.ts";
 
 export class Migration implements MigrationTarget {
@@ -109,8 +110,13 @@ export class Migration implements MigrationTarget {
       const { main, cpr } = channels as TransferChannels;
       return (run) => transfer(run, { main, cpr }, this.#generation + 1);
     }
-    if (mode === "cpr-reboot" && main?.transport === "file") return (run) => saveToFile(run, main);
-    throw new VmmError("mode", `Migration mode '${mode}' over this channel is not in this version of Baton`);
+    const stopFirst = mode === "cpr-reboot";
+    const address = main!;
+    if (address.transport === "file") return (run) => saveToFile(run, address, { stopFirst });
+    if (this.#capabilities["mapped-ram"]) {
+      throw new VmmError("channel", "Migration requires seekable transport (e.g. file)");
+    }
+    return (run) => migrateStream(run, address, { stopFirst, generation: this.#generation });
   }
 
   #refuseBusy(): void {

@@ -74,6 +74,11 @@ export class Outgoing {
     this.#refuseBlocked();
   }
 
+  /** This migration has stopped the guest. */
+  get hasStopped(): boolean {
+    return this.#stateBefore !== undefined;
+  }
+
   /** The run state of the guest that is handed over: the one before this migration stopped it. */
   get guestState(): RunState {
     return this.#stateBefore ?? this.vm.state;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Parameters and capabilities of migrations: their defaults, and how changes to them are taken.
+import { VmmError } from "../errors.ts";
 import { type MigrateSetParameters, MigrationCapability, type MigrationParameters } from "../qmp/schema/migration.ts";
+import { MAX_STREAMS } from "./ram/shared.ts";
 
 export function defaultCapabilities(): Record<MigrationCapability, boolean> {
   return Object.fromEntries(MigrationCapability.values.map((name) => [name, false])) as Record<
@@ -9,12 +11,42 @@ export function defaultCapabilities(): Record<MigrationCapability, boolean> {
   >;
 }
 
+/** QEMU's, but for `max-bandwidth`, which is unlimited. */
 export function defaultParameters(): MigrationParameters {
-  return { mode: "normal", "cpr-exec-command": [] };
+  return {
+    mode: "normal",
+    "cpr-exec-command": [],
+    "downtime-limit": 300,
+    "max-bandwidth": 0,
+    "multifd-channels": 2,
+    "multifd-compression": "none",
+    "multifd-zstd-level": 1,
+    "cpu-throttle-initial": 20,
+    "cpu-throttle-increment": 10,
+    "max-cpu-throttle": 99,
+  };
 }
 
-/** All changes or none: throws when one of them makes no sense. */
+/** Least and greatest value of the numbers, as QEMU has them. */
+const RANGES: Partial<Record<keyof MigrationParameters, readonly [least: number, greatest: number]>> = {
+  "downtime-limit": [0, 2_000_000],
+  "multifd-channels": [1, MAX_STREAMS],
+  "multifd-zstd-level": [1, 20],
+  "cpu-throttle-initial": [1, 99],
+  "cpu-throttle-increment": [1, 99],
+  "max-cpu-throttle": [1, 99],
+};
+
+/** All changes or none. @throws VmmError "parameter" when one of them makes no sense */
 export function mergeParameters(current: MigrationParameters, changes: MigrateSetParameters): MigrationParameters {
-  const { mode = current.mode, "cpr-exec-command": command = current["cpr-exec-command"] } = changes;
-  return { mode, "cpr-exec-command": [...command] };
+  const merged = { ...current, ...changes };
+  for (const [name, range] of Object.entries(RANGES) as [keyof MigrationParameters, readonly [number, number]][]) {
+    const value = merged[name] as number;
+    if (value >= range[0] && value <= range[1]) continue;
+    throw new VmmError("parameter", `Parameter '${name}' expects a value between ${range[0]} and ${range[1]}`);
+  }
+  if (merged["max-cpu-throttle"] < merged["cpu-throttle-initial"]) {
+    throw new VmmError("parameter", "Parameter 'max-cpu-throttle' expects at least cpu-throttle-initial");
+  }
+  return { ...merged, "cpr-exec-command": [...merged["cpr-exec-command"]] };
 }

@@ -1,14 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-// Section `ram` of a state image in a file: where the guest's RAM is, and how to tell that it is the right one.
-import { modules } from "../../build/dirty.ts";
+// Section `ram` of a state image: where the guest's RAM is, and how to tell that it is the right one.
+import { DIRTY_BITMAP_SIZE_BYTES } from "../../assembly/layout.ts";
 import { VmmError } from "../errors.ts";
+import type { Vm } from "../machine/vm.ts";
 import type { MappedRam } from "../memory/ram.ts";
 import type { StateReader } from "../state/reader.ts";
+import type { BindSection, StateWriter } from "../state/writer.ts";
+import { loadDirtyModule } from "./ram/dirty-module.ts";
 
 export const RAM_SECTION = "ram";
 export const RAM_SECTION_VERSION = 1;
 
 const PAGE_SIZE_BYTES = 4096;
+const PRESENT = "present";
+
+/** One bit for each page. */
+function bitmapSize(ramSizeBytes: number): number {
+  return Math.ceil(ramSizeBytes / PAGE_SIZE_BYTES / 8);
+}
+
+/** Puts the bitmap of the pages that the file has at `address` of the linear memory. @throws VmmError "state-refused" */
+export function readPresent(
+  reader: StateReader,
+  memory: WebAssembly.Memory,
+  ramSizeBytes: number,
+  address: number,
+): void {
+  const bitmap = reader.section(RAM_SECTION).part(PRESENT, bitmapSize(ramSizeBytes));
+  new Uint8Array(memory.buffer, address, DIRTY_BITMAP_SIZE_BYTES).fill(0);
+  new Uint8Array(memory.buffer, address, bitmap.length).set(bitmap);
+}
 /** Enough to notice another file, an empty one, or one that a reboot has scrambled; few enough to cost nothing. */
 const SAMPLE_COUNT = 64;
 
@@ -22,7 +43,10 @@ export interface RamInPlace {
   samples: [number, string][];
 }
 
-/** RAM that follows the image in its file: page p at `offset + p * 4096`, as far as it is not zero. */
+/**
+ * RAM that follows the image in its file: page p at `offset + p * 4096`, as far as the bitmap in part `present` says that it
+ * is there. All others are zero.
+ */
 export interface RamInFile {
   where: "in-file";
   sizeBytes: number;
@@ -30,20 +54,59 @@ export interface RamInFile {
   offset: number;
 }
 
-export type RamLocation = RamInPlace | RamInFile;
+/** RAM that came before the image, on the same stream. */
+export interface RamInStream {
+  where: "in-stream";
+  sizeBytes: number;
+}
 
-/** The page hash of the dirty-page scanner, on this memory. */
-export function pageHasher(memory: WebAssembly.Memory): (address: number) => bigint {
-  const module = new WebAssembly.Module(Uint8Array.fromBase64(modules.dirty));
-  const { hashPage } = new WebAssembly.Instance(module, { env: { memory } }).exports as {
-    hashPage(address: number): bigint;
+export type RamLocation = RamInPlace | RamInFile | RamInStream;
+
+/**
+ * Where RAM is to be: where it is, if that is asked for and possible, else `otherwise`. As in QEMU only RAM in a shared file
+ * that has a name is left where it is: a memfd ends with its last process.
+ */
+export function locateRam<T extends { where: RamLocation["where"] }>(
+  vm: Vm,
+  inPlace: boolean,
+  otherwise: T,
+): (T & { sizeBytes: number }) | RamInPlace {
+  const { sizeBytes, qomType, memPath } = vm.ram.backend;
+  if (!inPlace || !vm.ram.isShared || qomType !== "memory-backend-file") return { ...otherwise, sizeBytes };
+  return { where: "in-place", sizeBytes, path: memPath!, samples: [] };
+}
+
+/** Hash and page number in decimal: no sample is longer than this in JSON. */
+const SAMPLE_SIZE_BYTES = 32;
+
+/**
+ * Plans the section; pages are sampled when it is filled in, as the guest stands then.
+ * @param present address of the bitmap of the pages that the file has, in the linear memory
+ */
+export function planRam(writer: StateWriter, vm: Vm, location: RamLocation, present = 0): BindSection {
+  const json = (value: RamLocation): Uint8Array => new TextEncoder().encode(JSON.stringify(value));
+  const isSampled = location.where === "in-place";
+  // JSON may end with any number of spaces.
+  const sizeBytes = json(location).length + (isSampled ? SAMPLE_COUNT * SAMPLE_SIZE_BYTES : 0);
+  const bitmapSizeBytes = location.where === "in-file" ? bitmapSize(location.sizeBytes) : 0;
+  const section = writer.plan({ id: RAM_SECTION, version: RAM_SECTION_VERSION }, [
+    { name: "value", type: "json", sizeBytes },
+    ...(bitmapSizeBytes === 0 ? [] : [{ name: PRESENT, type: "bitmap of pages", sizeBytes: bitmapSizeBytes }]),
+  ]);
+  return () => {
+    const value = writer.view(section, "value");
+    const bitmap = bitmapSizeBytes === 0 ? undefined : writer.view(section, PRESENT);
+    return () => {
+      bitmap?.set(new Uint8Array(vm.memory.buffer, present, bitmapSizeBytes));
+      value.fill(0x20);
+      value.set(json(isSampled ? { ...location, samples: sampleRam(vm.memory, vm.ram) } : location));
+    };
   };
-  return hashPage;
 }
 
 /** Hashes of pages spread over all of RAM, none of which is zero as far as that can be had. */
-export function sampleRam(memory: WebAssembly.Memory, ram: MappedRam): [number, string][] {
-  const hashPage = pageHasher(memory);
+function sampleRam(memory: WebAssembly.Memory, ram: MappedRam): [number, string][] {
+  const { hashPage } = loadDirtyModule(memory);
   const pageCount = ram.backend.sizeBytes / PAGE_SIZE_BYTES;
   const stride = Math.max(1, Math.floor(pageCount / SAMPLE_COUNT));
   const samples: [number, string][] = [];
@@ -71,7 +134,7 @@ function formatHash(hash: bigint): string {
 
 /** @throws VmmError "ram-differs" when the RAM is not the one whose pages were sampled */
 export function checkSamples(memory: WebAssembly.Memory, ram: MappedRam, location: RamInPlace): void {
-  const hashPage = pageHasher(memory);
+  const { hashPage } = loadDirtyModule(memory);
   const path = ram.backend.memPath ?? ram.backend.id;
   for (const [page, expected] of location.samples) {
     const found = formatHash(hashPage(ram.base + page * PAGE_SIZE_BYTES));
@@ -104,6 +167,8 @@ export function readRamLocation(reader: StateReader, ramSizeBytes: number): RamL
       if (!isSampled) throw refuse("page hashes that make no sense");
       return location as unknown as RamInPlace;
     }
+    case "in-stream":
+      return { where: "in-stream", sizeBytes: ramSizeBytes };
     case "in-file":
       if (!Number.isSafeInteger(location.offset) || location.offset! < 0) throw refuse("RAM at no offset");
       return location as unknown as RamInFile;

@@ -1,52 +1,105 @@
 // SPDX-License-Identifier: Apache-2.0
-// cpr-reboot to a file: the guest is stopped, its state is written, and its RAM stays where it is (capability
-// x-ignore-shared) or goes into the file behind the state. Whoever loads the file has the guest.
+// Migration to a file. Whoever loads the file has the guest. RAM goes into it behind the state: while the guest runs (mode
+// normal), or while it stands (mode cpr-reboot); or it stays where it is (capability x-ignore-shared).
 //
 //   guest runs    create    the file, under another name
-//   ┌ stopped     plan      the image is laid out
-//   │             RAM       synced where it is, or written
+//                 rounds    RAM, then what the guest wrote meanwhile; mode normal only
+//   ┌ stopped     RAM       the rest of it, or all, or it is synced where it is
 //   │             state     vCPUs, clocks and devices
-//   └             commit    fsync, rename ── point of no return: the guest is the file's ──
+//   └             commit    fsync, rename ── point of no return ──
+import { DIRTY_BITMAP_SIZE_BYTES } from "../../assembly/layout.ts";
 import { status, sync } from "../../ffi/fd.ts";
-import { VmmError } from "../errors.ts";
 import type { Vm } from "../machine/vm.ts";
-import { planGuest } from "./guest-image.ts";
+import { type PlannedGuest, planGuest } from "./guest-image.ts";
 import type { Outgoing } from "./outgoing.ts";
-import { RAM_SECTION, RAM_SECTION_VERSION, type RamInPlace, sampleRam } from "./ram-section.ts";
+import { Precopy, precopyOptions, SPARE_BITMAP } from "./precopy.ts";
+import { RamFileWriter } from "./ram/ram-file.ts";
+import { locateRam, planRam, type RamInFile, type RamInPlace } from "./ram-section.ts";
 import { type FileAddress, StateFileWriter } from "./state-file.ts";
 
-export async function saveToFile(run: Outgoing, address: FileAddress): Promise<void> {
-  const { vm, progress } = run;
+/** RAM begins at a multiple of this in the file: no page of it shares a block with the image. */
+const RAM_ALIGNMENT_BYTES = 2 ** 20;
+/** Which pages the file has. */
+const PRESENT_BITMAP = SPARE_BITMAP;
+
+export async function saveToFile(
+  run: Outgoing,
+  address: FileAddress,
+  { stopFirst }: { stopFirst: boolean },
+): Promise<void> {
+  const { vm, capabilities } = run;
   const file = StateFileWriter.create(address);
   run.onFailure(() => file.discard());
+  const location = locateRam(vm, capabilities["x-ignore-shared"], { where: "in-file" as const, offset: 0 });
+  if (location.where === "in-file") await saveWithRam(run, file, location, stopFirst);
+  else await saveWithoutRam(run, file, location, address);
+}
+
+async function saveWithoutRam(
+  run: Outgoing,
+  file: StateFileWriter,
+  location: RamInPlace,
+  { filename }: FileAddress,
+): Promise<void> {
+  const { vm, progress } = run;
   progress.setupDone();
   await run.stopGuest();
   progress.enter("active");
-  if (!(run.capabilities["x-ignore-shared"] && isNamedFile(vm))) {
-    throw new VmmError("mode", "RAM in the state file is not in this version of Baton");
-  }
+  progress.pass(2);
   // A DAX device has nothing to write back.
   if (status(vm.ram.fd!).kind === "file") sync(vm.ram.fd!);
-  const location = inPlace(vm);
-  const planned = planGuest(vm, run.guestState, vm.accel, (writer) => {
-    writer.addJson({ id: RAM_SECTION, version: RAM_SECTION_VERSION }, location);
-    return () => () => {};
-  });
-  progress.pass(2);
+  const image = plan(vm, run, location);
   progress.enter("device");
   run.signal.throwIfAborted();
-  file.commit(planned.take());
+  file.commit(image.take());
   run.commit(
-    `The guest is in '${address.filename}' and its RAM in '${location.path}': load it with -incoming file:${address.filename}`,
+    `The guest is in '${filename}' and its RAM in '${location.path}': load it with -incoming file:${filename}`,
   );
 }
 
-/** As in QEMU only RAM in a shared file that has a name is left where it is: a memfd ends with its last process. */
-function isNamedFile(vm: Vm): boolean {
-  return vm.ram.isShared && vm.ram.backend.qomType === "memory-backend-file";
+async function saveWithRam(run: Outgoing, file: StateFileWriter, place: RamInFile, stopFirst: boolean): Promise<void> {
+  const { vm, progress, signal, parameters, capabilities } = run;
+  // Where RAM begins is in the image, and how large that is says where RAM may begin: more digits than it can have.
+  const { sizeBytes } = plan(vm, run, { ...place, offset: Number.MAX_SAFE_INTEGER });
+  const location = { ...place, offset: Math.ceil(sizeBytes / RAM_ALIGNMENT_BYTES) * RAM_ALIGNMENT_BYTES };
+  new Uint8Array(vm.memory.buffer, PRESENT_BITMAP, DIRTY_BITMAP_SIZE_BYTES).fill(0);
+  await using writer = new RamFileWriter({
+    memory: vm.memory,
+    ramBase: vm.ram.base,
+    ramSizeBytes: vm.ram.backend.sizeBytes,
+    fd: file.fd,
+    fileOffset: file.offset + location.offset,
+    streams: capabilities.multifd ? parameters["multifd-channels"] : 1,
+  });
+  const sink = {
+    get progress() {
+      return writer.progress;
+    },
+    sendRound: (bitmap: number) => writer.writeRound(bitmap, PRESENT_BITMAP),
+    cancel: () => writer.cancel(),
+  };
+  const precopy = new Precopy(precopyOptions(run, sink, await vm.accel.dirtyTracker()));
+  run.onFailure(() => precopy.end());
+  progress.setupDone();
+  if (stopFirst) await run.stopGuest();
+  progress.enter("active");
+  if (stopFirst) {
+    await precopy.runStopped();
+  } else {
+    await precopy.run();
+    // Of all that is in the file by now: what is left is written in the pause.
+    await file.sync();
+    await run.stopGuest();
+    await precopy.finish(sink.sendRound);
+  }
+  precopy.end();
+  progress.enter("device");
+  signal.throwIfAborted();
+  file.commit(plan(vm, run, location).take());
+  // The file has a guest of its own: this one may go on, as in QEMU.
+  run.commit();
 }
 
-function inPlace(vm: Vm): RamInPlace {
-  const { sizeBytes, memPath } = vm.ram.backend;
-  return { where: "in-place", sizeBytes, path: memPath!, samples: sampleRam(vm.memory, vm.ram) };
+function plan(vm: Vm, run: Outgoing, location: RamInFile | RamInPlace): PlannedGuest {
+  return planGuest(vm, run.guestState, vm.accel, (writer) => planRam(writer, vm, location, PRESENT_BITMAP));
 }

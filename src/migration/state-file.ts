@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // State files: written so that there is always a whole one, the old or the new, and read without trust.
+
 import { existsSync, realpathSync, renameSync, statSync } from "node:fs";
+import { open as openFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import {
   close,
@@ -75,6 +77,16 @@ export class StateFileWriter {
       const written = pwrite(this.fd, bytes.subarray(done), this.offset + at + done);
       if (written === undefined || written === 0) throw new VmmError("state-file", `'${this.#path}' takes no more`);
       done += written;
+    }
+  }
+
+  /** Waits until all that has been written is on the disk. Others have their turn meanwhile. */
+  async sync(): Promise<void> {
+    const file = await openFile(this.#partPath ?? this.#path, "r+");
+    try {
+      await file.sync();
+    } finally {
+      await file.close();
     }
   }
 

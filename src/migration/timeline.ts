@@ -5,7 +5,9 @@
 export const PHASES = ["quiesce", "save", "carry", "exec", "boot", "kvm", "restore", "resume"] as const;
 /** Of a transfer, which has no program to start. */
 export const TRANSFER_PHASES = ["quiesce", "save", "carry", "restore", "resume"] as const;
-export type Phase = (typeof PHASES)[number];
+/** Of a migration over a stream, as its old side sees it. */
+export const STREAM_PHASES = ["quiesce", "ram", "save", "restore", "resume"] as const;
+export type Phase = (typeof PHASES)[number] | "ram";
 
 /** What the old process knows: start of the pause, and the end of its phases. The rest is added by the new one. */
 export const CARRIED_STAMPS = 4;

@@ -4,6 +4,7 @@ import { monotonicMs } from "../../ffi/clock.ts";
 import { VmmError } from "../errors.ts";
 import type { StateReader } from "../state/reader.ts";
 import type { BindSection, StateWriter } from "../state/writer.ts";
+import { MAX_STREAMS } from "./ram/shared.ts";
 
 export const TRANSFER_SECTION = "transfer";
 export const TRANSFER_SECTION_VERSION = 1;
@@ -11,8 +12,10 @@ export const TRANSFER_SECTION_VERSION = 1;
 export interface TransferInfo {
   /** Random: who knows it on the main channel is who said hello on the cpr channel. */
   token: string;
-  /** How many updates the guest has lived through, this one included. */
+  /** How many updates the guest has lived through, this one included if it is one. */
   generation: number;
+  /** Further connections that RAM comes on; 0 or absent: it comes on the main one. */
+  streams?: number;
 }
 
 /** Start of the pause, end of `quiesce`, end of `save`: ms on CLOCK_MONOTONIC. */
@@ -49,9 +52,10 @@ export function readStamps(reader: StateReader): number[] {
 export function readTransferInfo(reader: StateReader): TransferInfo {
   const section = reader.section(TRANSFER_SECTION);
   const info = section.json() as Partial<TransferInfo> | null;
-  const { token, generation } = info ?? {};
-  if (typeof token !== "string" || token === "" || !Number.isSafeInteger(generation) || generation! < 0) {
+  const { token, generation, streams = 0 } = info ?? {};
+  const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
+  if (typeof token !== "string" || token === "" || !isCount(generation) || !isCount(streams) || streams > MAX_STREAMS) {
     throw new VmmError("state-refused", `State section ${section.title} makes no sense`);
   }
-  return { token, generation: generation! };
+  return { token, generation, streams };
 }

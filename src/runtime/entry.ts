@@ -20,6 +20,7 @@ export const ENTRIES = [
   "cli/update.ts",
   "machine/guest-start.ts",
   "migration/command-line.ts",
+  "migration/ram/worker.ts",
   "accel/kvm/dirty.ts",
   "accel/kvm/vcpu-worker.ts",
   "backends/poll-worker.ts",

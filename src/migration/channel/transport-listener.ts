@@ -17,8 +17,8 @@ import {
 } from "./transport.ts";
 
 /**
- * Takes one connection. With it the socket is closed and a unix socket's path is gone: whoever comes later is refused, and
- * whoever waits in the queue is hung up on. An fd or a command is there at once.
+ * Takes connections. With the last one the socket is closed and a unix socket's path is gone: whoever comes later is
+ * refused, and whoever waits in the queue is hung up on. An fd or a command is there at once, and is the only one.
  *
  * @example
  * const listener = await TransportListener.listen({ transport: "socket", type: "unix", path: "/tmp/in" }, reactor);
@@ -32,6 +32,7 @@ export class TransportListener {
   /** There already, but nobody has asked for it yet. */
   #transport: Transport | undefined;
   #waiting: PromiseWithResolvers<Transport> | undefined;
+  #isLast = true;
 
   private constructor(name: string, address: SocketAddress | undefined) {
     this.#name = name;
@@ -69,11 +70,12 @@ export class TransportListener {
   }
 
   /**
-   * The one connection. May be called again after it was aborted.
-   * @throws VmmError "listener-closed" when `close` comes first or the connection has been taken; the signal's reason
+   * The next connection, which is the last unless `isLast` is false. May be called again after it was aborted.
+   * @throws VmmError "listener-closed" when `close` comes first or the last connection has been taken; the signal's reason
    */
-  async accept({ signal }: { signal?: AbortSignal } = {}): Promise<Transport> {
+  async accept({ signal, isLast = true }: { signal?: AbortSignal; isLast?: boolean } = {}): Promise<Transport> {
     signal?.throwIfAborted();
+    this.#isLast = isLast;
     if (this.#waiting !== undefined) throw new Error(`An accept() on ${this.#name} is under way`);
     const transport = this.#transport;
     if (transport !== undefined) {
@@ -110,8 +112,12 @@ export class TransportListener {
   #accepted(transport: Transport): void {
     const waiting = this.#waiting;
     this.#waiting = undefined;
-    this.#listener?.close();
-    this.#listener = undefined;
+    if (this.#isLast) {
+      this.#listener?.close();
+      this.#listener = undefined;
+    } else {
+      this.#listener?.pause();
+    }
     waiting?.resolve(transport);
   }
 

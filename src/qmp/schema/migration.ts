@@ -19,18 +19,46 @@ export const MigrationStatus = enumOf(
 export type MigrationStatus = Static<typeof MigrationStatus>;
 
 /** A capability is listed here when Baton has it, not before. */
-export const MigrationCapability = enumOf("events", "x-ignore-shared");
+export const MigrationCapability = enumOf("events", "x-ignore-shared", "auto-converge", "multifd", "mapped-ram");
 export type MigrationCapability = Static<typeof MigrationCapability>;
 
 export const MigrationCapabilityStatus = struct({ capability: MigrationCapability, state: bool });
 export type MigrationCapabilityStatus = Static<typeof MigrationCapabilityStatus>;
 
+export const MultiFDCompression = enumOf("none", "zstd");
+export type MultiFDCompression = Static<typeof MultiFDCompression>;
+
 /** What `migrate-set-parameters` takes: any subset. */
-export const MigrateSetParameters = struct({ mode: optional(MigMode), "cpr-exec-command": optional(arrayOf(str)) });
+export const MigrateSetParameters = struct({
+  mode: optional(MigMode),
+  "cpr-exec-command": optional(arrayOf(str)),
+  "downtime-limit": optional(uint),
+  "max-bandwidth": optional(uint),
+  "multifd-channels": optional(uint),
+  "multifd-compression": optional(MultiFDCompression),
+  "multifd-zstd-level": optional(uint),
+  "cpu-throttle-initial": optional(uint),
+  "cpu-throttle-increment": optional(uint),
+  "max-cpu-throttle": optional(uint),
+});
 export type MigrateSetParameters = Static<typeof MigrateSetParameters>;
 
 /** What `query-migrate-parameters` tells: every parameter, as it is now. */
-export const MigrationParameters = struct({ mode: MigMode, "cpr-exec-command": arrayOf(str) });
+export const MigrationParameters = struct({
+  mode: MigMode,
+  "cpr-exec-command": arrayOf(str),
+  /** Milliseconds that the guest may stand. */
+  "downtime-limit": uint,
+  /** Bytes per second, 0 for no limit. */
+  "max-bandwidth": uint,
+  "multifd-channels": uint,
+  "multifd-compression": MultiFDCompression,
+  "multifd-zstd-level": uint,
+  /** Percent of the vCPUs' time. */
+  "cpu-throttle-initial": uint,
+  "cpu-throttle-increment": uint,
+  "max-cpu-throttle": uint,
+});
 export type MigrationParameters = Static<typeof MigrationParameters>;
 
 export const SocketAddress = union({ type: enumOf("inet", "unix", "vsock", "fd") }, "type", {

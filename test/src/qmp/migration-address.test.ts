@@ -102,9 +102,9 @@ test("the key=value form of a channel has numbers as text", () => {
 test("what each mode accepts", async () => {
   const main = { "channel-type": "main", addr: unix("m") } as const;
   const cpr = { "channel-type": "cpr", addr: unix("c") } as const;
-  const transfer = { mode: "cpr-transfer", "cpr-exec-command": [] } as const;
-  const exec = { mode: "cpr-exec", "cpr-exec-command": ["new"] } as const;
-  const normal = { mode: "normal", "cpr-exec-command": [] } as const;
+  const transfer = { ...defaultParameters(), mode: "cpr-transfer" } as const;
+  const exec = { ...defaultParameters(), mode: "cpr-exec" } as const;
+  const normal = { ...defaultParameters(), mode: "normal" } as const;
   assert.equal(outgoingChannels({ channels: [main, cpr] }, { ...transfer, "cpr-exec-command": [] }), {
     main: unix("m"),
     cpr: unix("c"),
