@@ -15,6 +15,8 @@ const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
 const SO_ERROR = 4;
+const SO_SNDBUF = 7;
+const SO_DOMAIN = 39;
 const IPPROTO_TCP = 6;
 const TCP_NODELAY = 1;
 
@@ -131,9 +133,21 @@ export function connect(fd: number, address: Uint8Array): "connected" | "connect
 
 /** Takes the pending error of a socket: an errno, 0 for none. */
 export function socketError(fd: number): number {
+  return getOption(fd, SO_ERROR, "SO_ERROR");
+}
+
+function getOption(fd: number, option: number, name: string): number {
   const value = new Int32Array(1);
-  check("getsockopt", cGetsockopt(fd, SOL_SOCKET, SO_ERROR, value, new Uint32Array([4])), `fd ${fd}, SO_ERROR`);
+  check("getsockopt", cGetsockopt(fd, SOL_SOCKET, option, value, new Uint32Array([4])), `fd ${fd}, ${name}`);
   return value[0]!;
+}
+
+/**
+ * Lets a unix socket take that much at once, as far as the system's limit allows: its two ends then wake each other less often.
+ * Other sockets are left alone: TCP finds its own size.
+ */
+export function widenUnixSocket(fd: number, sizeBytes: number): void {
+  if (getOption(fd, SO_DOMAIN, "SO_DOMAIN") === AF_UNIX) setOption(fd, SOL_SOCKET, SO_SNDBUF, sizeBytes);
 }
 
 function setOption(fd: number, level: number, name: number, value: number): void {
