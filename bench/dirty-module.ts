@@ -5,6 +5,11 @@ import { modules } from "../build/dirty.ts";
 /** Exports of assembly/dirty/module.ts; addresses are offsets in the memory. */
 export interface DirtyModule {
   countDirty(bitmap: number, pageCount: number): number;
+  nextDirtyPage(bitmap: number, pageCount: number, fromPage: number): number;
+  nextCleanPage(bitmap: number, pageCount: number, fromPage: number): number;
+  countLeadingZeroPages(pages: number, pageCount: number): number;
+  countLeadingDataPages(pages: number, pageCount: number): number;
+  zeroPages(ram: number, fromPage: number, pageCount: number, written: number): void;
   /** start | length << 32 */
   nextDirtyRun(bitmap: number, pageCount: number, fromPage: number): bigint;
   collectDirty(bitmap: number, pageCount: number, fromPage: number, out: number, outCapacity: number): number;

@@ -93,6 +93,21 @@ test("nextDirtyRun finds the first run at or after the page", () => {
   );
 });
 
+test("nextDirtyPage and nextCleanPage find the first such page at or after the page", () => {
+  fc.assert(
+    fc.property(bitmaps, fc.nat(MAX_PAGES + 100), (bitmap, from) => {
+      const bits = expand(bitmap);
+      put(BITMAP, bits, bitmap.garbage);
+      const find = (value: boolean): number => {
+        const page = bits.findIndex((bit, index) => index >= from && bit === value);
+        return page < 0 ? bits.length : page;
+      };
+      assert.is(dirty.nextDirtyPage(BITMAP, bits.length, from), find(true));
+      assert.is(dirty.nextCleanPage(BITMAP, bits.length, from), find(false));
+    }),
+  );
+});
+
 test("collectDirty lists all runs, also in pieces", () => {
   fc.assert(
     fc.property(bitmaps, fc.integer({ min: 1, max: 5 }), (bitmap, capacity) => {
@@ -146,6 +161,33 @@ test("orBitmap unites two bitmaps and leaves the source and what lies behind alo
       assert.is(area(OTHER), untouched);
     }),
   );
+});
+
+test("leading pages are counted up to the first of the other kind, and never beyond the last", () => {
+  bytes.fill(0, PAGES, PAGES + 6 * PAGE);
+  for (const page of [2, 3, 5]) bytes[PAGES + page * PAGE + 4095] = 1;
+  assert.is(dirty.countLeadingZeroPages(PAGES, 5), 2);
+  assert.is(dirty.countLeadingZeroPages(PAGES, 1), 1);
+  assert.is(dirty.countLeadingZeroPages(PAGES + 2 * PAGE, 3), 0);
+  assert.is(dirty.countLeadingDataPages(PAGES + 2 * PAGE, 4), 2);
+  assert.is(dirty.countLeadingDataPages(PAGES + 5 * PAGE, 1), 1);
+  assert.is(dirty.countLeadingDataPages(PAGES, 6), 0);
+  assert.is(dirty.countLeadingDataPages(PAGES, 0), 0);
+});
+
+test("zeroPages makes its pages zero, or only those that were written, and no other", () => {
+  const first = (page: number): number => bytes[PAGES + page * PAGE]!;
+  const fill = (): void => {
+    for (let page = 0; page < 6; page++) bytes.fill(page + 1, PAGES + page * PAGE, PAGES + (page + 1) * PAGE);
+  };
+  fill();
+  dirty.zeroPages(PAGES, 1, 3, 0);
+  assert.equal([0, 1, 2, 3, 4].map(first), [1, 0, 0, 0, 5]);
+  assert.ok(bytes.subarray(PAGES + PAGE, PAGES + 4 * PAGE).every((byte) => byte === 0));
+  fill();
+  put(BITMAP, [false, true, false, true, true, true]);
+  dirty.zeroPages(PAGES, 1, 4, BITMAP);
+  assert.equal([0, 1, 2, 3, 4, 5].map(first), [1, 0, 3, 0, 0, 6]);
 });
 
 test("isZeroPage sees a single bit anywhere in the page, and nothing outside of it", () => {

@@ -119,13 +119,17 @@ class LogTracker extends KvmDirtyTracker {
     for (let page = 0; page < this.pageCount; page += CLEAR_PAGES) {
       const start = DIRTY_LOG + page / 8;
       const log = this.bytes.subarray(start, start + CLEAR_SIZE_BYTES);
-      const words = new BigUint64Array(log.buffer, log.byteOffset, CLEAR_SIZE_BYTES / 8);
-      if (!words.some((word) => word !== 0n)) continue;
+      if (!hasBits(new Int32Array(log.buffer, start, CLEAR_SIZE_BYTES / 4))) continue;
       this.vm.clearDirtyLog(RAM_SLOT, page, Math.min(CLEAR_PAGES, this.pageCount - page), log);
     }
   }
 
   protected finish(): void {}
+}
+
+function hasBits(words: Int32Array): boolean {
+  for (let index = 0; index < words.length; index++) if (words[index] !== 0) return true;
+  return false;
 }
 
 /** By dirty rings: the cost is that of the pages that were written, however large RAM is. */

@@ -4,10 +4,14 @@
 // A round has the pages of one bitmap: what a DirtyTracker collected. Collect first, then send: a page that the guest writes
 // while it is being sent is then in the next round. What else travels on the sockets goes before a round or after it.
 import { setNonBlocking } from "../../../ffi/fd.ts";
+import { widenUnixSocket } from "../../../ffi/socket.ts";
 import { RamCrew, type RoundStats } from "./crew.ts";
 import type { RamProgress } from "./shared.ts";
 import { StreamSender } from "./stream-sender.ts";
 import type { RamPlace } from "./walk.ts";
+
+/** Measured: less makes the two sides wait for each other, more does not fit into the processor's caches. */
+const SOCKET_SIZE_BYTES = 1 << 20;
 
 export interface RamSenderOptions extends RamPlace {
   /** Connected stream sockets, one worker each. They stay the caller's, and become non-blocking. */
@@ -25,7 +29,10 @@ export class RamSender implements AsyncDisposable {
 
   constructor(options: RamSenderOptions) {
     this.#options = options;
-    for (const fd of options.fds) setNonBlocking(fd, true);
+    for (const fd of options.fds) {
+      setNonBlocking(fd, true);
+      widenUnixSocket(fd, SOCKET_SIZE_BYTES);
+    }
     this.#crew = new RamCrew(options, options.fds, { kind: "send", zstdLevel: options.zstdLevel ?? 0 });
     this.bandwidth = options.bandwidth ?? 0;
   }

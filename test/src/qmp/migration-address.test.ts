@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { MigrationAddress } from "../../../src/config/types.ts";
+import { defaultParameters } from "../../../src/migration/parameters.ts";
 import { QmpError } from "../../../src/qmp/errors.ts";
 import {
   formatMigrationUri,
