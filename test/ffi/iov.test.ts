@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import { close, pread, write } from "../../ffi/fd.ts";
+import { close, pread } from "../../ffi/fd.ts";
 import { IoMemory, IoVector } from "../../ffi/iov.ts";
 import { memfdCreate } from "../../ffi/memfd.ts";
-import { POLLIN, POLLOUT, pollFd } from "../../ffi/poll.ts";
 import { socketPair } from "../../ffi/socket.ts";
 import { assert, describe, rejection } from "../harness.ts";
 
@@ -90,17 +89,6 @@ test("failures name call, fd and size", async () => {
   const [near, far] = socketPair();
   close(far);
   assert.is((await rejection(() => vector.send(near))).message, `sendmsg(fd ${near}, 10 bytes) failed: EPIPE`);
-  close(near);
-});
-
-test("pollFd waits for what is asked, and a peer that is gone is ready", () => {
-  const [near, far] = socketPair();
-  assert.is(pollFd(near, POLLOUT, 0), true);
-  assert.is(pollFd(near, POLLIN, 0), false);
-  write(far, new Uint8Array(1));
-  assert.is(pollFd(near, POLLIN, 1000), true);
-  close(far);
-  assert.is(pollFd(near, POLLIN, 1000), true);
   close(near);
 });
 

@@ -2,6 +2,7 @@
 import { HMP_COMMANDS } from "../../../src/hmp/commands.ts";
 import { executeLine } from "../../../src/hmp/execute.ts";
 import { INFO_COMMANDS } from "../../../src/hmp/info.ts";
+import { defaultParameters } from "../../../src/migration/parameters.ts";
 import { MigrationCapability } from "../../../src/qmp/schema/migration.ts";
 import { assert, describe } from "../../harness.ts";
 import { FakeTarget } from "../qmp/fake-target.ts";
@@ -9,6 +10,14 @@ import { FakeTarget } from "../qmp/fake-target.ts";
 /** What `info migrate_capabilities` prints when those of `on` are on. */
 function capabilities(on: readonly MigrationCapability[]): string {
   return MigrationCapability.values.map((name) => `${name}: ${on.includes(name) ? "on" : "off"}\n`).join("");
+}
+
+/** What `info migrate_parameters` prints when all but these are the defaults. */
+function parameters(changed: Record<string, string>): string {
+  const lines = Object.entries({ ...defaultParameters(), "cpr-exec-command": "", ...changed }).map(([name, value]) =>
+    `${name}: ${value}`.trimEnd(),
+  );
+  return `${lines.join("\n")}\n`;
 }
 
 const test = describe("hmp commands");
@@ -46,7 +55,7 @@ test("info", async () => {
     ["info kvm", "kvm support: enabled\n"],
     ["info migrate", ""],
     ["info migrate_capabilities", capabilities([])],
-    ["info migrate_parameters", "mode: normal\ncpr-exec-command:\n"],
+    ["info migrate_parameters", parameters({})],
     ["info bogus", "unknown command: 'info bogus'\n"],
     [
       "info status x",
@@ -73,7 +82,10 @@ test("the cpr-exec transcript", async () => {
     ["info status", "VM status: running\n"],
     ["migrate_set_parameter mode cpr-exec", ""],
     ["migrate_set_parameter cpr-exec-command baton  -m 64M -incoming file:vm.state ", ""],
-    ["info migrate_parameters", "mode: cpr-exec\ncpr-exec-command: baton -m 64M -incoming file:vm.state\n"],
+    [
+      "info migrate_parameters",
+      parameters({ mode: "cpr-exec", "cpr-exec-command": "baton -m 64M -incoming file:vm.state" }),
+    ],
     ["migrate -d file:vm.state", ""],
   ]);
   assert.equal(vm.migration.current["cpr-exec-command"], ["baton", "-m", "64M", "-incoming", "file:vm.state"]);
