@@ -275,10 +275,10 @@ export class Vm {
     this.events.emit("RESUME");
   }
 
-  /** The first run of a guest that has come with everything: see `AcceleratedVm.runLent`. `runsOn` does the rest. */
+  /** The first run of a guest that has come with everything: `runsOn` does the rest. */
   runArrived(): void {
     this.#state = "running";
-    this.accel.runLent();
+    this.accel.run();
   }
 
   /** What is left to be done for a guest that runs already. */

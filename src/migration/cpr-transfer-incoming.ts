@@ -7,6 +7,7 @@
 // Everything before `take` may fail: then the guest runs on over there, and here nothing is left of it.
 import { monotonicMs } from "../../ffi/clock.ts";
 import { close } from "../../ffi/fd.ts";
+import { SCHED_BATCH, SCHED_OTHER, setSchedulingPolicy } from "../../ffi/process.ts";
 import type { Rehearsal } from "../accel/types.ts";
 import type { MachineSpec, MigrationAddress } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
@@ -203,10 +204,16 @@ export class IncomingTransfer {
     if (new TextDecoder().decode(begin.payload) !== info.token) {
       throw new VmmError("stream", `${main.transport.name} is not who said hello on the cpr channel`);
     }
-    for (;;) {
-      const burst = await expectFrame(main, FRAME_BURST);
-      const arrival = this.#serveBurst(main, expected, countOf(burst));
-      if (arrival !== undefined) return arrival;
+    // The guest runs over there, and is not to wait for a CPU because of the rehearsals.
+    setSchedulingPolicy(SCHED_BATCH);
+    try {
+      for (;;) {
+        const burst = await expectFrame(main, FRAME_BURST);
+        const arrival = this.#serveBurst(main, expected, countOf(burst));
+        if (arrival !== undefined) return arrival;
+      }
+    } finally {
+      setSchedulingPolicy(SCHED_OTHER);
     }
   }
 
@@ -248,8 +255,8 @@ export class IncomingTransfer {
     const restoredMs = monotonicMs();
     if (!fence.take()) throw new VmmError("taken-back", "The other side has taken its guest back");
     const isRunning = runState === "running" && vm.startsWhenComplete;
-    const stamps = [receivedMs, restoredMs, monotonicMs()];
     if (isRunning) vm.runArrived();
+    const stamps = [receivedMs, restoredMs, monotonicMs()];
     try {
       main.sendNow(FRAME_RUNNING, encodeNumbers(stamps), [], FRAME_TIMEOUT_MS);
     } catch (error) {

@@ -13,6 +13,7 @@
 
 import { randomUUID } from "node:crypto";
 import { monotonicMs } from "../../ffi/clock.ts";
+import { SCHED_BATCH, SCHED_OTHER, setSchedulingPolicy } from "../../ffi/process.ts";
 import type { AcceleratedVm, Rehearsal } from "../accel/types.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
@@ -76,6 +77,9 @@ export async function transfer(run: Outgoing, channels: TransferChannels, genera
   await expectFrame(cpr, FRAME_LISTENING);
   const main = await open(channels.main);
   await main.send(FRAME_BEGIN, new TextEncoder().encode(info.token));
+  // The guest runs meanwhile, and is not to wait for a CPU because of this.
+  setSchedulingPolicy(SCHED_BATCH);
+  run.atEnd(() => setSchedulingPolicy(SCHED_OTHER));
   for (let burst = 0; burst < REHEARSAL_BURSTS; burst++) await rehearse(run, main, info, rehearsal);
 
   for (let attempt = 1; ; attempt++) {
@@ -84,6 +88,7 @@ export async function transfer(run: Outgoing, channels: TransferChannels, genera
     progress.setupDone();
     try {
       await announce(main, ROUNDS_PER_BURST + 1);
+      setSchedulingPolicy(SCHED_OTHER);
       const timeline = handOver(run, main, fence, info, rehearsal);
       progress.setTimeline(timeline);
       break;
@@ -145,6 +150,8 @@ function handOver(run: Outgoing, main: FrameChannel, fence: Fence, info: Transfe
     stamps.push(monotonicMs());
     fence.offer();
     main.sendNow(FRAME_STATE, image, [], ANSWER_TIMEOUT_MS);
+    // What is left to be done here must not take the CPU away from the guest.
+    setSchedulingPolicy(SCHED_BATCH);
     const answer = expectType(main.receiveNow(MAX_ANSWER_BYTES, ANSWER_TIMEOUT_MS), FRAME_RUNNING);
     stamps.push(...decodeNumbers(answer.payload));
   } catch (error) {

@@ -19,7 +19,7 @@ import * as abi from "../../../ffi/kvm/abi.ts";
 import { KvmSystem, type KvmVcpu, type KvmVm } from "../../../ffi/kvm/kvm.ts";
 import { mapAnonymousOver } from "../../../ffi/mmap.ts";
 import { getTid } from "../../../ffi/process.ts";
-import { armKickTimer, blockKickSignal, consumeKickSignal, disarmKickTimer, kickThread } from "../../../ffi/signal.ts";
+import { blockKickSignal, kickThread } from "../../../ffi/signal.ts";
 import { describeError, VmmError } from "../../errors.ts";
 import { KVM_IDENTITY_MAP_GPA, KVM_TSS_GPA } from "../../machine/board.ts";
 import type { InitialVcpuState } from "../../machine/boot/types.ts";
@@ -73,8 +73,6 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   readonly #state: VmState;
   #powerOn: PowerOnState | undefined;
   #areWorkersStarted = false;
-  /** The workers of all vCPUs but the first are parked, and that one's is loaded. */
-  #isPrepared = false;
   #tracker: DirtyTracker | undefined;
 
   /** @throws VmmError "kvm-unavailable" when /dev/kvm cannot be used, SysError when the kernel refuses a step */
@@ -205,7 +203,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     control.tid = getTid();
     control.state = VCPU_STATE_RUNNING;
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
-    if (!this.#isPrepared) for (let index = 1; index < this.#threads.length; index++) this.#startWorker(index);
+    for (let index = 1; index < this.#threads.length; index++) this.#startWorker(index);
     const { memory, devices } = this.#options;
     let bus: IoBus | undefined;
     const runner = new VcpuRunner(vcpu, 0, memory, control, () => {
@@ -260,13 +258,10 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   async prepareToRun(): Promise<void> {
-    const [first, ...others] = this.#threads;
-    first!.worker ??= new VcpuWorker();
-    for (const { index } of others) this.#startWorker(index, { isWarm: true });
-    this.#isPrepared = true;
-    warmUpLending();
+    for (const { index } of this.#threads) this.#startWorker(index, { isWarm: true });
+    this.#areWorkersStarted = true;
     const deadlineMs = performance.now() + LEND_TIMEOUT_MS;
-    while (others.some(({ control }) => control.state !== VCPU_STATE_PARKED)) {
+    while (this.#threads.some(({ control }) => control.state !== VCPU_STATE_PARKED)) {
       if (performance.now() > deadlineMs) {
         throw new VmmError("vcpu-stuck", `A vCPU's thread did not start within ${LEND_TIMEOUT_MS / 1000} s`);
       }
@@ -279,9 +274,9 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       this.#kick(thread);
       thread.control.request = VCPU_REQUEST_EXIT;
     }
-    for (const { index, control, worker } of this.#threads) {
+    for (const { control, worker } of this.#threads) {
       // Its fd number and its kvm_run must not become something else while the thread still uses them.
-      if (this.#areWorkersStarted || (this.#isPrepared && index > 0))
+      if (this.#areWorkersStarted)
         control.waitForState(VCPU_STATE_GONE, PARK_TIMEOUT_MS);
       worker?.terminate();
     }
@@ -310,13 +305,6 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#powerOn ??= capturePowerOnState(this.#system, this.#cpuids);
     return this.#powerOn;
   }
-}
-
-/** What `VcpuRunner.lend` calls is looked up in libc at its first call: that is before the guest's pause then. */
-function warmUpLending(): void {
-  blockKickSignal();
-  disarmKickTimer(armKickTimer(LEND_TIMEOUT_MS));
-  consumeKickSignal();
 }
 
 function openKvm(): KvmSystem {
