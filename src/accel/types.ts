@@ -78,7 +78,7 @@ export interface AcceleratedVm {
   restoreState(reader: StateReader, options?: RestoreOptions): void;
   /** A VM of the same make to rehearse on. */
   rehearse(): Rehearsal;
-  /** Starts the vCPUs' threads, which park; resolves when all of them have. `run` has only to let them go then. */
+  /** Does all that `runLent` would have to do but for the state: threads are there when it is called. */
   prepareToRun(): Promise<void>;
   /** Ends the workers and releases the accelerator. */
   close(): Promise<void>;

@@ -275,10 +275,10 @@ export class Vm {
     this.events.emit("RESUME");
   }
 
-  /** The first run of a guest that has come with everything: `runsOn` does the rest. */
+  /** The first run of a guest that has come with everything, after `prepareToRun`. `runsOn` does the rest. */
   runArrived(): void {
     this.#state = "running";
-    this.accel.run();
+    this.accel.runLent();
   }
 
   /** What is left to be done for a guest that runs already. */

@@ -93,6 +93,8 @@ export class IncomingTransfer {
 
   /** Waits for the other side's hello. One that comes to nothing is reported, and the next one waited for. */
   async listen(): Promise<void> {
+    // The guest still runs over there, and is not to wait for a CPU because of this. Threads started from here on inherit it.
+    setSchedulingPolicy(SCHED_BATCH);
     this.#listener = await this.#listenAt(this.#address);
     void this.#awaitHello(this.#listener);
   }
@@ -194,6 +196,7 @@ export class IncomingTransfer {
         throw error;
       }
     } finally {
+      setSchedulingPolicy(SCHED_OTHER);
       signal.removeEventListener("abort", abandon);
       for (const each of open.reverse()) each.close();
     }
@@ -204,16 +207,10 @@ export class IncomingTransfer {
     if (new TextDecoder().decode(begin.payload) !== info.token) {
       throw new VmmError("stream", `${main.transport.name} is not who said hello on the cpr channel`);
     }
-    // The guest runs over there, and is not to wait for a CPU because of the rehearsals.
-    setSchedulingPolicy(SCHED_BATCH);
-    try {
-      for (;;) {
-        const burst = await expectFrame(main, FRAME_BURST);
-        const arrival = this.#serveBurst(main, expected, countOf(burst));
-        if (arrival !== undefined) return arrival;
-      }
-    } finally {
-      setSchedulingPolicy(SCHED_OTHER);
+    for (;;) {
+      const burst = await expectFrame(main, FRAME_BURST);
+      const arrival = this.#serveBurst(main, expected, countOf(burst));
+      if (arrival !== undefined) return arrival;
     }
   }
 
@@ -255,8 +252,8 @@ export class IncomingTransfer {
     const restoredMs = monotonicMs();
     if (!fence.take()) throw new VmmError("taken-back", "The other side has taken its guest back");
     const isRunning = runState === "running" && vm.startsWhenComplete;
-    if (isRunning) vm.runArrived();
     const stamps = [receivedMs, restoredMs, monotonicMs()];
+    if (isRunning) vm.runArrived();
     try {
       main.sendNow(FRAME_RUNNING, encodeNumbers(stamps), [], FRAME_TIMEOUT_MS);
     } catch (error) {

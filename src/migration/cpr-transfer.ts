@@ -55,6 +55,9 @@ export interface TransferChannels {
 /** Hands the guest over. @throws VmmError; the guest is here then, stopped if `run` has noted that */
 export async function transfer(run: Outgoing, channels: TransferChannels, generation: number): Promise<void> {
   const { vm, progress, signal } = run;
+  // The guest runs meanwhile, and is not to wait for a CPU because of this. Threads started from here on inherit it.
+  setSchedulingPolicy(SCHED_BATCH);
+  run.atEnd(() => setSchedulingPolicy(SCHED_OTHER));
   const reactor = new Reactor();
   run.atEnd(() => void reactor.close());
   const findFd = (name: string): number | undefined => vm.fds.take(name);
@@ -77,9 +80,6 @@ export async function transfer(run: Outgoing, channels: TransferChannels, genera
   await expectFrame(cpr, FRAME_LISTENING);
   const main = await open(channels.main);
   await main.send(FRAME_BEGIN, new TextEncoder().encode(info.token));
-  // The guest runs meanwhile, and is not to wait for a CPU because of this.
-  setSchedulingPolicy(SCHED_BATCH);
-  run.atEnd(() => setSchedulingPolicy(SCHED_OTHER));
   for (let burst = 0; burst < REHEARSAL_BURSTS; burst++) await rehearse(run, main, info, rehearsal);
 
   for (let attempt = 1; ; attempt++) {

@@ -19,7 +19,7 @@ import * as abi from "../../../ffi/kvm/abi.ts";
 import { KvmSystem, type KvmVcpu, type KvmVm } from "../../../ffi/kvm/kvm.ts";
 import { mapAnonymousOver } from "../../../ffi/mmap.ts";
 import { getTid } from "../../../ffi/process.ts";
-import { blockKickSignal, kickThread } from "../../../ffi/signal.ts";
+import { armKickTimer, blockKickSignal, consumeKickSignal, disarmKickTimer, kickThread } from "../../../ffi/signal.ts";
 import { describeError, VmmError } from "../../errors.ts";
 import { KVM_IDENTITY_MAP_GPA, KVM_TSS_GPA } from "../../machine/board.ts";
 import type { InitialVcpuState } from "../../machine/boot/types.ts";
@@ -73,6 +73,8 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   readonly #state: VmState;
   #powerOn: PowerOnState | undefined;
   #areWorkersStarted = false;
+  /** All workers are there already: that of the first vCPU waits for it to be offered, the others are parked. */
+  #isPrepared = false;
   #tracker: DirtyTracker | undefined;
 
   /** @throws VmmError "kvm-unavailable" when /dev/kvm cannot be used, SysError when the kernel refuses a step */
@@ -203,7 +205,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     control.tid = getTid();
     control.state = VCPU_STATE_RUNNING;
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
-    for (let index = 1; index < this.#threads.length; index++) this.#startWorker(index);
+    if (!this.#isPrepared) for (let index = 1; index < this.#threads.length; index++) this.#startWorker(index);
     const { memory, devices } = this.#options;
     let bus: IoBus | undefined;
     const runner = new VcpuRunner(vcpu, 0, memory, control, () => {
@@ -215,7 +217,10 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       runner.lend(FIRST_SLICE_MS);
       this.#areWorkersStarted = true;
       // A worker that is late takes the vCPU, parked by then, when it comes; one that dies reports that itself.
-      runner.lend(LEND_TIMEOUT_MS, () => this.#startWorker(0, { isLent: true, isWarm: true }));
+      runner.lend(LEND_TIMEOUT_MS, () => {
+        if (!this.#isPrepared) this.#startWorker(0, { isLent: true, isWarm: true });
+        control.offer();
+      });
     } catch (error) {
       control.state = VCPU_STATE_GONE;
       this.#options.onVcpuError(0, describeError(error));
@@ -258,10 +263,13 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   async prepareToRun(): Promise<void> {
-    for (const { index } of this.#threads) this.#startWorker(index, { isWarm: true });
-    this.#areWorkersStarted = true;
+    const [, ...others] = this.#threads;
+    this.#startWorker(0, { isLent: true, isWarm: true });
+    for (const { index } of others) this.#startWorker(index, { isWarm: true });
+    this.#isPrepared = true;
+    warmUpLending();
     const deadlineMs = performance.now() + LEND_TIMEOUT_MS;
-    while (this.#threads.some(({ control }) => control.state !== VCPU_STATE_PARKED)) {
+    while (others.some(({ control }) => control.state !== VCPU_STATE_PARKED)) {
       if (performance.now() > deadlineMs) {
         throw new VmmError("vcpu-stuck", `A vCPU's thread did not start within ${LEND_TIMEOUT_MS / 1000} s`);
       }
@@ -274,9 +282,9 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       this.#kick(thread);
       thread.control.request = VCPU_REQUEST_EXIT;
     }
-    for (const { control, worker } of this.#threads) {
+    for (const { index, control, worker } of this.#threads) {
       // Its fd number and its kvm_run must not become something else while the thread still uses them.
-      if (this.#areWorkersStarted)
+      if (this.#areWorkersStarted || (this.#isPrepared && index > 0))
         control.waitForState(VCPU_STATE_GONE, PARK_TIMEOUT_MS);
       worker?.terminate();
     }
@@ -305,6 +313,13 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#powerOn ??= capturePowerOnState(this.#system, this.#cpuids);
     return this.#powerOn;
   }
+}
+
+/** What `VcpuRunner.lend` calls is looked up in libc at its first call: that is before the guest's pause then. */
+function warmUpLending(): void {
+  blockKickSignal();
+  disarmKickTimer(armKickTimer(LEND_TIMEOUT_MS));
+  consumeKickSignal();
 }
 
 function openKvm(): KvmSystem {
