@@ -28,6 +28,8 @@ const BOOT_TIMEOUT_MS = 60_000;
 const STEP_TIMEOUT_MS = 30_000;
 /** Lines that the guest adds to its file on each side of the kexec. */
 const MINIMUM_LINES = 5;
+/** Lines of an answer that the kexec falls into. */
+const ANSWER_LINES = 60;
 
 const { values: options } = parseArgs({ options: { qemu: { type: "string" } } });
 const isQemu = options.qemu !== undefined;
@@ -39,6 +41,8 @@ interface Notes {
   hostKernel: string;
   hostBootId: string;
   guestConsole: string;
+  /** Names the answer that the guest had begun to print. */
+  nonce: string;
   guestHealth: Health;
 }
 
@@ -102,6 +106,20 @@ function checkKept(transcript: string): KeptLine[] {
   return kept;
 }
 
+/** Resolves when the guest has printed all of an answer; throws unless it is what it must be, byte by byte. */
+async function waitForAnswer(guest: Console, nonce: string, earlier: string): Promise<void> {
+  const wanted = Array.from({ length: ANSWER_LINES }, (_, line) => `${nonce}:${line + 1}:${(line + 1) * 7919}\r\n`);
+  await guest.waitFor(new RegExp(`:${ANSWER_LINES}:\\d+\r\n`), STEP_TIMEOUT_MS);
+  const transcript = earlier + guest.transcript;
+  const lines = [...transcript.matchAll(new RegExp(`${nonce}:[^\n]*\n`, "g"))].map(([line]) => line);
+  const wrong = wanted.findIndex((line, index) => line !== lines[index]);
+  check(
+    wrong === -1 && lines.length === wanted.length,
+    `Line ${wrong + 1} of the guest's answer is not what it printed. Before the kexec\n${JSON.stringify(earlier.slice(-400))}\n` +
+      `and after it\n${JSON.stringify(guest.transcript.slice(0, 400))}`,
+  );
+}
+
 /** Resolves when the guest has kept that many. The kexec may have come in the middle of a line: `earlier` has its start. */
 async function waitForLines(guest: Console, lines: number, earlier = ""): Promise<KeptLine[]> {
   return await until(
@@ -111,8 +129,7 @@ async function waitForLines(guest: Console, lines: number, earlier = ""): Promis
       return kept.length >= lines ? kept : undefined;
     },
     STEP_TIMEOUT_MS,
-    () =>
-      `The guest has not kept ${lines} lines\n  before| ${earlier.slice(-300)}\n  after| ${guest.transcript.slice(0, 300)}`,
+    () => `The guest has not kept ${lines} lines\n${guest.tail()}`,
   );
 }
 
@@ -161,6 +178,9 @@ async function leave(assets: LabAssets): Promise<never> {
   await checkRuns(vmm);
   await vmm.type("migrate_set_capability x-ignore-shared on");
   await vmm.type("migrate_set_parameter mode cpr-reboot");
+  const nonce = crypto.randomUUID().slice(0, 8);
+  guest.type(`answer ${nonce} ${ANSWER_LINES}\n`);
+  await guest.waitFor(new RegExp(`${nonce}:2:`), STEP_TIMEOUT_MS);
   await vmm.type(`migrate -d file:${STATE_FILE}`);
   await vmm.typeUntil("info status", "VM status: paused (postmigrate)");
   await vmm.quit();
@@ -172,6 +192,7 @@ async function leave(assets: LabAssets): Promise<never> {
     hostKernel: release(),
     hostBootId: readBootId(),
     guestConsole: guest.transcript,
+    nonce,
     guestHealth,
   };
   writeFileSync(NOTES_PATH, JSON.stringify(notes));
@@ -193,6 +214,7 @@ async function arrive(assets: LabAssets): Promise<void> {
   await vmm.type(`migrate_incoming file:${STATE_FILE}`);
   await checkRuns(vmm);
 
+  await waitForAnswer(guest, notes.nonce, notes.guestConsole);
   const kept = await waitForLines(guest, before.lines + MINIMUM_LINES, notes.guestConsole);
   const health = await askHealth(guest);
   checkUptime(notes.guestHealth, health);
