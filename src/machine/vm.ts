@@ -209,9 +209,13 @@ export class Vm {
     return this.#startsWhenComplete;
   }
 
-  /** The guest belongs to somebody else from now on: it never runs here again, for the reason given. */
+  /**
+   * The guest belongs to somebody else from now on: it never runs here again, for the reason given. What it has written
+   * and no console has got yet went along with it. To be called before anything else of this process runs.
+   */
   fence(reason: string): void {
     this.#fence = reason;
+    for (const port of this.devices.serialPorts) port.discardOutput();
   }
 
   stop(): void {
