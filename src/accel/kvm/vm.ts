@@ -73,6 +73,8 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   readonly #state: VmState;
   #powerOn: PowerOnState | undefined;
   #areWorkersStarted = false;
+  /** The vCPUs have had another state than that of power-on. */
+  #hasRestored = false;
   /** All workers are there already: that of the first vCPU waits for it to be offered, the others are parked. */
   #isPrepared = false;
   #tracker: DirtyTracker | undefined;
@@ -151,6 +153,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   reset(boot: InitialVcpuState): void {
+    this.#hasRestored = true;
     const { reader } = this.#getPowerOn();
     restoreVm(reader, this.#vm);
     for (const [index, { vcpu }] of this.#threads.entries()) {
@@ -255,11 +258,13 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   restoreState(reader: StateReader, options: RestoreOptions = {}): void {
-    this.#state.restore(reader, options);
+    // Only where it is known already: finding out takes a VM of its own.
+    this.#state.restore(reader, options, this.#hasRestored ? undefined : this.#powerOn?.reader);
+    this.#hasRestored = true;
   }
 
   rehearse(): Rehearsal {
-    return createRehearsal(this.#system, this.#cpuids, this.#getPowerOn().profile);
+    return createRehearsal(this.#system, this.#cpuids, this.#getPowerOn());
   }
 
   async prepareToRun(): Promise<void> {
