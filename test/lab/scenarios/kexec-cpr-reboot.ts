@@ -24,12 +24,12 @@ const RAM_PATH = "/dev/dax0.0";
 const STATE_FILE = "vm.state";
 /** What the first half tells the second. */
 const NOTES_PATH = join(labWorkDir, "notes.json");
-const BOOT_TIMEOUT_MS = 60_000;
-const STEP_TIMEOUT_MS = 30_000;
+const BOOT_TIMEOUT_MS = 120_000;
+const STEP_TIMEOUT_MS = 60_000;
 /** Lines that the guest adds to its file on each side of the kexec. */
 const MINIMUM_LINES = 5;
 /** Lines of an answer that the kexec falls into. */
-const ANSWER_LINES = 60;
+const ANSWER_LINES = 30;
 
 const { values: options } = parseArgs({ options: { qemu: { type: "string" } } });
 const isQemu = options.qemu !== undefined;
