@@ -51,6 +51,8 @@ const CANNOT_RUN: Partial<Record<RunState, string>> = {
   shutdown: "Resetting the Virtual Machine is required",
 };
 
+const NOTHING = new Uint8Array(0);
+
 const guestStart = (): Promise<typeof import("./guest-start.ts")> => importEntry("machine/guest-start.ts");
 
 function report(message: string): void {
@@ -67,6 +69,8 @@ export function runningVmCount(): number {
 export class Vm {
   readonly events = new QmpEventSource();
   #spec: MachineSpec;
+  /** What it was made with; while it is built for a guest that comes, `#spec` is the guest's. */
+  readonly #ownSpec: MachineSpec;
   #parts: VmParts | undefined;
   #controlWords: Int32Array | undefined;
   /** Fds that an operator has given to this VM; a migration to `fd:NAME` takes its own out of here. */
@@ -85,7 +89,7 @@ export class Vm {
 
   /** Without `parts` it waits for a guest from elsewhere (`inmigrate`), whose topology it will have: see `assemble`. */
   constructor(spec: MachineSpec, parts?: VmParts) {
-    this.#spec = spec;
+    this.#spec = this.#ownSpec = spec;
     this.#state = parts === undefined ? "inmigrate" : "prelaunch";
     this.#startsWhenComplete = !spec.startPaused;
     if (parts !== undefined) this.#take(parts);
@@ -103,6 +107,7 @@ export class Vm {
     const parts = this.#parts;
     if (parts === undefined) return;
     this.#parts = undefined;
+    this.#spec = this.#ownSpec;
     parts.devices.stopTimers();
     await parts.accel.close();
     releaseRam(parts.memory, parts.ram);
@@ -212,6 +217,8 @@ export class Vm {
   /** The guest belongs to somebody else from now on: it never runs here again, for the reason given. */
   fence(reason: string): void {
     this.#fence = reason;
+    // What the guest has written and no console has got yet goes along with it, and must not be shown twice.
+    for (const port of this.devices.serialPorts) port.restoreOutput(NOTHING);
   }
 
   stop(): void {
@@ -253,6 +260,17 @@ export class Vm {
       throw error;
     }
     this.devices.stopTimers();
+  }
+
+  /** Gives the consoles what the guest has written. */
+  flushOutput(): void {
+    for (const port of this.devices.serialPorts) {
+      try {
+        port.flush();
+      } catch (error) {
+        report(describeError(error));
+      }
+    }
   }
 
   #run(): void {
@@ -393,8 +411,8 @@ export class Vm {
 
   async #serveEvents(events: number): Promise<void> {
     if (events === 0) return;
+    if ((events & EVENT_CHARDEV) !== 0) this.flushOutput();
     try {
-      if ((events & EVENT_CHARDEV) !== 0) for (const port of this.devices.serialPorts) port.flush();
       if ((events & EVENT_TIMER) !== 0 && this.isRunning) this.devices.armTimers();
     } catch (error) {
       report(describeError(error));
