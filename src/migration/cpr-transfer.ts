@@ -17,7 +17,7 @@ import { monotonicMs } from "../../ffi/clock.ts";
 import type { AcceleratedVm, Rehearsal } from "../accel/types.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
-import { Reactor } from "../runtime/reactor.ts";
+import type { Reactor } from "../runtime/reactor.ts";
 import { FrameChannel } from "./channel/frames.ts";
 import { connectTransport } from "./channel/transport.ts";
 import { Fence } from "./fence.ts";
@@ -63,14 +63,25 @@ export interface TransferChannels {
   cpr: MigrationAddress;
 }
 
+export interface TransferOptions {
+  /** How many updates the guest has lived through, this one included. */
+  generation: number;
+  /** For the channels. One for all transfers of a VM: not every runtime gives back all that an ended worker had. */
+  reactor: Reactor;
+}
+
 /** Hands the guest over. @throws VmmError; the guest is here then, stopped if `run` has noted that */
-export async function transfer(run: Outgoing, channels: TransferChannels, generation: number): Promise<void> {
+export async function transfer(
+  run: Outgoing,
+  channels: TransferChannels,
+  { generation, reactor }: TransferOptions,
+): Promise<void> {
   const { signal } = run;
   // Ends all waiting: `migrate_cancel` does, and the last word of the other side.
   const ended = new AbortController();
   signal.addEventListener("abort", () => ended.abort(signal.reason), { once: true });
   try {
-    await converse(run, channels, generation, ended);
+    await converse(run, channels, { generation, reactor }, ended);
   } catch (error) {
     // Of a wait that was ended, the error is only that its channel was closed.
     throw ended.signal.aborted ? ended.signal.reason : error;
@@ -80,13 +91,11 @@ export async function transfer(run: Outgoing, channels: TransferChannels, genera
 async function converse(
   run: Outgoing,
   channels: TransferChannels,
-  generation: number,
+  { generation, reactor }: TransferOptions,
   ended: AbortController,
 ): Promise<void> {
   const { vm, progress } = run;
   const { signal } = ended;
-  const reactor = new Reactor();
-  run.atEnd(() => void reactor.close());
   const findFd = (name: string): number | undefined => vm.fds.take(name);
   const open = async (address: MigrationAddress): Promise<FrameChannel> => {
     const channel = new FrameChannel(await connectTransport(address, reactor, { signal, findFd }), reactor);

@@ -21,6 +21,7 @@ import type {
   MigrationParameters,
 } from "../qmp/schema/migration.ts";
 import type { MigrationTarget } from "../qmp/target.ts";
+import { Reactor } from "../runtime/reactor.ts";
 import { findBlockers } from "./blockers.ts";
 import { type TransferChannels, transfer } from "./cpr-transfer.ts";
 import { updateByExec } from "./exec-update.ts";
@@ -38,6 +39,8 @@ export class Migration implements MigrationTarget {
   readonly #capabilities = defaultCapabilities();
   #parameters = defaultParameters();
   readonly progress: MigrationProgress;
+  /** For the channels of outgoing migrations. */
+  readonly #reactor = new Reactor();
   #outgoing: Outgoing | undefined;
   #incoming: Incoming | undefined;
   /** Updates that this guest has lived through. */
@@ -107,7 +110,7 @@ export class Migration implements MigrationTarget {
     }
     if (mode === "cpr-transfer") {
       const { main, cpr } = channels as TransferChannels;
-      return (run) => transfer(run, { main, cpr }, this.#generation + 1);
+      return (run) => transfer(run, { main, cpr }, { generation: this.#generation + 1, reactor: this.#reactor });
     }
     if (mode === "cpr-reboot" && main?.transport === "file") return (run) => saveToFile(run, main);
     throw new VmmError("mode", `Migration mode '${mode}' over this channel is not in this version of Baton`);
@@ -146,9 +149,10 @@ export class Migration implements MigrationTarget {
     this.#generation = generation;
   }
 
-  /** Gives back what an incoming migration waits with. */
+  /** Gives back what migrations wait with. */
   async close(): Promise<void> {
     await this.#incoming?.close();
+    await this.#reactor.close();
   }
 
   /** This VM waits for a guest. */

@@ -207,9 +207,7 @@ test.skipIf(skip, "takes no hello that makes no sense, and then one that does", 
   }
   assert.equal(await resting(next), before, "what the waiting process holds");
   for (const fd of [small, sealed, readFd, writeFd]) close(fd);
-  hello[Symbol.dispose] = () => {};
-  hello.channel.close();
-  for (const fd of fds) close(fd);
+  hello[Symbol.dispose]();
   assert.match(await hasStayed(guest, qmp), "ended before it sent ACCEPTED");
   const going = moved(guest, next, place);
   await next.until("the machine to be built", async () => (await nextQmp.execute("query-cpus-fast")).length === 1);
@@ -492,6 +490,8 @@ async function resting(guest: GuestProcess): Promise<{ fds: string[]; threads: n
     fds: guest
       .fds()
       .map((target) => target.replace(/\d+/g, "N"))
+      // Deno 2.9 keeps the event loop of many an ended worker that had loaded a native module. Its thread ends.
+      .filter((target) => thisRuntime !== "deno" || !/^anon_inode:\[event(fd|poll)\]$/.test(target))
       .sort(),
     threads: readdirSync(`/proc/${guest.pid}/task`).length,
     children: guest.children(),

@@ -47,7 +47,7 @@ export async function hearHello(path: string, begin: () => Promise<void>): Promi
     fenceFd,
     [Symbol.dispose]() {
       channel.close();
-      for (const fd of fds) close(fd);
+      for (const fd of fds.splice(0)) close(fd);
     },
   };
 }
