@@ -19,14 +19,17 @@ import { Reactor } from "../runtime/reactor.ts";
 import { StateReader } from "../state/reader.ts";
 import { type Frame, FrameChannel } from "./channel/frames.ts";
 import { TransportListener } from "./channel/transport-listener.ts";
+import { type ReceivedConnections, receiveConnections } from "./connection-handover.ts";
 import { Fence } from "./fence.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine, readRunState } from "./guest-image.ts";
 import {
   encodeNumbers,
   expectFrame,
+  expectType,
   FRAME_ACCEPTED,
   FRAME_BEGIN,
   FRAME_BURST,
+  FRAME_HANDOVER,
   FRAME_HELLO,
   FRAME_LISTENING,
   FRAME_REHEARSE,
@@ -34,6 +37,7 @@ import {
   FRAME_RUNNING,
   FRAME_STATE,
   MAX_STATE_FRAME_BYTES,
+  nextFrame,
   refusePeer,
 } from "./messages.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
@@ -65,6 +69,8 @@ export interface Arrival {
   isRunning: boolean;
   generation: number;
   timeline: Timeline;
+  /** Who was connected to the other side, to be taken over. */
+  connections: ReceivedConnections | undefined;
 }
 
 /** What a hello has brought about. */
@@ -73,6 +79,7 @@ interface Expected {
   fence: Fence;
   rehearsal: Rehearsal;
   info: TransferInfo;
+  connections?: ReceivedConnections;
 }
 
 export class IncomingTransfer {
@@ -185,10 +192,11 @@ export class IncomingTransfer {
       await cpr.send(FRAME_LISTENING, new Uint8Array(0));
       const channel = new FrameChannel(await Promise.race([listener.accept(), abandoned.promise]), this.#reactor);
       open.push(channel);
-      signal.addEventListener("abort", () => channel.close(), { once: true });
+      for (const each of [channel, cpr]) signal.addEventListener("abort", () => each.close(), { once: true });
       try {
         return await this.#takeOver(channel, expected, info);
       } catch (error) {
+        expected.connections?.discard();
         await refusePeer(channel, error);
         throw error;
       }
@@ -204,14 +212,26 @@ export class IncomingTransfer {
       throw new VmmError("stream", `${main.transport.name} is not who said hello on the cpr channel`);
     }
     for (;;) {
-      const burst = await expectFrame(main, FRAME_BURST);
-      const arrival = this.#serveBurst(main, expected, countOf(burst));
-      if (arrival !== undefined) return arrival;
+      const frame = await nextFrame(main, FRAME_BURST);
+      let arrival: Arrival | "handover" | undefined = "handover";
+      if (frame.type !== FRAME_HANDOVER) {
+        arrival = this.#serveBurst(main, expected, countOf(expectType(frame, FRAME_BURST)));
+      }
+      if (arrival === "handover") await this.#receiveConnections(main, expected);
+      else if (arrival !== undefined) return arrival;
     }
   }
 
+  /** Those that have come before are void: the other side has more to say of them. */
+  async #receiveConnections(main: FrameChannel, expected: Expected): Promise<void> {
+    expected.connections?.discard();
+    delete expected.connections;
+    expected.connections = await receiveConnections(main, expected.cpr);
+    for (const port of this.#host.vm.devices.serialPorts) port.hold();
+  }
+
   /** Synchronous, as the guest's pause is in it: nothing else of this process runs meanwhile. */
-  #serveBurst(main: FrameChannel, expected: Expected, announced: number): Arrival | undefined {
+  #serveBurst(main: FrameChannel, expected: Expected, announced: number): Arrival | "handover" | undefined {
     for (let left = announced; left > 0; left--) {
       const frame = main.receiveNow(MAX_STATE_FRAME_BYTES, FRAME_TIMEOUT_MS, this.#buffer);
       switch (frame.type) {
@@ -224,6 +244,8 @@ export class IncomingTransfer {
         case FRAME_BURST:
           left = countOf(frame) + 1;
           break;
+        case FRAME_HANDOVER:
+          return "handover";
         default:
           throw new VmmError("stream", `${main.transport.name} sent a frame of type ${frame.type} within a burst`);
       }
@@ -238,7 +260,7 @@ export class IncomingTransfer {
     rehearsal.restoreState(reader);
   }
 
-  #take(main: FrameChannel, { fence, info }: Expected, image: Uint8Array): Arrival {
+  #take(main: FrameChannel, { fence, info, connections }: Expected, image: Uint8Array): Arrival {
     const { vm } = this.#host;
     const receivedMs = monotonicMs();
     const reader = new StateReader(image, SECTIONS);
@@ -256,7 +278,7 @@ export class IncomingTransfer {
       process.stderr.write(`baton: the guest runs here, but the other side was not told: ${describeError(error)}\n`);
     }
     const timeline = new Timeline([...readStamps(reader), ...stamps], TRANSFER_PHASES);
-    return { runState, isRunning, generation: info.generation, timeline };
+    return { runState, isRunning, generation: info.generation, timeline, connections };
   }
 }
 

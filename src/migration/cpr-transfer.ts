@@ -4,6 +4,7 @@
 //   guest runs    hello      over the cpr channel: the machine, and the fds of RAM and fence
 //                 wait       the other side builds the VM and fills its page tables; then its main channel listens
 //                 rehearse   both sides save, carry and restore a scratch VM until their code is warm
+//                 hand over  consoles and monitors, if they go along: see connection-handover.ts
 //   ┌ pause       park       vCPUs leave the guest                                   quiesce
 //   │             fill       the state image                                         save
 //   │             send       it is offered, and on its way                           carry
@@ -19,6 +20,7 @@ import { VmmError } from "../errors.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { FrameChannel } from "./channel/frames.ts";
 import { connectTransport } from "./channel/transport.ts";
+import { ConnectionHandover } from "./connection-handover.ts";
 import { Fence } from "./fence.ts";
 import { type PlannedGuest, planGuest } from "./guest-image.ts";
 import {
@@ -78,20 +80,24 @@ export async function transfer(run: Outgoing, channels: TransferChannels, genera
   await main.send(FRAME_BEGIN, new TextEncoder().encode(info.token));
   for (let burst = 0; burst < REHEARSAL_BURSTS; burst++) await rehearse(run, main, info, rehearsal);
 
+  const handover = run.capabilities["x-handover-connections"] ? await ConnectionHandover.freeze(run) : undefined;
   for (let attempt = 1; ; attempt++) {
     await vm.whenSettled();
     run.refuseToGoOn();
     progress.setupDone();
     try {
+      await handover?.offer(main, cpr);
       await announce(main, ROUNDS_PER_BURST + 1);
-      const timeline = handOver(run, main, fence, info, rehearsal);
+      const timeline = handOver(run, main, fence, info, rehearsal, handover);
       progress.setTimeline(timeline);
       break;
     } catch (error) {
       if (!(error instanceof VmmError && error.code === "guest-request") || attempt === MAX_ATTEMPTS) throw error;
       run.resumeGuest();
+      handover?.tellResume();
     }
   }
+  handover?.commit();
   run.commit("The guest has moved to another process and may not run here again");
 }
 
@@ -127,9 +133,17 @@ const MAX_ANSWER_BYTES = 16 * 1024;
  * The pause, and the rehearsals right before it. Synchronous on purpose: nothing else of this process runs in between.
  * @throws VmmError: the other side does not have the guest and never will
  */
-function handOver(run: Outgoing, main: FrameChannel, fence: Fence, info: TransferInfo, rehearsal: Rehearsal): Timeline {
+function handOver(
+  run: Outgoing,
+  main: FrameChannel,
+  fence: Fence,
+  info: TransferInfo,
+  rehearsal: Rehearsal,
+  handover: ConnectionHandover | undefined,
+): Timeline {
   const { vm, progress } = run;
   for (let round = 0; round < ROUNDS_PER_BURST; round++) rehearseOnce(main, plan(run, info, rehearsal));
+  handover?.stopping();
   const stamps: number[] = [];
   const planned = plan(run, info, vm.accel, stamps);
   const isRunning = vm.isRunning;
@@ -152,14 +166,16 @@ function handOver(run: Outgoing, main: FrameChannel, fence: Fence, info: Transfe
     // The other side has taken the guest, and only its word of that got lost.
     if (!isRequest && !fence.withdraw()) stamps.push(monotonicMs());
     else {
-      if (isRunning) vm.events.emit("STOP");
+      if (isRunning && handover === undefined) vm.events.emit("STOP");
       throw error;
     }
   }
-  // Told earlier, these would have lengthened the pause.
-  if (isRunning) vm.events.emit("STOP");
-  progress.enter("active");
-  progress.pass(2);
-  progress.enter("device");
+  if (handover === undefined) {
+    // Told earlier, these would have lengthened the pause.
+    if (isRunning) vm.events.emit("STOP");
+    progress.enter("active");
+    progress.pass(2);
+    progress.enter("device");
+  }
   return new Timeline(stamps, TRANSFER_PHASES);
 }

@@ -24,6 +24,14 @@ export const FRAME_REHEARSED = 8;
 export const FRAME_STATE = 9;
 /** The guest runs: when which phase was over, f64 ms each on CLOCK_MONOTONIC. */
 export const FRAME_RUNNING = 10;
+/** On the main channel: the connections follow on the cpr channel. Once more if they have changed since. */
+export const FRAME_HANDOVER = 11;
+/** On the cpr channel: the connections as JSON, and the first of their fds. */
+export const FRAME_CONNECTIONS = 12;
+/** On the cpr channel: more of their fds. */
+export const FRAME_FDS = 13;
+/** The connections are here and make sense. */
+export const FRAME_HELD = 14;
 
 /** A reason is a sentence or two. */
 const MAX_REASON_BYTES = 16 * 1024;
@@ -40,6 +48,10 @@ const NAMES: Readonly<Record<number, string>> = {
   [FRAME_REHEARSED]: "REHEARSED",
   [FRAME_STATE]: "STATE",
   [FRAME_RUNNING]: "RUNNING",
+  [FRAME_HANDOVER]: "HANDOVER",
+  [FRAME_CONNECTIONS]: "CONNECTIONS",
+  [FRAME_FDS]: "FDS",
+  [FRAME_HELD]: "HELD",
 };
 
 /** @throws VmmError "refused" with the peer's reason, "stream" when it is another frame than `type` */
@@ -54,11 +66,16 @@ export function expectType(frame: Frame, type: number): Frame {
 
 /** The next frame, which must be of that type. @throws VmmError "peer-gone" when the stream ends instead */
 export async function expectFrame(channel: FrameChannel, type: number, limitBytes = MAX_REASON_BYTES): Promise<Frame> {
+  return expectType(await nextFrame(channel, type, limitBytes), type);
+}
+
+/** The next frame, whatever it is; `type` is the one that is missing when the stream ends instead. @throws VmmError "peer-gone" */
+export async function nextFrame(channel: FrameChannel, type: number, limitBytes = MAX_REASON_BYTES): Promise<Frame> {
   const frame = await channel.receive(limitBytes);
   if (frame === undefined) {
     throw new VmmError("peer-gone", `${channel.transport.name} ended before it sent ${NAMES[type]}`);
   }
-  return expectType(frame, type);
+  return frame;
 }
 
 /** Tells the peer why nothing comes of it, if it still listens. */
