@@ -344,7 +344,8 @@ for (const [frame, type] of Object.entries({ CONNECTIONS: FRAME_CONNECTIONS, HEL
       serial.write(LETTERS[round]!);
       await serial.waitFor(LETTERS[round]!, seen);
       await serial.waitFor("tick ", serial.text.length);
-      counts.push(old.fds().length);
+      // Of a worker that has ended, Deno keeps the epoll and eventfd.
+      counts.push(old.fds().filter((target) => !target.startsWith("anon_inode:[event")).length);
     }
     assert.is(counts[2], counts[1], "no fd is left behind");
     await using late = await old.qmp();
