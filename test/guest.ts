@@ -187,8 +187,16 @@ export class GuestProcess implements AsyncDisposable {
   /** A client of the monitor. */
   async qmp(): Promise<QmpClient> {
     const path = join(this.dir, "qmp");
-    await this.until("the monitor", () => existsSync(path));
-    return connect({ path });
+    return this.until("the monitor", async () => {
+      if (!existsSync(path)) return undefined;
+      try {
+        return await connect({ path });
+      } catch (error) {
+        // Bound already, and not listening yet.
+        if (((error as Error).cause as NodeJS.ErrnoException | undefined)?.code === "ECONNREFUSED") return undefined;
+        throw error;
+      }
+    });
   }
 
   /** A connection to one of the VM's sockets, whose bytes are kept. */
