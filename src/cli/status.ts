@@ -9,7 +9,10 @@ import { connectMonitor, onlySocket } from "./monitor.ts";
 
 const USAGE = `Usage: baton status SOCKET [--json]
 Says what the VM whose QMP socket is SOCKET (a path, or HOST:PORT) is, how its last update or migration went, and what
-forbids which mode of them. With --json, migrate-blockers has for each what programs can act on: mode, code, device, fix.`;
+forbids which mode of them.
+
+  --json   the same for programs; each of migrate-blockers has mode, code, device, reason and fix
+  --help`;
 
 /** Keys of the JSON form: the QMP commands' names without `query-`. */
 interface Status {

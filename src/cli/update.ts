@@ -17,13 +17,13 @@ import { chooseMode, type UpdateMode } from "./update/choose-mode.ts";
 const USAGE = `Usage: baton update SOCKET [OPTION…]
 Replaces the program under the VM whose QMP socket is SOCKET (a path, or HOST:PORT). Same guest, same connections.
 
-  --image PROGRAM   the new program (default: by cpr-exec the one that the VM was started with, which may be a newer file
-                    by now; by cpr-transfer the one that runs this command)
-  --mode MODE       cpr-exec: the VM's process executes it; cpr-transfer: a new process of it takes over and goes on in
-                    the background, the old one ends; auto (default): cpr-exec unless something forbids it
+  --image PROGRAM   the new program (default: by cpr-exec the one that the VM was started with, which may be a newer
+                    file by now; by cpr-transfer the one that runs this command)
+  --mode MODE       cpr-exec: the VM's process executes it; cpr-transfer: a new process of it takes over in the
+                    background, and the old one ends; auto (default): cpr-exec unless something forbids it
   --log FILE        what the new process of cpr-transfer says is appended to FILE (default: nowhere)
   --timeout SECONDS until the update is given up waiting for (default 60); the VM goes on with it all the same
-  --json            print what query-migrate says afterwards, with the mode, why it was chosen, and the new pid if it is one
+  --json            print what query-migrate says afterwards, with mode, mode-reason and, of a new process, pid
   --help
 
 Exit code: 0 when the guest runs in the new program, 1 when it does not (it runs on in the old one then).`;
