@@ -7,6 +7,7 @@ import { connect as connectSocket, type Socket } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { close, O_RDWR, open, pread, pwrite } from "../ffi/fd.ts";
+import { describeError } from "../src/errors.ts";
 import {
   COMMAND_SHUTDOWN,
   counterGpa,
@@ -187,8 +188,14 @@ export class GuestProcess implements AsyncDisposable {
   /** A client of the monitor. */
   async qmp(): Promise<QmpClient> {
     const path = join(this.dir, "qmp");
-    await this.until("the monitor", () => existsSync(path));
-    return connect({ path });
+    return await this.until("the monitor", async () => {
+      if (!existsSync(path)) return undefined;
+      // The socket is there a moment before it listens.
+      return await connect({ path }).catch((error) => {
+        if (describeError(error).includes("ECONNREFUSED")) return undefined;
+        throw error;
+      });
+    });
   }
 
   /** A connection to one of the VM's sockets, whose bytes are kept. */

@@ -160,10 +160,10 @@ async function move(
   await qmp.execute("migrate-set-parameters", parameters);
   const { "downtime-limit": downtimeLimitMs } = await qmp.execute("query-migrate-parameters");
   const { running } = await qmp.execute("query-status");
-  await qmp.execute("migrate", { uri });
   const meter = new Meter({ downtimeLimitMs, guestRuns: running && mode === "normal" });
   const view = new ProgressView(Terminal.of(process.stderr), performance.now());
   using interrupt = new Interrupt(qmp, view);
+  await qmp.execute("migrate", { uri });
   let info: MigrationInfo;
   try {
     info = await untilOver(qmp, {

@@ -26,7 +26,7 @@ export class Successor {
     child.once("error", (error) => (this.#end = error.message));
     child.once("exit", (exitCode, signal) => (this.#end = signal === null ? `exit code ${exitCode}` : signal));
     // This process does not wait for it.
-    child.unref();
+    child.once("spawn", () => child.unref());
   }
 
   /** Starts it, and waits until it can take a guest. @throws VmmError "successor" */

@@ -129,7 +129,7 @@ test.skipIf(skip, "Ctrl-C cancels; one that is given up waiting for goes on", as
   await using _another = await waiting(place);
   const mover = new Verb("migrate", socket, place, ...SLOWLY);
   await underWay(qmp);
-  mover.child.kill("SIGINT");
+  mover.interrupt();
   const { exitCode, error } = await mover.ended;
   assert.is(exitCode, 1);
   assert.match(
@@ -150,9 +150,9 @@ test("a second Ctrl-C leaves a migration to itself that cannot be cancelled", as
   const mover = new Verb("migrate", monitor.path, "unix:x");
   const asked = (what: string) => monitor.commands.some(({ execute }) => execute === what);
   await until("it to ask", () => asked("query-migrate"));
-  mover.child.kill("SIGINT");
+  mover.interrupt();
   await until("it to cancel", () => asked("migrate_cancel"));
-  mover.child.kill("SIGINT");
+  mover.interrupt();
   const { exitCode, error } = await mover.ended;
   assert.is(exitCode, 1);
   assert.match(

@@ -26,6 +26,11 @@ export class Verb {
       this.child.once("close", (exitCode) => resolve({ exitCode, output: this.output, error: this.error }));
     });
   }
+
+  /** Ctrl-C. Not by `child.kill`, after which Deno takes any end for one by that signal. */
+  interrupt(): void {
+    process.kill(this.child.pid!, "SIGINT");
+  }
 }
 
 /** Runs a verb to its end. */

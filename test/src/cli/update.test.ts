@@ -4,12 +4,18 @@ import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { MigrationCapability } from "../../../src/qmp/schema/migration.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
-import { GuestProcess, program, programMissing } from "../../guest.ts";
+import { GuestProcess, program, programMissing, until } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
 import { kvmMissing } from "../../kvm.ts";
 import { baton } from "./support.ts";
 
 const test = describe("baton update");
+
+/** Fields of /proc/PID/stat from the third one on: state, parent, group, session. */
+function statOf(pid: number): string[] | undefined {
+  const path = `/proc/${pid}/stat`;
+  return existsSync(path) ? readFileSync(path, "utf8").split(") ")[1]!.split(" ") : undefined;
+}
 const skip = kvmMissing() ?? programMissing("compiled");
 const knowsHandover = (MigrationCapability.values as readonly string[]).includes("x-handover-connections");
 const skipTransfer = skip ?? (knowsHandover ? undefined : "this version has no x-handover-connections");
@@ -99,7 +105,7 @@ test.skipIf(
       assert.equal([info.mode, info.status, info.updates], ["cpr-transfer", "completed", 2]);
       assert.ok(info.pid > 0 && info.pid !== pid);
       assert.is(readFileSync(log, "utf8"), "");
-      assert.not(existsSync(`/proc/${pid}`));
+      await until("the end of the first new process", () => (statOf(pid)?.[0] ?? "Z") === "Z");
     } finally {
       await qmp.execute("quit");
       await qmp.closed;
