@@ -46,6 +46,7 @@ const WINDOW_MS = 5000;
 export class Meter {
   readonly #options: MeterOptions;
   readonly #samples: Sample[] = [];
+  #begin: Sample | undefined;
   #round = 0;
   #roundStartMs = 0;
 
@@ -71,10 +72,11 @@ export class Meter {
       movedBytes: (ram.normal + ram.duplicate) * pageBytes,
       transferredBytes: ram.transferred,
     });
+    this.#begin ??= this.#samples[0]!;
     while (this.#samples.length > 2 && this.#samples[1]!.ms <= nowMs - WINDOW_MS) this.#samples.shift();
     const first = this.#samples[0]!;
     const last = this.#samples.at(-1)!;
-    const elapsedMs = Math.max(last.ms - first.ms, 1);
+    const bytesPerMs = (last.transferredBytes - first.transferredBytes) / Math.max(last.ms - first.ms, 1);
     const { downtimeLimitMs, guestRuns } = this.#options;
     const isMeasured = round > 1;
     const dirtyBytesPerSecond = isMeasured && guestRuns ? ram["dirty-pages-rate"] * pageBytes : undefined;
@@ -82,17 +84,24 @@ export class Meter {
       totalBytes: ram.total,
       remainingBytes: ram.remaining,
       round,
-      bytesPerSecond: ((last.transferredBytes - first.transferredBytes) * 1000) / elapsedMs,
+      bytesPerSecond: bytesPerMs * 1000,
       dirtyBytesPerSecond,
       expectedPauseMs: info["expected-downtime"],
       remainingMs: estimateRemainingMs({
         remainingBytes: ram.remaining,
         roundMs: nowMs - this.#roundStartMs,
-        bytesPerMs: (last.movedBytes - first.movedBytes) / elapsedMs,
+        bytesPerMs: bytesPerMs * this.#ramPerWire(last),
         dirtyBytesPerMs: (dirtyBytesPerSecond ?? 0) / 1000,
         downtimeLimitMs,
       }),
       isAtLeast: guestRuns && !isMeasured,
     };
+  }
+
+  /** Bytes of RAM for a byte on the wire so far: more with zero pages and compression. Pages are counted in bursts. */
+  #ramPerWire({ movedBytes, transferredBytes }: Sample): number {
+    const moved = movedBytes - this.#begin!.movedBytes;
+    const transferred = transferredBytes - this.#begin!.transferredBytes;
+    return moved > 0 && transferred > 0 ? moved / transferred : 1;
   }
 }

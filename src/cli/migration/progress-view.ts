@@ -50,9 +50,9 @@ export function describeSnapshot({ status, throttlePercent, ram }: Snapshot, { b
   // Rounded down: 100 % is said of nothing that still moves.
   const percent = Math.floor((1 - ram.remainingBytes / Math.max(ram.totalBytes, 1)) * 100);
   const filled = Math.round((percent * BAR_CELLS) / 100);
-  const cells = bar ? `[${"#".repeat(filled)}${"-".repeat(BAR_CELLS - filled)}] ` : "";
+  const cells = `[${"#".repeat(filled)}${"-".repeat(BAR_CELLS - filled)}] ${String(percent).padStart(3)}`;
   const parts = [
-    `${cells}${String(percent).padStart(3)} % of ${formatSize(ram.totalBytes)}`,
+    `${bar ? cells : percent} % of ${formatSize(ram.totalBytes)}`,
     `round ${ram.round}`,
     `${formatSize(ram.remainingBytes)} left`,
     `${formatSize(ram.bytesPerSecond)}/s`,
@@ -65,7 +65,7 @@ export function describeSnapshot({ status, throttlePercent, ram }: Snapshot, { b
 }
 
 function describeEnd({ remainingMs, isAtLeast }: RamSnapshot): string {
-  if (remainingMs === undefined) return "no end in sight";
+  if (remainingMs === undefined) return isAtLeast ? "end not known yet" : "no end in sight";
   return `${isAtLeast ? "at least " : ""}${formatDuration(remainingMs)} to go`;
 }
 

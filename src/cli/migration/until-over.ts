@@ -10,6 +10,7 @@ export interface UntilOverOptions {
   /** Absent: for ever. */
   timeoutMs?: number;
   pollMs: number;
+  /** Hears what query-migrate says until then. */
   onInfo?(info: MigrationInfo): void;
   /** Ends the waiting, with its reason. */
   signal?: AbortSignal;
@@ -26,8 +27,8 @@ export async function untilOver(qmp: QmpClient, options: UntilOverOptions): Prom
   try {
     for (;;) {
       const info = await qmp.execute("query-migrate", {}, { signal });
-      onInfo?.(info);
       if (["completed", "failed", "cancelled"].includes(info.status!)) return info;
+      onInfo?.(info);
       await new Promise((wake) => setTimeout(wake, pollMs));
       signal.throwIfAborted();
     }

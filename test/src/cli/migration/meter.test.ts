@@ -74,6 +74,14 @@ test("rates are those of the last seconds", () => {
   assert.is(Math.round(ram!.bytesPerSecond), 1000 * PAGE);
 });
 
+test("RAM that is packed for the wire, or zero, is nearer its end than its bytes per second say", () => {
+  const meter = new Meter({ downtimeLimitMs: 300, guestRuns: false });
+  meter.add(info({ transferred: 0, duplicate: PAGES / 2, remaining: (PAGES / 2) * PAGE }), 0);
+  const quarter = { normal: PAGES / 4, duplicate: PAGES / 2, remaining: (PAGES / 4) * PAGE };
+  const { ram } = meter.add(info({ ...quarter, transferred: 1000 * 1024 }), 1000);
+  assert.equal([ram!.bytesPerSecond, ram!.remainingMs], [1000 * 1024, 1000]);
+});
+
 test("a guest that stands has one round, and no doubt about it", () => {
   const meter = new Meter({ downtimeLimitMs: 300, guestRuns: false });
   meter.add(info({}), 0);

@@ -21,7 +21,7 @@ const RAM: RamSnapshot = {
 test("a line says how far RAM is", () => {
   const line = (ram: Partial<RamSnapshot>, throttlePercent = 0): string =>
     describeSnapshot({ status: "active", throttlePercent, ram: { ...RAM, ...ram } }, { bar: false });
-  assert.is(line({}), " 50 % of 512 MiB, round 1, 256 MiB left, 100 MiB/s, at least 2.6 s to go");
+  assert.is(line({}), "50 % of 512 MiB, round 1, 256 MiB left, 100 MiB/s, at least 2.6 s to go");
   assert.is(
     line(
       {
@@ -34,9 +34,10 @@ test("a line says how far RAM is", () => {
       },
       30,
     ),
-    " 99 % of 512 MiB, round 3, 1 MiB left, 100 MiB/s, 1:10 to go, guest writes 4 MiB/s, pause 12 ms, slowed down by 30 %",
+    "99 % of 512 MiB, round 3, 1 MiB left, 100 MiB/s, 1:10 to go, guest writes 4 MiB/s, pause 12 ms, slowed down by 30 %",
   );
-  assert.match(line({ remainingMs: undefined }), /, no end in sight$/);
+  assert.match(line({ remainingMs: undefined }), /, end not known yet$/);
+  assert.match(line({ remainingMs: undefined, isAtLeast: false }), /, no end in sight$/);
 });
 
 test("what moves no RAM is told by its status", () => {
