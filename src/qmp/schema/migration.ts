@@ -123,6 +123,8 @@ export const MigrationInfo = struct({
   "setup-time": optional(uint),
   downtime: optional(uint),
   "expected-downtime": optional(uint),
+  /** Percent of the vCPUs' time that auto-converge takes from the guest. */
+  "cpu-throttle-percentage": optional(uint),
   "error-desc": optional(str),
   "blocked-reasons": optional(arrayOf(str)),
   "socket-address": optional(arrayOf(SocketAddress)),
