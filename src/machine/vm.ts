@@ -77,6 +77,7 @@ export class Vm {
   #startsWhenComplete: boolean;
   /** Why the guest may not run in this process any more. */
   #fence: string | undefined;
+  #lossReason: string | undefined;
   #isClosed = false;
   /** Resets, ends and sleeps that are being carried out. */
   #changesUnderWay = 0;
@@ -212,6 +213,18 @@ export class Vm {
   /** The guest belongs to somebody else from now on: it never runs here again, for the reason given. */
   fence(reason: string): void {
     this.#fence = reason;
+  }
+
+  /** Part of the guest will never be here: what there is is kept to be looked at, and never runs again. */
+  lose(reason: string): void {
+    this.#lossReason = reason;
+    this.fence(reason);
+    this.#failInternally(reason);
+  }
+
+  /** @throws VmmError "lost" after `lose` */
+  refuseLost(): void {
+    if (this.#lossReason !== undefined) throw new VmmError("lost", this.#lossReason);
   }
 
   stop(): void {

@@ -50,6 +50,8 @@ export class Incoming {
   readonly #options: IncomingOptions;
   readonly #transfer: IncomingTransfer | undefined;
   #abort = new AbortController();
+  /** The guest is here, though perhaps not all of its RAM. */
+  #hasGuest = false;
 
   constructor(options: IncomingOptions) {
     this.#options = options;
@@ -101,8 +103,12 @@ export class Incoming {
     const onListening = (address: SocketAddress | undefined): void => {
       progress.socketAddress = address;
     };
-    return (signal) =>
-      receiveStream({ vm, build, onListening, onActive: () => progress.enter("active") }, main, signal);
+    const onActive = (): void => progress.enter("active");
+    const onRunning = (arrived: Arrived): void => {
+      this.#goOn(arrived);
+      progress.enter("postcopy-active");
+    };
+    return (signal) => receiveStream({ vm, build, onListening, onActive, onRunning }, main, signal);
   }
 
   async #run(
@@ -115,6 +121,10 @@ export class Incoming {
     try {
       arrived = await receive(this.#abort.signal);
     } catch (error) {
+      if (this.#hasGuest) {
+        this.#lose(error);
+        return;
+      }
       await vm.disassemble();
       if (this.#abort.signal.aborted && vm.state === "inmigrate") {
         progress.enter("cancelling");
@@ -128,12 +138,23 @@ export class Incoming {
       if (exitOnError) vm.giveUp();
       return;
     }
-    this.#goOn(arrived);
+    if (!this.#hasGuest) this.#goOn(arrived);
+    progress.enter("completed");
   }
 
-  /** The guest is here and whole: from now on it is this process that has it. */
+  /** Post-copy has failed. Not of a guest that has ended meanwhile: it needs nothing any more. */
+  #lose(error: unknown): void {
+    const { vm, progress } = this.#options;
+    const description = describeError(error);
+    progress.enter("failing");
+    if (vm.state !== "shutdown") vm.lose(description);
+    progress.fail(description);
+  }
+
+  /** From now on it is this process that has the guest. */
   #goOn({ runState, isRunning = false, generation = 0, timeline }: Arrived): void {
     const { vm, progress, onArrived } = this.#options;
+    this.#hasGuest = true;
     onArrived(generation);
     vm.serve();
     for (const port of vm.devices.serialPorts) port.flush();
@@ -142,7 +163,6 @@ export class Incoming {
     if (isRunning) vm.runsOn();
     else if (runState === "running" && vm.startsWhenComplete) vm.resumeFrom();
     else vm.assumeState(runState === "running" ? "paused" : runState);
-    progress.enter("completed");
   }
 
   async #loadFile(address: FileAddress): Promise<Arrived> {

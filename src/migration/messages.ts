@@ -38,6 +38,13 @@ export const FRAME_COMMIT = 15;
 /** Of a stream that nothing can come back on: it was all. */
 export const FRAME_END = 16;
 
+/** The guest goes on before the rest of its RAM is there: bitmap of the pages that are not sent any more, or not as they are now. */
+export const FRAME_POSTCOPY = 17;
+/** The guest stands: the same bitmap, of this moment. */
+export const FRAME_MISSING = 18;
+/** All of RAM is here. */
+export const FRAME_DONE = 19;
+
 /** A reason is a sentence or two. */
 const MAX_REASON_BYTES = 16 * 1024;
 export const MAX_STATE_FRAME_BYTES = MAX_IMAGE_SIZE_BYTES;
@@ -59,6 +66,9 @@ const NAMES: Readonly<Record<number, string>> = {
   [FRAME_READY]: "READY",
   [FRAME_COMMIT]: "COMMIT",
   [FRAME_END]: "END",
+  [FRAME_POSTCOPY]: "POSTCOPY",
+  [FRAME_MISSING]: "MISSING",
+  [FRAME_DONE]: "DONE",
 };
 
 /**

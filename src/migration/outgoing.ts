@@ -35,6 +35,9 @@ export class Outgoing {
   /** The run state that the guest goes on in, here or there; undefined while it has not been stopped. */
   #stateBefore: RunState | undefined;
   #isCommitted = false;
+  #isPostcopyWanted = false;
+  /** What to do when post-copy is asked for; undefined while, or as, the migration cannot do it. */
+  #onPostcopy: (() => void) | undefined;
 
   constructor(options: OutgoingOptions) {
     this.vm = options.vm;
@@ -55,6 +58,34 @@ export class Outgoing {
     if (this.#isCommitted || this.signal.aborted) return;
     this.progress.enter("cancelling");
     this.#abort.abort(new VmmError("cancelled", "The migration was cancelled"));
+  }
+
+  /** `migrate-start-postcopy`. @throws VmmError "postcopy" when there is no such thing in this migration, or not any more */
+  startPostcopy(): void {
+    if (!this.capabilities["postcopy-ram"]) {
+      throw new VmmError("postcopy", "Post-copy needs the capability postcopy-ram, set before the migration starts");
+    }
+    if (this.#isPostcopyWanted) return;
+    if (this.progress.status !== "setup" && this.#onPostcopy === undefined) {
+      throw new VmmError(
+        "postcopy",
+        "This migration cannot go on by post-copy, or its guest is being handed over already",
+      );
+    }
+    this.#isPostcopyWanted = true;
+    this.#onPostcopy?.();
+  }
+
+  /** Allows post-copy from now on; `action` is called when it is asked for, at once if it has been. */
+  allowPostcopy(action: () => void): void {
+    this.#onPostcopy = action;
+    if (this.#isPostcopyWanted) action();
+  }
+
+  /** Whether the migration goes on by post-copy; afterwards that cannot change. */
+  decidePostcopy(): boolean {
+    this.#onPostcopy = undefined;
+    return this.#isPostcopyWanted;
   }
 
   /** Runs `action` when the migration is over and everybody has been told, however it ended. */

@@ -12,6 +12,7 @@ export const MigrationStatus = enumOf(
   "cancelled",
   "active",
   "device",
+  "postcopy-active",
   "completed",
   "failing",
   "failed",
@@ -19,7 +20,14 @@ export const MigrationStatus = enumOf(
 export type MigrationStatus = Static<typeof MigrationStatus>;
 
 /** A capability is listed here when Baton has it, not before. */
-export const MigrationCapability = enumOf("events", "x-ignore-shared", "auto-converge", "multifd", "mapped-ram");
+export const MigrationCapability = enumOf(
+  "events",
+  "x-ignore-shared",
+  "auto-converge",
+  "postcopy-ram",
+  "multifd",
+  "mapped-ram",
+);
 export type MigrationCapability = Static<typeof MigrationCapability>;
 
 export const MigrationCapabilityStatus = struct({ capability: MigrationCapability, state: bool });
@@ -34,6 +42,7 @@ export const MigrateSetParameters = struct({
   "cpr-exec-command": optional(arrayOf(str)),
   "downtime-limit": optional(uint),
   "max-bandwidth": optional(uint),
+  "max-postcopy-bandwidth": optional(uint),
   "multifd-channels": optional(uint),
   "multifd-compression": optional(MultiFDCompression),
   "multifd-zstd-level": optional(uint),
@@ -51,6 +60,8 @@ export const MigrationParameters = struct({
   "downtime-limit": uint,
   /** Bytes per second, 0 for no limit. */
   "max-bandwidth": uint,
+  /** The same, of the pages that nobody waits for in post-copy. */
+  "max-postcopy-bandwidth": uint,
   "multifd-channels": uint,
   "multifd-compression": MultiFDCompression,
   "multifd-zstd-level": uint,
