@@ -187,8 +187,7 @@ export class GuestProcess implements AsyncDisposable {
   /** A client of the monitor. */
   async qmp(): Promise<QmpClient> {
     const path = join(this.dir, "qmp");
-    await this.until("the monitor", () => existsSync(path));
-    return connect({ path });
+    return this.until("the monitor", () => (existsSync(path) ? connectWhenListening(path) : undefined));
   }
 
   /** A connection to one of the VM's sockets, whose bytes are kept. */
@@ -331,6 +330,16 @@ export async function recordEvents(qmp: QmpClient): Promise<string[]> {
     for await (const event of events) names.push(eventName(event));
   })();
   return names;
+}
+
+/** Undefined while the socket is there and nobody listens on it yet. */
+async function connectWhenListening(path: string): Promise<QmpClient | undefined> {
+  try {
+    return await connect({ path });
+  } catch (error) {
+    if (((error as Error).cause as { code?: string } | undefined)?.code === "ECONNREFUSED") return undefined;
+    throw error;
+  }
 }
 
 /** A raw connection: what came over it so far, as latin1, one character for each byte. */

@@ -66,6 +66,8 @@ export interface AcceleratedVm {
    * the main thread. @throws VmmError "vcpu-stuck" after 5 s; the request is taken back then.
    */
   park(onRequested?: () => void): void;
+  /** Has all vCPUs park as soon as each can, and waits for none. */
+  parkSoon(): void;
   /** The VM's tracker, made at the first call. */
   dirtyTracker(): Promise<DirtyTracker>;
   /** To be called after every write to guest RAM that is not the guest's own. Costs nothing while nobody tracks. */

@@ -219,7 +219,13 @@ export class Vm {
   lose(reason: string): void {
     this.#lossReason = reason;
     this.fence(reason);
-    this.#failInternally(reason);
+    report(reason);
+    this.#state = "internal-error";
+    this.devices.freezeOutput();
+    // One that waits for a page that will never come cannot leave the guest: it does nothing there, either.
+    this.accel.parkSoon();
+    this.devices.stopTimers();
+    this.events.emit("STOP");
   }
 
   /** @throws VmmError "lost" after `lose` */

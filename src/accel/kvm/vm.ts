@@ -241,6 +241,11 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     }
   }
 
+  parkSoon(): void {
+    for (const { control } of this.#threads) control.request = VCPU_REQUEST_PARK;
+    for (const thread of this.#threads) this.#kick(thread);
+  }
+
   #kick({ index, control }: VcpuThread): void {
     if (control.state !== VCPU_STATE_RUNNING) return;
     this.#memory[KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES + abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
