@@ -43,6 +43,9 @@ const GUEST_REQUESTS = EVENT_DEBUG_EXIT | EVENT_RESET | EVENT_SHUTDOWN | EVENT_S
 const SETTLE_TIMEOUT_MS = 5000;
 const SETTLE_POLL_MS = 1;
 
+/** A vCPU leaves the guest within microseconds, unless it waits for what will never come. */
+const LOST_PARK_TIMEOUT_MS = 100;
+
 /** Run states from which `cont` may not start the guest, with the reason. */
 const CANNOT_RUN: Partial<Record<RunState, string>> = {
   "finish-migrate": "Migration is not finalized yet",
@@ -222,8 +225,7 @@ export class Vm {
     report(reason);
     this.#state = "internal-error";
     this.devices.freezeOutput();
-    // One that waits for a page that will never come cannot leave the guest: it does nothing there, either.
-    this.accel.parkSoon();
+    this.accel.parkSoon(LOST_PARK_TIMEOUT_MS);
     this.devices.stopTimers();
     this.events.emit("STOP");
   }

@@ -122,7 +122,9 @@ export class Incoming {
       arrived = await receive(this.#abort.signal);
     } catch (error) {
       if (this.#hasGuest) {
-        this.#lose(error);
+        // Post-copy failed, and has stopped the guest.
+        progress.enter("failing");
+        progress.fail(describeError(error));
         return;
       }
       await vm.disassemble();
@@ -140,15 +142,6 @@ export class Incoming {
     }
     if (!this.#hasGuest) this.#goOn(arrived);
     progress.enter("completed");
-  }
-
-  /** Post-copy has failed. Not of a guest that has ended meanwhile: it needs nothing any more. */
-  #lose(error: unknown): void {
-    const { vm, progress } = this.#options;
-    const description = describeError(error);
-    progress.enter("failing");
-    if (vm.state !== "shutdown") vm.lose(description);
-    progress.fail(description);
   }
 
   /** From now on it is this process that has the guest. */

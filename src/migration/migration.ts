@@ -90,6 +90,7 @@ export class Migration implements MigrationTarget {
       progress: this.progress,
       parameters: this.#parameters,
       capabilities: this.capabilities(),
+      allowsPostcopy: mode === "normal" && channels?.main.transport !== "file",
       refuseBlocked: () => this.#refuseBlocked(mode),
     });
     this.#outgoing = outgoing;

@@ -18,6 +18,8 @@ export interface OutgoingOptions {
   progress: MigrationProgress;
   parameters: MigrationParameters;
   capabilities: Readonly<Record<MigrationCapability, boolean>>;
+  /** Guest and RAM go to another VMM over a stream, so that the one may go before the other. */
+  allowsPostcopy: boolean;
   /** Throws what forbids the migration now, though it did not when it was asked for. */
   refuseBlocked(): void;
 }
@@ -29,6 +31,7 @@ export class Outgoing {
   readonly parameters: MigrationParameters;
   readonly capabilities: Readonly<Record<MigrationCapability, boolean>>;
   readonly #refuseBlocked: () => void;
+  readonly #allowsPostcopy: boolean;
   readonly #abort = new AbortController();
   readonly #atEnd: (() => void)[] = [];
   readonly #onFailure: (() => void)[] = [];
@@ -36,7 +39,7 @@ export class Outgoing {
   #stateBefore: RunState | undefined;
   #isCommitted = false;
   #isPostcopyWanted = false;
-  /** What to do when post-copy is asked for; undefined while, or as, the migration cannot do it. */
+  /** What to do when post-copy is asked for; undefined while it cannot be done yet, and when it is too late. */
   #onPostcopy: (() => void) | undefined;
 
   constructor(options: OutgoingOptions) {
@@ -46,6 +49,7 @@ export class Outgoing {
     this.parameters = options.parameters;
     this.capabilities = options.capabilities;
     this.#refuseBlocked = options.refuseBlocked;
+    this.#allowsPostcopy = options.allowsPostcopy;
   }
 
   /** Aborted by `migrate_cancel`. */
@@ -65,12 +69,12 @@ export class Outgoing {
     if (!this.capabilities["postcopy-ram"]) {
       throw new VmmError("postcopy", "Post-copy needs the capability postcopy-ram, set before the migration starts");
     }
+    if (!this.#allowsPostcopy) {
+      throw new VmmError("postcopy", "Only a migration of mode normal that is no file can go on by post-copy");
+    }
     if (this.#isPostcopyWanted) return;
     if (this.progress.status !== "setup" && this.#onPostcopy === undefined) {
-      throw new VmmError(
-        "postcopy",
-        "This migration cannot go on by post-copy, or its guest is being handed over already",
-      );
+      throw new VmmError("postcopy", "It is too late for post-copy: the guest is being handed over already");
     }
     this.#isPostcopyWanted = true;
     this.#onPostcopy?.();

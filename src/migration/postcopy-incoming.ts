@@ -153,7 +153,7 @@ export class PostcopyDestination implements AsyncDisposable {
     try {
       await this.#fetching;
     } catch (error) {
-      throw lost(error);
+      throw this.#lose(error);
     }
     this.#isGuestHeld = false;
     try {
@@ -163,6 +163,17 @@ export class PostcopyDestination implements AsyncDisposable {
         `baton: all of the guest is here, but the other side was not told: ${describeError(error)}\n`,
       );
     }
+  }
+
+  /** Stops the guest, unless it has ended by itself and needs nothing any more. */
+  #lose(cause: unknown): VmmError {
+    const error = lost(cause);
+    if (this.#vm.state !== "shutdown") this.#vm.lose(describeError(error));
+    // No vCPU executes anything any more. One that waits for a page inside of KVM, where no signal gets it out, has to go on to
+    // be able to stop.
+    this.#ram.unregister();
+    this.#isGuestHeld = false;
+    return error;
   }
 
   /** Ends what is under way: for a VM that is being closed. */

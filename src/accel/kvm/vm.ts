@@ -241,9 +241,12 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     }
   }
 
-  parkSoon(): void {
+  parkSoon(timeoutMs: number): void {
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_PARK;
     for (const thread of this.#threads) this.#kick(thread);
+    for (const { control } of this.#threads) {
+      if (control.state === VCPU_STATE_RUNNING) control.waitForState(VCPU_STATE_PARKED, timeoutMs);
+    }
   }
 
   #kick({ index, control }: VcpuThread): void {
