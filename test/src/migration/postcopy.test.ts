@@ -136,6 +136,29 @@ test.skipIf(skip, "asked for before the first round, everything comes late", asy
   await swept(both);
 });
 
+test.skipIf(skip, "anonymous RAM is filled late as well, and the guest can go on to the next place", async () => {
+  const ram = (backend: string): string[] => [
+    "-object",
+    `${backend},id=ram0,size=64M`,
+    "-machine",
+    "memory-backend=ram0",
+  ];
+  await using both = await pair(GUEST, { extra: ram("memory-backend-ram,share=off") });
+  await begin(both);
+  await both.qmp.execute("migrate-start-postcopy");
+  assert.is((await over(both.qmp)).status, "completed");
+  assert.is((await over(both.nextQmp)).status, "completed");
+  // Into RAM that can be looked at from outside.
+  const uri = `unix:${join(temporaryDirectory(), "main")}`;
+  const extra = ["-incoming", uri, ...ram("memory-backend-memfd,share=on")];
+  await using last = new GuestProcess({ runtime: thisRuntime, bare: true, extra });
+  await using lastQmp = await last.qmp();
+  await last.until("the last side to listen", async () => (await lastQmp.execute("query-migrate"))["socket-address"]);
+  await both.nextQmp.execute("migrate", { uri });
+  assert.is((await over(both.nextQmp)).status, "completed");
+  await last.runsOn();
+});
+
 test.skipIf(skip, "a migration that can go on by post-copy need not, and can be cancelled", async () => {
   await using both = await pair();
   await begin(both);
@@ -246,7 +269,9 @@ test.skipIf(skip, "is refused where it makes no sense", async () => {
   await qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "x-ignore-shared", state: false }] });
   await qmp.execute("migrate", { uri: "exec:cat >/dev/null" });
   assert.match((await over(qmp))["error-desc"]!, /use tcp or unix/);
-  await old.runsOn();
+  await qmp.execute("migrate", { uri: `file:${join(old.dir, "state")}` });
+  assert.match((await rejection(start)).message, /no file/);
+  assert.is((await over(qmp)).status, "completed");
 });
 
 test.run();
