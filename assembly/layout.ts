@@ -92,6 +92,8 @@ export const VCPU_FAILURE_DETAIL = 0x14;
 export const VCPU_THROTTLE_PERCENT = 0x18;
 /** u32: number of the next entry of the vCPU's dirty ring to harvest; runs freely and is masked on access. */
 export const VCPU_DIRTY_RING_FETCH = 0x1c;
+/** i32, 1: the vCPU's thread may take it from the main thread, which runs it. */
+export const VCPU_IS_ON_OFFER = 0x20;
 
 export const VCPU_REQUEST_PARK = 0;
 export const VCPU_REQUEST_RUN = 1;

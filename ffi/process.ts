@@ -18,7 +18,9 @@ export const WNOHANG = 1;
 /** Also waits for children made by clone(2) with an exit signal other than SIGCHLD. */
 export const __WALL = 0x40000000;
 
-/** linux/sched.h: a thread that preempts nobody when it wakes up. */
+/** linux/sched.h: the usual policy. */
+export const SCHED_OTHER = 0;
+/** A thread that preempts nobody when it wakes up. */
 export const SCHED_BATCH = 3;
 
 /** asm/unistd_64.h */
@@ -81,7 +83,7 @@ export function wait4(pid: number, options = 0): ExitStatus | undefined {
   return signal === 0 ? { pid: reaped, exitCode: (value >> 8) & 0xff } : { pid: reaped, signal };
 }
 
-/** Gives the calling thread a scheduling policy that has no priorities: SCHED_BATCH. */
+/** Gives the calling thread a scheduling policy that has no priorities: SCHED_OTHER, SCHED_BATCH. */
 export function setSchedulingPolicy(policy: number): void {
   // struct sched_param is one int, the priority. Pid 0 is the calling thread.
   check("sched_setscheduler", cSchedSetscheduler(0, policy, new Int32Array(1)), `policy ${policy}`);

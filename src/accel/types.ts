@@ -83,7 +83,7 @@ export interface AcceleratedVm {
   restoreState(reader: StateReader, options?: RestoreOptions): void;
   /** A VM of the same make to rehearse on. */
   rehearse(): Rehearsal;
-  /** Does all that `runLent` would have to do before the guest runs, but for the state: threads are started and park. */
+  /** Does all that `runLent` would have to do but for the state: threads are there when it is called. */
   prepareToRun(): Promise<void>;
   /** Ends the workers and releases the accelerator. */
   close(): Promise<void>;

@@ -11,6 +11,7 @@ import {
   VCPU_EXITS,
   VCPU_FAILURE,
   VCPU_FAILURE_DETAIL,
+  VCPU_IS_ON_OFFER,
   VCPU_REQUEST,
   VCPU_STATE,
   VCPU_STATE_ABSENT,
@@ -18,6 +19,9 @@ import {
   VCPU_THROTTLE_PERCENT,
   VCPU_TID,
 } from "../../assembly/layout.ts";
+
+/** As long as it takes to be woken up. */
+const SPIN_MS = 0.1;
 
 export class VcpuControl {
   readonly #words: Int32Array;
@@ -88,6 +92,16 @@ export class VcpuControl {
     Atomics.store(this.#words, this.#base + (VCPU_THROTTLE_PERCENT >> 2), value);
   }
 
+  /** The main thread, which runs the vCPU: its own thread may take it over. */
+  offer(): void {
+    Atomics.store(this.#words, this.#base + (VCPU_IS_ON_OFFER >> 2), 1);
+    Atomics.notify(this.#words, this.#base + (VCPU_IS_ON_OFFER >> 2));
+  }
+
+  waitForOffer(): void {
+    Atomics.wait(this.#words, this.#base + (VCPU_IS_ON_OFFER >> 2), 0);
+  }
+
   countExit(): void {
     this.#words[this.#base + (VCPU_EXITS >> 2)]!++;
   }
@@ -99,7 +113,10 @@ export class VcpuControl {
 
   /** Blocks until the state is `value`; false when that takes longer than `timeoutMs`. */
   waitForState(value: number, timeoutMs: number): boolean {
-    const deadline = performance.now() + timeoutMs;
+    const startMs = performance.now();
+    // What is about to happen is seen sooner by who looks than by who sleeps.
+    while (performance.now() - startMs < SPIN_MS) if (this.state === value) return true;
+    const deadline = startMs + timeoutMs;
     for (let state = this.state; state !== value; state = this.state) {
       const remainingMs = deadline - performance.now();
       if (remainingMs <= 0) return false;

@@ -16,7 +16,7 @@ import {
   type PartEntry,
   type SectionEntry,
 } from "../state/format.ts";
-import { readDirectory } from "../state/reader.ts";
+import { readDirectory, readHeader } from "../state/reader.ts";
 import { parseVerbArguments } from "./arguments.ts";
 import { decodePart, dumpRow, type Line } from "./state/decode.ts";
 
@@ -108,17 +108,16 @@ async function readImage({ filename, offset }: FileAddress): Promise<Image> {
   const where = `'${filename}'${offset === 0 ? "" : ` from byte ${offset}`}`;
   let bytes: Uint8Array;
   try {
-    // A pipe cannot be read from a place, not even from 0. One byte too many tells a file that is too long.
+    // A pipe cannot be read from a place, not even from 0.
     const range = offset === 0 ? {} : { start: offset };
-    bytes = await buffer(createReadStream(filename, { ...range, end: offset + MAX_IMAGE_SIZE_BYTES }));
+    bytes = await buffer(createReadStream(filename, { ...range, end: offset + MAX_IMAGE_SIZE_BYTES - 1 }));
   } catch (error) {
     throw new VmmError("state-file", `Could not read ${where}`, { cause: error });
   }
-  if (bytes.length > MAX_IMAGE_SIZE_BYTES) {
-    throw new VmmError("state-refused", `${where} is no state image: it has more than ${MAX_IMAGE_SIZE_BYTES} bytes`);
-  }
   try {
-    return { bytes, directory: readDirectory(bytes) };
+    // RAM may follow the image.
+    const image = bytes.subarray(0, readHeader(bytes));
+    return { bytes: image, directory: readDirectory(image) };
   } catch (error) {
     throw new VmmError("state-refused", `${where} is no state image that can be read`, { cause: error });
   }

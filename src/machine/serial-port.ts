@@ -97,6 +97,12 @@ export class SerialPort {
     return pending;
   }
 
+  /** Forgets what `pendingOutput` has given: another process has it now. */
+  discardOutput(): void {
+    this.#backlog.clear();
+    Atomics.store(this.#words, RING_HEAD >> 2, Atomics.load(this.#words, RING_TAIL >> 2));
+  }
+
   /** Puts saved output back into the empty ring, as if the guest had just written it. */
   restoreOutput(pending: Uint8Array): void {
     const excess = Math.max(0, pending.length - RING_CAPACITY_BYTES);

@@ -43,7 +43,7 @@ interface Arrived {
   isRunning?: boolean;
   /** How many updates it has lived through, when this was one. */
   generation?: number;
-  timeline?: Timeline;
+  timeline?: Timeline | undefined;
 }
 
 export class Incoming {
@@ -52,6 +52,8 @@ export class Incoming {
   #abort = new AbortController();
   /** The guest is here, though perhaps not all of its RAM. */
   #hasGuest = false;
+  /** Resolves when nothing is under way. */
+  #settled: Promise<void> = Promise.resolve();
 
   constructor(options: IncomingOptions) {
     this.#options = options;
@@ -70,6 +72,7 @@ export class Incoming {
   /** Gives back what waits. */
   async close(): Promise<void> {
     this.cancel();
+    await this.#settled;
     await this.#transfer?.close();
   }
 
@@ -83,7 +86,10 @@ export class Incoming {
     this.#abort = new AbortController();
     progress.start();
     progress.enter("setup");
-    setTimeout(() => void this.#run(main, receive, exitOnError), 0);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#settled = promise;
+    // The reply to `migrate-incoming` goes out first.
+    setTimeout(() => void this.#run(main, receive, exitOnError).finally(resolve), 0);
   }
 
   /** `migrate_cancel`: this side gives up waiting, and can begin anew. */
@@ -95,6 +101,12 @@ export class Incoming {
     const transfer = this.#transfer;
     if (transfer !== undefined) {
       if (main.transport === "file") throw new VmmError("channel", "Migration requires streamable transport (eg unix)");
+      if (main.transport === "socket" && main.type === "inet" && Number(main.port) === 0) {
+        throw new VmmError(
+          "channel",
+          "The main channel of cpr-transfer needs a port that the other side can be told: not 0",
+        );
+      }
       return (signal) => transfer.receive(main, signal, (address) => (this.#options.progress.socketAddress = address));
     }
     if (main.transport === "file") return () => this.#loadFile(main);
@@ -108,7 +120,14 @@ export class Incoming {
       this.#goOn(arrived);
       progress.enter("postcopy-active");
     };
-    return (signal) => receiveStream({ vm, build, onListening, onActive, onRunning }, main, signal);
+    return async (signal) => {
+      try {
+        return await receiveStream({ vm, build, onListening, onActive, onRunning }, main, signal);
+      } catch (error) {
+        if (!this.#hasGuest) await vm.disassemble();
+        throw error;
+      }
+    };
   }
 
   async #run(
@@ -127,8 +146,9 @@ export class Incoming {
         progress.fail(describeError(error));
         return;
       }
-      await vm.disassemble();
-      if (this.#abort.signal.aborted && vm.state === "inmigrate") {
+      // It ends, and nobody waits for a guest any more.
+      if (vm.state === "shutdown") return;
+      if (this.#abort.signal.aborted) {
         progress.enter("cancelling");
         progress.enter("cancelled");
         return;
@@ -150,7 +170,7 @@ export class Incoming {
     this.#hasGuest = true;
     onArrived(generation);
     vm.serve();
-    for (const port of vm.devices.serialPorts) port.flush();
+    vm.flushOutput();
     if (timeline !== undefined) progress.setTimeline(timeline);
     if (progress.status === "setup") progress.enter("active");
     if (isRunning) vm.runsOn();
@@ -173,6 +193,9 @@ export class Incoming {
       vm.devices.restoreState(reader);
       vm.accel.restoreState(reader);
       return { runState };
+    } catch (error) {
+      await vm.disassemble();
+      throw error;
     } finally {
       close(file.fd);
     }

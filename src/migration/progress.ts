@@ -95,6 +95,7 @@ function describeTimeline(timeline: Timeline): MigrationInfo {
   return {
     downtime: Math.round(timeline.downtimeMs),
     "downtime-us": Math.round(timeline.downtimeMs * 1000),
+    "pause-start-us": Math.round(timeline.stamps[0]! * 1000),
     phases: timeline.phases().map(({ phase, durationMs }) => ({
       phase,
       "duration-us": Math.round(durationMs * 1000),

@@ -44,7 +44,7 @@ for (const scenario of BOOTS.flatMap(({ scenarios }) => scenarios)) {
     const { verdict, reason, output } = (await outcomes).get(scenario.spec)!;
     // A scenario that finds inside the lab that it cannot run contradicts `whyNot`, so it is no skip.
     assert.ok(verdict === "passed", `${reason}\n${output.slice(-4000)}`);
-    const figures = output.split("\n").filter((line) => / updates in | guest uptime /.test(line));
+    const figures = output.split("\n").filter((line) => / updates in | its uptime went /.test(line));
     for (const line of figures) console.log(`${scenario.spec}: ${line}`);
   });
 }

@@ -3,7 +3,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { check, until } from "./scenario.ts";
 
-const STEP_TIMEOUT_MS = 30_000;
+const STEP_TIMEOUT_MS = 60_000;
 
 /** Control sequences of a terminal's line editor. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what it looks for

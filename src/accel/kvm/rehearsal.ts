@@ -4,11 +4,14 @@ import type { KvmSystem } from "../../../ffi/kvm/kvm.ts";
 import type { StateReader } from "../../state/reader.ts";
 import type { BindSection, StateWriter } from "../../state/writer.ts";
 import type { Rehearsal } from "../types.ts";
-import { createIrqchips } from "./power-on.ts";
+import { createIrqchips, type PowerOnState } from "./power-on.ts";
 import { VmState } from "./saved-state.ts";
-import type { VcpuProfile } from "./vcpu-state.ts";
 
-export function createRehearsal(system: KvmSystem, cpuids: readonly Uint8Array[], profile: VcpuProfile): Rehearsal {
+export function createRehearsal(
+  system: KvmSystem,
+  cpuids: readonly Uint8Array[],
+  { profile, reader: powerOn }: PowerOnState,
+): Rehearsal {
   const vm = system.createVm();
   createIrqchips(vm);
   const vcpus = cpuids.map((cpuid, index) => {
@@ -19,7 +22,7 @@ export function createRehearsal(system: KvmSystem, cpuids: readonly Uint8Array[]
   const state = new VmState(system, vm, vcpus, cpuids);
   return {
     planState: (writer: StateWriter): BindSection => state.plan(writer, profile),
-    restoreState: (reader: StateReader): void => state.restore(reader, { isSameBoot: true }),
+    restoreState: (reader: StateReader): void => state.restore(reader, { isSameBoot: true }, powerOn),
     close: () => {
       for (const vcpu of vcpus) vcpu.close();
       vm.close();

@@ -121,8 +121,9 @@ export class VcpuRunner {
     this.#control.state = VCPU_STATE_PARKED;
   }
 
-  /** The worker's side of `lend`: gets the vCPU from the main thread. */
+  /** The worker's side of `lend`: gets the vCPU from the main thread when that offers it. */
   takeOver(): void {
+    this.#control.waitForOffer();
     // Whoever changes the state first decides: a kick after the main thread has given up would kill the process.
     const isLent = this.#control.exchangeState(VCPU_STATE_RUNNING, VCPU_STATE_ABSENT);
     if (isLent) {

@@ -36,8 +36,15 @@ export class VmState {
     ]);
   }
 
-  /** Takes over saved state; the vCPUs are not in the guest. @throws VmmError "state-refused" */
-  restore(reader: StateReader, { isSameBoot = isOfThisBoot(reader) }: RestoreOptions = {}): void {
+  /**
+   * Takes over saved state; the vCPUs are not in the guest. `powerOn` is the state they have when they have had no other.
+   * @throws VmmError "state-refused"
+   */
+  restore(
+    reader: StateReader,
+    { isSameBoot = isOfThisBoot(reader) }: RestoreOptions = {},
+    powerOn?: StateReader,
+  ): void {
     const first = this.#vcpus[0]!;
     this.scaledTscKhz = tscKhzToSet(reader, this.#system, first, isSameBoot);
     if (this.scaledTscKhz !== undefined) for (const vcpu of this.#vcpus) vcpu.setTscKhz(this.scaledTscKhz);
@@ -47,7 +54,12 @@ export class VmState {
       move = planTscMove(reader, first, savedOffset);
     }
     for (let index = 0; index < this.#vcpus.length; index++) {
-      restoreVcpu(this.#vcpus[index]!, reader.section(VCPU_SECTION, index), move);
+      restoreVcpu(
+        this.#vcpus[index]!,
+        reader.section(VCPU_SECTION, index),
+        move,
+        powerOn?.section(VCPU_SECTION, index),
+      );
     }
     restoreVm(reader, this.#vm, isSameBoot);
     // The guest's watchdogs are told that it stood still, for longer than they would take.

@@ -73,7 +73,9 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   readonly #state: VmState;
   #powerOn: PowerOnState | undefined;
   #areWorkersStarted = false;
-  /** The workers of all vCPUs but the first are parked, and that one's is loaded. */
+  /** The vCPUs have had another state than that of power-on. */
+  #hasRestored = false;
+  /** All workers are there already: that of the first vCPU waits for it to be offered, the others are parked. */
   #isPrepared = false;
   #tracker: DirtyTracker | undefined;
 
@@ -151,6 +153,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   reset(boot: InitialVcpuState): void {
+    this.#hasRestored = true;
     const { reader } = this.#getPowerOn();
     restoreVm(reader, this.#vm);
     for (const [index, { vcpu }] of this.#threads.entries()) {
@@ -195,8 +198,16 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     for (const { vcpu, control } of this.#threads) if (control.state === VCPU_STATE_PARKED) vcpu.notePause();
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
     if (this.#areWorkersStarted) return;
-    for (const index of this.#threads.keys()) this.#startWorker(index);
+    if (this.#isPrepared) this.#offerFirst();
+    else for (const index of this.#threads.keys()) this.#startWorker(index);
     this.#areWorkersStarted = true;
+  }
+
+  /** The first vCPU's worker, which waits for the main thread to have run it, gets it without that. */
+  #offerFirst(): void {
+    const { control } = this.#threads[0]!;
+    control.state = VCPU_STATE_PARKED;
+    control.offer();
   }
 
   runLent(): void {
@@ -217,7 +228,10 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       runner.lend(FIRST_SLICE_MS);
       this.#areWorkersStarted = true;
       // A worker that is late takes the vCPU, parked by then, when it comes; one that dies reports that itself.
-      runner.lend(LEND_TIMEOUT_MS, () => this.#startWorker(0, { isLent: true, isWarm: true }));
+      runner.lend(LEND_TIMEOUT_MS, () => {
+        if (!this.#isPrepared) this.#startWorker(0, { isLent: true, isWarm: true });
+        control.offer();
+      });
     } catch (error) {
       control.state = VCPU_STATE_GONE;
       this.#options.onVcpuError(0, describeError(error));
@@ -260,16 +274,18 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   restoreState(reader: StateReader, options: RestoreOptions = {}): void {
-    this.#state.restore(reader, options);
+    // Only where it is known already: finding out takes a VM of its own.
+    this.#state.restore(reader, options, this.#hasRestored ? undefined : this.#powerOn?.reader);
+    this.#hasRestored = true;
   }
 
   rehearse(): Rehearsal {
-    return createRehearsal(this.#system, this.#cpuids, this.#getPowerOn().profile);
+    return createRehearsal(this.#system, this.#cpuids, this.#getPowerOn());
   }
 
   async prepareToRun(): Promise<void> {
-    const [first, ...others] = this.#threads;
-    first!.worker ??= new VcpuWorker();
+    const [, ...others] = this.#threads;
+    this.#startWorker(0, { isLent: true, isWarm: true });
     for (const { index } of others) this.#startWorker(index, { isWarm: true });
     this.#isPrepared = true;
     warmUpLending();
@@ -287,10 +303,10 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       this.#kick(thread);
       thread.control.request = VCPU_REQUEST_EXIT;
     }
-    for (const { index, control, worker } of this.#threads) {
+    if (this.#isPrepared && !this.#areWorkersStarted) this.#offerFirst();
+    for (const { control, worker } of this.#threads) {
       // Its fd number and its kvm_run must not become something else while the thread still uses them.
-      if (this.#areWorkersStarted || (this.#isPrepared && index > 0))
-        control.waitForState(VCPU_STATE_GONE, PARK_TIMEOUT_MS);
+      if (this.#areWorkersStarted || this.#isPrepared) control.waitForState(VCPU_STATE_GONE, PARK_TIMEOUT_MS);
       worker?.terminate();
     }
     for (const [index, { vcpu }] of this.#threads.entries()) {

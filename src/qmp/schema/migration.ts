@@ -130,6 +130,8 @@ export const MigrationInfo = struct({
   /** The guest's pause in µs, and what it was made of. Baton's own. */
   "downtime-us": optional(uint),
   phases: optional(arrayOf(MigrationPhase)),
+  /** When that pause began, on the host's CLOCK_MONOTONIC: to find it in other traces. */
+  "pause-start-us": optional(uint),
   /** How many updates this guest has lived through. Baton's own. */
   updates: optional(uint),
 });

@@ -103,6 +103,23 @@ test("a thread that empties the ring itself never waits for room in it, and lose
   }
 });
 
+test("output that went to another process with the guest is not printed here as well", () => {
+  const here = new Machine();
+  const there = new Machine();
+  const chardev = new StalledChardev();
+  here.attach(chardev);
+  here.send(100);
+  here.port.flush();
+  here.send(50);
+  there.restore(here.save());
+  here.port.discardOutput();
+  here.port.flush();
+  assert.is(chardev.check.byteCount, 100);
+  there.attach(chardev);
+  there.port.flush();
+  assert.is(chardev.check.byteCount, 150);
+});
+
 test("what was taken before there was a chardev is saved, before what is in the ring", () => {
   let machine = new Machine();
   machine.send(2 * RING_CAPACITY_BYTES + 700);
