@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mapping files over a WebAssembly.Memory and anonymous memory of our own (mmap(2), madvise(2)).
 import { SysError } from "./error.ts";
+import { check, lazyCall } from "./libc.ts";
 import { addressOf, errno, libcFunction } from "./native.ts";
 
 // <asm-generic/mman-common.h>, <linux/mman.h>
@@ -11,9 +12,21 @@ const MAP_PRIVATE = 0x02;
 const MAP_FIXED = 0x10;
 const MAP_ANONYMOUS = 0x20;
 const MAP_FAILED = 0xffff_ffff_ffff_ffffn;
-const MADV_POPULATE_WRITE = 23;
-const MADV_DONTDUMP = 16;
+const ADVICE = {
+  /** MADV_DONTNEED: pages of private memory are dropped, and zero when they are next touched. */
+  "drop-private": 4,
+  /** MADV_REMOVE: pages are dropped from the file that is mapped, and with it from every mapping. */
+  "drop-shared": 9,
+  /** MADV_NOHUGEPAGE: only single pages, which can be dropped one by one. */
+  "no-huge": 15,
+  /** MADV_DONTDUMP: kept out of core dumps. */
+  "no-dump": 16,
+  /** MADV_POPULATE_WRITE: page tables are filled now. */
+  populate: 23,
+} as const;
+export type Advice = keyof typeof ADVICE;
 
+const cMadvise = lazyCall("int madvise(uintptr_t addr, size_t length, int advice)");
 const mmap = libcFunction("uintptr_t mmap(uintptr_t addr, size_t length, int prot, int flags, int fd, int64_t offset)");
 
 function map(address: bigint, sizeBytes: number, prot: number, flags: number, fd: number, offset: number): bigint {
@@ -76,12 +89,9 @@ export function mapStack(sizeBytes: number): bigint {
   return map(0n, sizeBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 }
 
-/** Advises the kernel about `view[offset, offset + sizeBytes)`: `populate` fills page tables now, `no-dump` keeps it out of core dumps. */
-export function advise(view: Uint8Array, offset: number, sizeBytes: number, advice: "populate" | "no-dump"): void {
+/** Advises the kernel about `view[offset, offset + sizeBytes)`. */
+export function advise(view: Uint8Array, offset: number, sizeBytes: number, advice: Advice): void {
   assertInside(view, offset, sizeBytes);
-  const madvise = libcFunction("int madvise(uintptr_t addr, size_t length, int advice)");
-  const value = advice === "populate" ? MADV_POPULATE_WRITE : MADV_DONTDUMP;
-  const result = madvise(addressOf(view) + BigInt(offset), sizeBytes, value) as number;
-  const failure = errno();
-  if (result < 0) throw new SysError("madvise", failure, `${advice}, ${sizeBytes} bytes`);
+  const result = cMadvise(addressOf(view) + BigInt(offset), sizeBytes, ADVICE[advice]);
+  check("madvise", result, `${advice}, ${sizeBytes} bytes`);
 }

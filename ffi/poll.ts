@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// poll(2): waiting for one fd in the calling thread.
+// poll(2): waiting for fds in the calling thread.
 import { monotonicMs } from "./clock.ts";
 import { check, EBADF, EINTR, lazyCall } from "./libc.ts";
 
@@ -62,4 +62,40 @@ export function pollFd(fd: number, wanted: { readable?: boolean; writable?: bool
     writable: failed || (events & POLLOUT) !== 0,
     hangup: (events & POLLHUP) !== 0,
   };
+}
+
+/** struct pollfd in 32-bit words. */
+const POLLFD_WORDS = 2;
+
+/** Some fds to wait for together. One per thread. */
+export class PollSet {
+  readonly #entries: Int32Array;
+  readonly #count: number;
+
+  constructor(fds: readonly number[]) {
+    this.#count = fds.length;
+    this.#entries = new Int32Array(fds.length * POLLFD_WORDS);
+    for (const [index, fd] of fds.entries()) this.#entries[index * POLLFD_WORDS] = fd;
+  }
+
+  /** Which POLL* events are waited for on the fd at `index`. */
+  want(index: number, events: number): void {
+    this.#entries[index * POLLFD_WORDS + 1] = events & 0xffff;
+  }
+
+  /** Waits until an fd has something, `timeoutMs` (-1: no end) are over, or a signal comes. */
+  wait(timeoutMs: number): void {
+    const result = cPoll(this.#entries, this.#count, Math.ceil(timeoutMs));
+    if (result !== -EINTR) {
+      check("poll", result, `${this.#count} fds`);
+      return;
+    }
+    // The events of the last call are still there.
+    for (let index = 0; index < this.#count; index++) this.want(index, this.#entries[index * POLLFD_WORDS + 1]!);
+  }
+
+  /** The events that `wait` has found on the fd at `index`; POLLERR and POLLHUP come unasked for. */
+  events(index: number): number {
+    return (this.#entries[index * POLLFD_WORDS + 1]! >>> 16) & 0xffff;
+  }
 }

@@ -66,6 +66,11 @@ export interface AcceleratedVm {
    * the main thread. @throws VmmError "vcpu-stuck" after 5 s; the request is taken back then.
    */
   park(onRequested?: () => void): void;
+  /**
+   * Has all vCPUs park, and waits `timeoutMs` for each: one that has not parked by then is held up inside of the accelerator, and
+   * will park as soon as it is not. No error.
+   */
+  parkSoon(timeoutMs: number): void;
   /** The VM's tracker, made at the first call. */
   dirtyTracker(): Promise<DirtyTracker>;
   /** To be called after every write to guest RAM that is not the guest's own. Costs nothing while nobody tracks. */

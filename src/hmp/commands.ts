@@ -104,6 +104,12 @@ export const HMP_COMMANDS: readonly HmpCommand[] = [
     run: ({ target }, { values }) => setParameter(target, values.parameter!, values.value!),
   },
   {
+    names: ["migrate_start_postcopy"],
+    usage: "",
+    help: "let the guest of the migration in progress go on over there before all of its RAM is there (capability postcopy-ram)",
+    run: ({ target }) => target.migration.startPostcopy(),
+  },
+  {
     names: ["quit", "q"],
     usage: "",
     help: "quit the emulator",

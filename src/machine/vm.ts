@@ -43,6 +43,9 @@ const GUEST_REQUESTS = EVENT_DEBUG_EXIT | EVENT_RESET | EVENT_SHUTDOWN | EVENT_S
 const SETTLE_TIMEOUT_MS = 5000;
 const SETTLE_POLL_MS = 1;
 
+/** A vCPU leaves the guest within microseconds, unless it waits for what will never come. */
+const LOST_PARK_TIMEOUT_MS = 100;
+
 /** Run states from which `cont` may not start the guest, with the reason. */
 const CANNOT_RUN: Partial<Record<RunState, string>> = {
   "finish-migrate": "Migration is not finalized yet",
@@ -79,6 +82,7 @@ export class Vm {
   #startsWhenComplete: boolean;
   /** Why the guest may not run in this process any more. */
   #fence: string | undefined;
+  #lossReason: string | undefined;
   #isClosed = false;
   /** Resets, ends and sleeps that are being carried out. */
   #changesUnderWay = 0;
@@ -224,6 +228,23 @@ export class Vm {
   fence(reason: string): void {
     this.#fence = reason;
     for (const port of this.devices.serialPorts) port.discardOutput();
+  }
+
+  /** Part of the guest will never be here: what there is is kept to be looked at, and never runs again. */
+  lose(reason: string): void {
+    this.#lossReason = reason;
+    this.fence(reason);
+    report(reason);
+    this.#state = "internal-error";
+    this.devices.freezeOutput();
+    this.accel.parkSoon(LOST_PARK_TIMEOUT_MS);
+    this.devices.stopTimers();
+    this.events.emit("STOP");
+  }
+
+  /** @throws VmmError "lost" after `lose` */
+  refuseLost(): void {
+    if (this.#lossReason !== undefined) throw new VmmError("lost", this.#lossReason);
   }
 
   stop(): void {

@@ -54,6 +54,8 @@ export class Incoming {
   readonly #options: IncomingOptions;
   readonly #transfer: IncomingTransfer | undefined;
   #abort = new AbortController();
+  /** The guest is here, though perhaps not all of its RAM. */
+  #hasGuest = false;
   /** Resolves when nothing is under way. */
   #settled: Promise<void> = Promise.resolve();
 
@@ -117,8 +119,19 @@ export class Incoming {
     const onListening = (address: SocketAddress | undefined): void => {
       progress.socketAddress = address;
     };
-    return (signal) =>
-      receiveStream({ vm, build, onListening, onActive: () => progress.enter("active") }, main, signal);
+    const onActive = (): void => progress.enter("active");
+    const onRunning = (arrived: Arrived): void => {
+      this.#goOn(arrived);
+      progress.enter("postcopy-active");
+    };
+    return async (signal) => {
+      try {
+        return await receiveStream({ vm, build, onListening, onActive, onRunning }, main, signal);
+      } catch (error) {
+        if (!this.#hasGuest) await vm.disassemble();
+        throw error;
+      }
+    };
   }
 
   async #run(
@@ -131,6 +144,12 @@ export class Incoming {
     try {
       arrived = await receive(this.#abort.signal);
     } catch (error) {
+      if (this.#hasGuest) {
+        // Post-copy failed, and has stopped the guest.
+        progress.enter("failing");
+        progress.fail(describeError(error));
+        return;
+      }
       // It ends, and nobody waits for a guest any more.
       if (vm.state === "shutdown") return;
       if (this.#abort.signal.aborted) {
@@ -145,12 +164,15 @@ export class Incoming {
       if (exitOnError) vm.giveUp();
       return;
     }
-    this.#goOn(arrived);
+    const adopted = this.#hasGuest ? undefined : this.#goOn(arrived);
+    progress.enter("completed");
+    adopted?.thaw();
   }
 
-  /** The guest is here and whole: from now on it is this process that has it. */
-  #goOn({ runState, isRunning = false, generation = 0, timeline, connections }: Arrived): void {
+  /** From now on it is this process that has the guest. Returns the connections that came along, still frozen. */
+  #goOn({ runState, isRunning = false, generation = 0, timeline, connections }: Arrived): { thaw(): void } | undefined {
     const { vm, progress, onArrived, adopt } = this.#options;
+    this.#hasGuest = true;
     onArrived(generation, connections?.events ?? false);
     vm.serve();
     vm.flushOutput();
@@ -165,8 +187,7 @@ export class Incoming {
     if (isRunning) vm.runsOn();
     else if (runState === "running" && vm.startsWhenComplete) vm.resumeFrom();
     else vm.assumeState(runState === "running" ? "paused" : runState);
-    progress.enter("completed");
-    adopted?.thaw();
+    return adopted;
   }
 
   async #loadFile(address: FileAddress): Promise<Arrived> {

@@ -47,6 +47,13 @@ export const FRAME_COMMIT = 15;
 /** Of a stream that nothing can come back on: it was all. */
 export const FRAME_END = 16;
 
+/** The guest goes on before the rest of its RAM is there: bitmap of the pages that are not sent any more, or not as they are now. */
+export const FRAME_POSTCOPY = 21;
+/** The guest stands: the same bitmap, of this moment. */
+export const FRAME_MISSING = 22;
+/** All of RAM is here. */
+export const FRAME_DONE = 23;
+
 /** All others have no file descriptors. */
 const CARRY_FDS: readonly number[] = [FRAME_HELLO, FRAME_CONNECTIONS, FRAME_FDS];
 
@@ -75,6 +82,9 @@ const NAMES: Readonly<Record<number, string>> = {
   [FRAME_CONNECTIONS]: "CONNECTIONS",
   [FRAME_FDS]: "FDS",
   [FRAME_HELD]: "HELD",
+  [FRAME_POSTCOPY]: "POSTCOPY",
+  [FRAME_MISSING]: "MISSING",
+  [FRAME_DONE]: "DONE",
 };
 
 /**

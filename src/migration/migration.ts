@@ -6,6 +6,9 @@
 //                        ├────────┴─────────┴─ migrate_cancel ─▶ cancelling ─▶ cancelled, the guest runs on
 //                        └────────┴─────────┴─▶ failing ─▶ failed, the guest runs on
 //
+// By post-copy it goes from active to postcopy-active, in which nothing can be cancelled, and to completed, or to failed:
+// then the guest is lost.
+//
 // The other side goes from none (or setup, after `-incoming defer`) to active and completed, or to failed.
 import type { MigrationAddress } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
@@ -79,6 +82,7 @@ export class Migration implements MigrationTarget {
     if (this.#vm.state === "postmigrate") {
       throw new VmmError("postmigrate", "Can't migrate the vm that was paused due to previous migration");
     }
+    this.#vm.refuseLost();
     const { mode } = this.#parameters;
     this.#refuseBlocked(mode);
     const procedure = this.#procedure(mode, channels);
@@ -89,6 +93,7 @@ export class Migration implements MigrationTarget {
       progress: this.progress,
       parameters: this.#parameters,
       capabilities: this.capabilities(),
+      allowsPostcopy: mode === "normal" && channels?.main.transport !== "file",
       refuseBlocked: () => this.#refuseBlocked(mode),
     });
     this.#outgoing = outgoing;
@@ -177,6 +182,13 @@ export class Migration implements MigrationTarget {
   cancel(): void {
     if (this.#incoming !== undefined && this.#vm.state === "inmigrate") this.#incoming.cancel();
     else if (this.progress.isBusy) this.#outgoing?.cancel();
+  }
+
+  startPostcopy(): void {
+    if (this.#outgoing === undefined || !this.progress.isBusy) {
+      throw new VmmError("postcopy", "There is no migration in progress that could go on by post-copy");
+    }
+    this.#outgoing.startPostcopy();
   }
 
   query(): MigrationInfo {

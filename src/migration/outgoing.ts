@@ -18,6 +18,8 @@ export interface OutgoingOptions {
   progress: MigrationProgress;
   parameters: MigrationParameters;
   capabilities: Readonly<Record<MigrationCapability, boolean>>;
+  /** Guest and RAM go to another VMM over a stream, so that the one may go before the other. */
+  allowsPostcopy: boolean;
   /** Throws what forbids the migration now, though it did not when it was asked for. */
   refuseBlocked(): void;
 }
@@ -29,12 +31,16 @@ export class Outgoing {
   readonly parameters: MigrationParameters;
   readonly capabilities: Readonly<Record<MigrationCapability, boolean>>;
   readonly #refuseBlocked: () => void;
+  readonly #allowsPostcopy: boolean;
   readonly #abort = new AbortController();
   readonly #atEnd: (() => void)[] = [];
   readonly #onFailure: (() => void)[] = [];
   /** The run state that the guest goes on in, here or there; undefined while it has not been stopped. */
   #stateBefore: RunState | undefined;
   #isCommitted = false;
+  #isPostcopyWanted = false;
+  /** What to do when post-copy is asked for; undefined while it cannot be done yet, and when it is too late. */
+  #onPostcopy: (() => void) | undefined;
 
   constructor(options: OutgoingOptions) {
     this.vm = options.vm;
@@ -43,6 +49,7 @@ export class Outgoing {
     this.parameters = options.parameters;
     this.capabilities = options.capabilities;
     this.#refuseBlocked = options.refuseBlocked;
+    this.#allowsPostcopy = options.allowsPostcopy;
   }
 
   /** Aborted by `migrate_cancel`. */
@@ -55,6 +62,34 @@ export class Outgoing {
     if (this.#isCommitted || this.signal.aborted) return;
     this.progress.enter("cancelling");
     this.#abort.abort(new VmmError("cancelled", "The migration was cancelled"));
+  }
+
+  /** `migrate-start-postcopy`. @throws VmmError "postcopy" when there is no such thing in this migration, or not any more */
+  startPostcopy(): void {
+    if (!this.capabilities["postcopy-ram"]) {
+      throw new VmmError("postcopy", "Post-copy needs the capability postcopy-ram, set before the migration starts");
+    }
+    if (!this.#allowsPostcopy) {
+      throw new VmmError("postcopy", "Only a migration of mode normal that is no file can go on by post-copy");
+    }
+    if (this.#isPostcopyWanted) return;
+    if (this.progress.status !== "setup" && this.#onPostcopy === undefined) {
+      throw new VmmError("postcopy", "It is too late for post-copy: the guest is being handed over already");
+    }
+    this.#isPostcopyWanted = true;
+    this.#onPostcopy?.();
+  }
+
+  /** Allows post-copy from now on; `action` is called when it is asked for, at once if it has been. */
+  allowPostcopy(action: () => void): void {
+    this.#onPostcopy = action;
+    if (this.#isPostcopyWanted) action();
+  }
+
+  /** Whether the migration goes on by post-copy; afterwards that cannot change. */
+  decidePostcopy(): boolean {
+    this.#onPostcopy = undefined;
+    return this.#isPostcopyWanted;
   }
 
   /** Runs `action` when the migration is over and everybody has been told, however it ended. */

@@ -18,6 +18,7 @@ export function defaultParameters(): MigrationParameters {
     "cpr-exec-command": [],
     "downtime-limit": 300,
     "max-bandwidth": 0,
+    "max-postcopy-bandwidth": 0,
     "multifd-channels": 2,
     "multifd-compression": "none",
     "multifd-zstd-level": 1,

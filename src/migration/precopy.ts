@@ -17,6 +17,8 @@ export interface RamSink {
   readonly progress: RamProgress;
   /** Takes the pages out of the bitmap at that address, and takes them along. */
   sendRound(bitmap: number): Promise<RoundStats>;
+  /** Ends a round early, in good order; the pages that have not gone stay in the bitmap. */
+  cut?(): void;
   cancel(): void;
 }
 
@@ -60,7 +62,8 @@ export function precopyOptions(run: Outgoing, sink: RamSink, tracker: DirtyTrack
 }
 
 /** The bitmap of the pages of the next round. */
-const BITMAP = SCRATCH_BITMAPS;
+export const ROUND_BITMAP = SCRATCH_BITMAPS;
+const BITMAP = ROUND_BITMAP;
 /** A bitmap of the same size for whoever needs one more. */
 export const SPARE_BITMAP = BITMAP + DIRTY_BITMAP_SIZE_BYTES;
 /** So few pages take less than a pause does anyway. */
@@ -88,6 +91,7 @@ export class Precopy {
   #bytesPerMs = 0;
   #dirtyPagesPerSecond = 0;
   #downtimeBytes = 0;
+  #isCut = false;
 
   constructor(options: PrecopyOptions) {
     this.#options = options;
@@ -99,12 +103,15 @@ export class Precopy {
   /** Starts to note what the guest writes, and moves RAM until what is left can go in the pause. The guest runs on. */
   async run(): Promise<void> {
     const { tracker, signal, downtimeLimitMs, progress } = this.#options;
-    this.#fillBitmap();
     tracker.start();
-    for (let leftBefore = Number.POSITIVE_INFINITY; ; ) {
+    // The first time this is all of RAM, whatever was written.
+    tracker.collect(BITMAP);
+    this.#fillBitmap();
+    for (let leftBefore = Number.POSITIVE_INFINITY; !this.#isCut; ) {
       const startMs = performance.now();
       await this.#round();
       signal.throwIfAborted();
+      if (this.#isCut) return;
       tracker.collect(BITMAP);
       const left = this.#module.countDirty(BITMAP, this.#pageCount);
       this.#dirtyPagesPerSecond = (left * 1000) / Math.max(performance.now() - startMs, 1);
@@ -116,6 +123,19 @@ export class Precopy {
       if (!isWorthwhile && this.#rounds > PATIENCE_ROUNDS) this.#slowDown();
       leftBefore = left;
     }
+  }
+
+  /** Has `run` end soon, whatever is left. */
+  cut(): void {
+    this.#isCut = true;
+    this.#options.sink.cut?.();
+  }
+
+  /** The pages that are left at this moment, in the bitmap that `finish` gives. */
+  collectRest(): number {
+    this.#options.tracker.collect(BITMAP);
+    this.#beginRound(this.#module.countDirty(BITMAP, this.#pageCount));
+    return BITMAP;
   }
 
   /** Moves all of RAM of a guest that stands. */

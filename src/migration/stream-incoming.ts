@@ -29,6 +29,8 @@ import {
   FRAME_FINAL,
   FRAME_HELLO,
   FRAME_JOIN,
+  FRAME_MISSING,
+  FRAME_POSTCOPY,
   FRAME_READY,
   FRAME_ROUND,
   FRAME_RUNNING,
@@ -36,6 +38,7 @@ import {
   MAX_STATE_FRAME_BYTES,
   refusePeer,
 } from "./messages.ts";
+import { POSTCOPY_CONNECTIONS, PostcopyDestination } from "./postcopy-incoming.ts";
 import { SPARE_BITMAP } from "./precopy.ts";
 import { RamReceiver } from "./ram/ram-receiver.ts";
 import { checkSamples, type RamLocation, readRamLocation } from "./ram-section.ts";
@@ -58,6 +61,8 @@ export interface StreamHost {
   onListening(address: SocketAddress | undefined): void;
   /** RAM begins to come. */
   onActive(): void;
+  /** Post-copy: the guest is here, and the rest of its RAM is still to come. */
+  onRunning(arrival: StreamArrival): void;
 }
 
 export interface StreamArrival {
@@ -121,6 +126,7 @@ async function receive(
   const location = readRamLocation(hello, spec.memorySizeBytes);
   host.build(spec, { cpuids: readCpuids(hello, spec.cpuCount) });
   if (location.where === "in-stream") clearRam(vm.memory, vm.ram);
+  await using postcopy = info.postcopy === true ? PostcopyDestination.prepare(vm, WRITTEN_BITMAP) : undefined;
   await vm.accel.prepareToRun();
   const rehearsal = vm.accel.rehearse();
   session.open.push(rehearsal);
@@ -128,6 +134,8 @@ async function receive(
   if (isDuplex) await main.send(FRAME_ACCEPTED, NOTHING);
   const further = await acceptFurther(listener, info, session);
   listener.close();
+  const [urgent, background] = further.splice(info.streams ?? 0);
+  postcopy?.connect(urgent!.transport.fd, background!.transport.fd);
   new Uint8Array(vm.memory.buffer, WRITTEN_BITMAP, DIRTY_BITMAP_SIZE_BYTES).fill(0);
   await using receiver = new RamReceiver({
     memory: vm.memory,
@@ -138,24 +146,31 @@ async function receive(
   });
   session.signal.addEventListener("abort", () => receiver.cancel(), { once: true });
   host.onActive();
-  await receiveRounds(host, main, { receiver, rehearsal, location });
-  return isDuplex ? takeOver(host, main, location, info) : await takeAtEnd(host, main, location, info);
+  const end = await receiveRounds(host, main, { receiver, rehearsal, location, postcopy });
+  if (!isDuplex) return takeAtEnd(host, main, location, info);
+  if (end === FRAME_FINAL) return takeOver(host, main, location, info);
+  const arrival = takeOver(host, main, location, info, postcopy);
+  host.onRunning(arrival);
+  session.signal.addEventListener("abort", () => postcopy!.cancel(), { once: true });
+  await postcopy!.finish(main);
+  return arrival;
 }
 
-/** The connections of `multifd`, in order. A stranger that connects is sent away. */
+/** The connections of `multifd` and those of post-copy, in order. A stranger that connects is sent away. */
 async function acceptFurther(
   listener: TransportListener,
-  { token, streams = 0 }: TransferInfo,
+  { token, streams = 0, postcopy = false }: TransferInfo,
   { reactor, signal, open }: Session,
 ): Promise<FrameChannel[]> {
   const channels: FrameChannel[] = [];
-  for (let missing = streams; missing > 0; ) {
+  const count = streams + (postcopy ? POSTCOPY_CONNECTIONS : 0);
+  for (let missing = count; missing > 0; ) {
     const channel = new FrameChannel(await listener.accept({ signal }), reactor);
     open.push(channel);
     const join = await expectFrame(channel, FRAME_JOIN).catch(() => undefined);
     const [given, index] = new TextDecoder().decode(join?.payload).split(" ");
     const position = Number(index);
-    if (given !== token || !(position >= 0 && position < streams) || channels[position] !== undefined) {
+    if (given !== token || !(position >= 0 && position < count) || channels[position] !== undefined) {
       channel.close();
       continue;
     }
@@ -169,33 +184,51 @@ interface Receiving {
   receiver: RamReceiver;
   rehearsal: Rehearsal;
   location: RamLocation;
+  postcopy: PostcopyDestination | undefined;
 }
 
-/** Until the guest stands over there and the last of its RAM is here. */
+/** Until the guest stands over there and the last of its RAM is here (FINAL), or the rest is to come later (POSTCOPY). */
 async function receiveRounds(
   { vm }: StreamHost,
   main: FrameChannel,
-  { receiver, rehearsal, location }: Receiving,
-): Promise<void> {
+  { receiver, rehearsal, location, postcopy }: Receiving,
+): Promise<typeof FRAME_FINAL | typeof FRAME_POSTCOPY> {
   const buffer = new Uint8Array(BUFFER_SIZE_BYTES);
+  const types = [FRAME_ROUND, FRAME_BURST, FRAME_FINAL, ...(postcopy === undefined ? [] : [FRAME_POSTCOPY])];
   for (;;) {
-    const frame = await expectOneOf(main, [FRAME_ROUND, FRAME_BURST, FRAME_FINAL]);
+    const frame = await expectOneOf(main, types, { limitBytes: DIRTY_BITMAP_SIZE_BYTES });
+    if (frame.type === FRAME_POSTCOPY) {
+      postcopy!.drop(frame.payload);
+      await main.send(FRAME_ACCEPTED, NOTHING);
+      return FRAME_POSTCOPY;
+    }
     if (frame.type === FRAME_BURST) {
       serveBurst(main, frame, { rehearsal, devices: vm.devices, sections: SECTIONS }, buffer);
       continue;
     }
     if (location.where === "in-stream") await receiver.receiveRound();
-    if (frame.type === FRAME_FINAL) return;
+    if (frame.type === FRAME_FINAL) return FRAME_FINAL;
   }
 }
 
 /** Synchronous, as the guest stands meanwhile. */
-function takeOver(host: StreamHost, main: FrameChannel, location: RamLocation, info: TransferInfo): StreamArrival {
+function takeOver(
+  host: StreamHost,
+  main: FrameChannel,
+  location: RamLocation,
+  info: TransferInfo,
+  postcopy?: PostcopyDestination,
+): StreamArrival {
   const { vm } = host;
+  if (postcopy !== undefined) {
+    postcopy.drop(expectType(main.receiveNow(DIRTY_BITMAP_SIZE_BYTES, PAUSE_TIMEOUT_MS), FRAME_MISSING).payload);
+    postcopy.begin();
+  }
   const state = expectType(main.receiveNow(MAX_STATE_FRAME_BYTES, PAUSE_TIMEOUT_MS), FRAME_STATE);
   const runState = restore(vm, state.payload, location);
   main.sendNow(FRAME_READY, NOTHING, [], PAUSE_TIMEOUT_MS);
   expectType(main.receiveNow(0, PAUSE_TIMEOUT_MS), FRAME_COMMIT);
+  postcopy?.commit();
   const isRunning = runState === "running" && vm.startsWhenComplete;
   if (isRunning) vm.runArrived();
   try {

@@ -11,6 +11,8 @@
 //   │             ◀── ready                                        restore
 //   └             commit    ── point of no return ──  ◀── running  resume
 //
+// `migrate-start-postcopy` ends the rounds early: postcopy.ts has what follows then.
+//
 // On a stream that nothing comes back on (a pipe, exec:) there is no ready: whoever reads it later has the guest.
 import { randomUUID } from "node:crypto";
 import { monotonicMs } from "../../ffi/clock.ts";
@@ -39,6 +41,7 @@ import {
   FRAME_STATE,
 } from "./messages.ts";
 import type { Outgoing } from "./outgoing.ts";
+import { PostcopySource } from "./postcopy.ts";
 import { Precopy, precopyOptions } from "./precopy.ts";
 import { RamSender } from "./ram/ram-sender.ts";
 import { locateRam, planRam } from "./ram-section.ts";
@@ -48,6 +51,8 @@ import { planTransfer, type TransferInfo } from "./transfer-section.ts";
 
 /** What the other side has not done after this it will not do; the guest stands for that long at most. */
 const ANSWER_TIMEOUT_MS = 5000;
+/** In post-copy the guest may wait for pages before the other side says that it runs. */
+const POSTCOPY_ANSWER_TIMEOUT_MS = 30_000;
 /** The last pages may be as many as `downtime-limit` allows, on a connection that has become slow. */
 const LAST_ROUND_TIMEOUT_MS = 30_000;
 const MAX_ANSWER_BYTES = 16 * 1024;
@@ -67,6 +72,8 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
   if (capabilities.multifd && !isInetOrUnix(address)) {
     throw new VmmError("channel", "Migration requires multi-channel URIs (e.g. tcp)");
   }
+  const withPostcopy = capabilities["postcopy-ram"] && !options.stopFirst;
+  if (withPostcopy) refusePostcopy(run, address);
   const reactor = new Reactor();
   run.atEnd(() => void reactor.close());
   const main = await open(run, address, reactor);
@@ -78,6 +85,7 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
     token: randomUUID(),
     generation: options.generation,
     streams: capabilities.multifd ? parameters["multifd-channels"] : 0,
+    ...(withPostcopy ? { postcopy: true } : {}),
   };
   const location = locateRam(vm, capabilities["x-ignore-shared"], { where: "in-stream" });
   const plan = (accel: Pick<AcceleratedVm, "planState">, stamps: readonly number[] = []): PlannedGuest =>
@@ -96,6 +104,7 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
     bandwidth: parameters["max-bandwidth"],
     zstdLevel: isCompressed(run) ? parameters["multifd-zstd-level"] : 0,
   });
+  await using postcopy = withPostcopy ? await openPostcopy(run, address, reactor, info) : undefined;
   const precopy = new Precopy({
     ...precopyOptions(run, sender, await vm.accel.dirtyTracker()),
     beforeRound: () => main.send(FRAME_ROUND, NOTHING),
@@ -104,21 +113,27 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
   progress.setupDone();
   if (options.stopFirst) await run.stopGuest();
   progress.enter("active");
+  if (withPostcopy) run.allowPostcopy(() => precopy.cut());
   if (location.where === "in-stream") await (options.stopFirst ? precopy.runStopped() : precopy.run());
   if (isDuplex) await rehearse(main, run.signal, () => plan(rehearsal));
-  sender.prepareNow();
-  await main.send(FRAME_FINAL, NOTHING);
+  const rest = run.decidePostcopy() ? postcopy : undefined;
+  if (rest === undefined) {
+    sender.prepareNow();
+    await main.send(FRAME_FINAL, NOTHING);
+  } else {
+    await rest.announce(main, precopy.collectRest());
+  }
+  const moveRam = (): void => {
+    if (rest !== undefined) rest.begin(main, precopy.collectRest());
+    else if (location.where === "in-stream") {
+      precopy.finish((bitmap) => sender.sendRoundNow(bitmap, LAST_ROUND_TIMEOUT_MS));
+    }
+  };
   for (let attempt = 1; ; attempt++) {
     await vm.whenSettled();
     run.refuseToGoOn();
     try {
-      progress.setTimeline(
-        handOver(run, main, plan, () => {
-          if (location.where === "in-stream") {
-            precopy.finish((bitmap) => sender.sendRoundNow(bitmap, LAST_ROUND_TIMEOUT_MS));
-          }
-        }),
-      );
+      progress.setTimeline(handOver(run, main, plan, moveRam, rest));
       break;
     } catch (error) {
       if (!(error instanceof VmmError && error.code === "guest-request") || attempt === MAX_ATTEMPTS) throw error;
@@ -126,6 +141,11 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
     }
   }
   precopy.end();
+  if (rest !== undefined) {
+    const before = precopy.stats();
+    progress.ram = () => rest.stats(before);
+    await rest.finish(main);
+  }
   if (!isDuplex) await finishOneWay(run, main, address);
 }
 
@@ -149,12 +169,49 @@ async function ramFds(
 ): Promise<number[]> {
   if (streams === 0) return [main.transport.fd];
   const fds: number[] = [];
-  for (let index = 0; index < streams; index++) {
-    const channel = await open(run, address, reactor);
-    await channel.send(FRAME_JOIN, new TextEncoder().encode(`${token} ${index}`));
-    fds.push(channel.transport.fd);
-  }
+  for (let index = 0; index < streams; index++) fds.push(await join(run, address, reactor, token, index));
   return fds;
+}
+
+/** The fd of a further connection. */
+async function join(
+  run: Outgoing,
+  address: MigrationAddress,
+  reactor: Reactor,
+  token: string,
+  index: number,
+): Promise<number> {
+  const channel = await open(run, address, reactor);
+  await channel.send(FRAME_JOIN, new TextEncoder().encode(`${token} ${index}`));
+  return channel.transport.fd;
+}
+
+/** @throws VmmError when post-copy could not be done, whatever the other side can do */
+function refusePostcopy({ capabilities }: Outgoing, address: MigrationAddress): void {
+  if (capabilities["x-ignore-shared"]) {
+    throw new VmmError(
+      "postcopy",
+      "Post-copy is not compatible with x-ignore-shared: RAM that is not copied cannot be late",
+    );
+  }
+  if (!isInetOrUnix(address)) {
+    throw new VmmError(
+      "channel",
+      `Post-copy needs connections of its own, which ${formatMigrationUri(address)} cannot give: use tcp or unix`,
+    );
+  }
+}
+
+/** Connections and thread of post-copy, which wait for their time. */
+async function openPostcopy(
+  run: Outgoing,
+  address: MigrationAddress,
+  reactor: Reactor,
+  { token, streams = 0 }: TransferInfo,
+): Promise<PostcopySource> {
+  const urgentFd = await join(run, address, reactor, token, streams);
+  const backgroundFd = await join(run, address, reactor, token, streams + 1);
+  return new PostcopySource(run.vm, { urgentFd, backgroundFd }, run.parameters["max-postcopy-bandwidth"]);
 }
 
 function isCompressed({ capabilities, parameters }: Outgoing): boolean {
@@ -164,6 +221,7 @@ function isCompressed({ capabilities, parameters }: Outgoing): boolean {
 /**
  * The pause. Synchronous on purpose: nothing else of this process runs in between.
  * @param moveRam moves the pages that are left
+ * @param rest of RAM, which goes later
  * @throws VmmError: the guest is here, unless `run` is committed
  */
 function handOver(
@@ -171,6 +229,7 @@ function handOver(
   main: FrameChannel,
   plan: (accel: AcceleratedVm, stamps: readonly number[]) => PlannedGuest,
   moveRam: () => void,
+  rest: PostcopySource | undefined,
 ): Timeline {
   const { vm, progress } = run;
   const stamps: number[] = [];
@@ -195,24 +254,26 @@ function handOver(
     if (main.transport.isDuplex) {
       expectType(main.receiveNow(MAX_ANSWER_BYTES, ANSWER_TIMEOUT_MS), FRAME_READY);
       stamps.push(monotonicMs());
-      commit(run, main);
+      commit(run, main, rest);
       stamps.push(monotonicMs());
     }
   } finally {
     // Told earlier, this would have lengthened the pause.
     if (isRunning && !isStopped) vm.events.emit("STOP");
   }
-  progress.enter("device");
+  progress.enter(rest === undefined ? "device" : "postcopy-active");
   return new Timeline(stamps, STREAM_PHASES);
 }
 
 /** The point of no return, when the other side is ready. */
-function commit(run: Outgoing, main: FrameChannel): void {
+function commit(run: Outgoing, main: FrameChannel, rest: PostcopySource | undefined): void {
   // A peer that has gone has not been told: it will not run the guest.
   main.sendNow(FRAME_COMMIT, NOTHING, [], ANSWER_TIMEOUT_MS);
   run.commit("The guest has moved to another VMM and may not run here again");
+  rest?.commit();
+  const timeoutMs = rest === undefined ? ANSWER_TIMEOUT_MS : POSTCOPY_ANSWER_TIMEOUT_MS;
   try {
-    expectType(main.receiveNow(MAX_ANSWER_BYTES, ANSWER_TIMEOUT_MS), FRAME_RUNNING);
+    expectType(main.receiveNow(MAX_ANSWER_BYTES, timeoutMs), FRAME_RUNNING);
   } catch (error) {
     throw new VmmError(
       "unconfirmed",

@@ -69,6 +69,7 @@ export const COMMANDS = {
   migrate: { arguments: struct({ ...ChannelArguments, resume: optional(bool) }) },
   "migrate-incoming": { arguments: struct({ ...ChannelArguments, "exit-on-error": optional(bool) }) },
   migrate_cancel: {},
+  "migrate-start-postcopy": {},
   "migrate-set-parameters": { arguments: MigrateSetParameters },
   "query-migrate-parameters": { returns: MigrationParameters },
   "migrate-set-capabilities": { arguments: struct({ capabilities: arrayOf(MigrationCapabilityStatus) }) },

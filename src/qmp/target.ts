@@ -77,6 +77,8 @@ export interface MigrationTarget {
   migrate(channels: MigrationChannels | undefined): MaybePromise<void>;
   /** Starts the incoming migration of a VM that was begun with `-incoming defer`. */
   incoming(main: MigrationAddress, options: { exitOnError: boolean }): MaybePromise<void>;
+  /** Has the migration in progress go on by post-copy. */
+  startPostcopy(): MaybePromise<void>;
   /** No error if there is nothing to cancel. */
   cancel(): MaybePromise<void>;
   query(): MigrationInfo;

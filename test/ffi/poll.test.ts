@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { close, O_NONBLOCK, pipe, write } from "../../ffi/fd.ts";
-import { POLLHUP, POLLIN, POLLOUT, poll, pollFd } from "../../ffi/poll.ts";
+import { POLLHUP, POLLIN, POLLOUT, PollSet, poll, pollFd } from "../../ffi/poll.ts";
 import { SHUT_WR, send, shutdown, socketPair } from "../../ffi/socket.ts";
 import { assert, describe } from "../harness.ts";
 import { bytes, failsWith, withoutLeak } from "./support.ts";
@@ -53,5 +53,24 @@ test("a pipe that nobody reads is writable, for the write that tells", () =>
 test("an fd that is not open is an error", () => {
   failsWith("EBADF", "poll", () => pollFd(9999, { readable: true }, 1000));
 });
+
+test("PollSet tells what each of its fds has", () =>
+  withoutLeak(() => {
+    const [one, other] = socketPair();
+    const { readFd, writeFd } = pipe(O_NONBLOCK);
+    const set = new PollSet([one, readFd]);
+    set.want(0, POLLOUT);
+    set.want(1, POLLIN);
+    set.wait(-1);
+    assert.equal([set.events(0), set.events(1)], [POLLOUT, 0]);
+    set.want(0, 0);
+    write(writeFd, bytes("x"));
+    set.wait(-1);
+    assert.equal([set.events(0), set.events(1)], [0, POLLIN]);
+    close(other);
+    set.wait(0);
+    assert.is(set.events(0), POLLHUP, "asked for or not");
+    for (const fd of [one, readFd, writeFd]) close(fd);
+  }));
 
 test.run();

@@ -255,6 +255,14 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     }
   }
 
+  parkSoon(timeoutMs: number): void {
+    for (const { control } of this.#threads) control.request = VCPU_REQUEST_PARK;
+    for (const thread of this.#threads) this.#kick(thread);
+    for (const { control } of this.#threads) {
+      if (control.state === VCPU_STATE_RUNNING) control.waitForState(VCPU_STATE_PARKED, timeoutMs);
+    }
+  }
+
   #kick({ index, control }: VcpuThread): void {
     if (control.state !== VCPU_STATE_RUNNING) return;
     this.#memory[KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES + abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;

@@ -62,6 +62,7 @@ export class RamSender implements AsyncDisposable {
    * no limit applies. @throws VmmError also "ram-timeout" after `timeoutMs`
    */
   sendRoundNow(bitmap: number, timeoutMs: number): RoundStats {
+    if (this.#crew.shared.isCut) throw new Error("A round was cut: the pages that are left go by post-copy");
     const senders = this.prepareNow();
     const stats = this.#crew.runHere({ bitmap }, () => {
       // The first one takes all pages, and leaves the ends of the round to the others.
@@ -78,6 +79,11 @@ export class RamSender implements AsyncDisposable {
     const common = { memory, ramBase, ramSizeBytes, shared, streamCount: fds.length, zstdLevel: 0 };
     this.#here ??= fds.map((fd, stream) => new StreamSender({ ...common, fd, stream }));
     return this.#here;
+  }
+
+  /** Has `sendRound` end early, in good order: bits of pages that have not gone stay in the bitmap. No later round sends anything. */
+  cut(): void {
+    this.#crew.shared.cut();
   }
 
   /** Ends the round that is under way within 20 ms. The streams are in the middle of something then. */

@@ -26,17 +26,27 @@ export class RamSocket {
 
   sendAll(vector: IoVector): void {
     while (vector.sizeBytes > 0) {
-      if (this.#try(() => vector.send(this.#fd)) === undefined) this.#wait(POLLOUT);
+      if (this.send(vector) === undefined) this.#wait(POLLOUT);
     }
   }
 
   /** @throws VmmError "ram-peer" when the stream ends before everything is here */
   receiveAll(vector: IoVector): void {
     while (vector.sizeBytes > 0) {
-      const count = this.#try(() => vector.receive(this.#fd));
-      if (count === 0) throw this.#peerGone();
-      if (count === undefined) this.#wait(POLLIN);
+      if (this.receive(vector) === undefined) this.#wait(POLLIN);
     }
+  }
+
+  /** What the socket takes now; `undefined` when that is nothing. */
+  send(vector: IoVector): number | undefined {
+    return this.#try(() => vector.send(this.#fd));
+  }
+
+  /** What is there now; `undefined` when that is nothing. @throws VmmError "ram-peer" at the end of the stream */
+  receive(vector: IoVector): number | undefined {
+    const count = this.#try(() => vector.receive(this.#fd));
+    if (count === 0) throw this.#peerGone();
+    return count;
   }
 
   #try(action: () => number | undefined): number | undefined {

@@ -10,8 +10,11 @@ const NEXT_STRIPE = 3;
 const BITMAP = 4;
 const PRESENT = 5;
 const ROUND = 6;
+const CUT = 7;
 /** u64 at this index of the 64-bit view. */
 const BANDWIDTH = 4;
+const REQUESTS = 10;
+const COMMITMENT = 11;
 const HEADER_SIZE_BYTES = 64;
 
 /** For each stream: u64 normal pages, zero pages, bytes; u32 sequence; i32 length of the error's text; the text. */
@@ -26,6 +29,10 @@ export const MAX_STREAMS = 8;
 
 /** Order number that ends a worker. Others count up from 1. */
 const ORDER_EXIT = -1;
+
+const OPEN = 0;
+const COMMITTED = 1;
+const RELEASED = 2;
 
 const STOP_CANCELLED = 1;
 const STOP_FAILED = 2;
@@ -103,6 +110,25 @@ export class RamShared {
     this.#stop(STOP_CANCELLED);
   }
 
+  /** Has a round that is being sent end early, in good order: the pages that have not gone keep their bits. */
+  cut(): void {
+    Atomics.store(this.#words, CUT, 1);
+  }
+
+  /** Post-copy: the guest is the other side's, or runs here, for good. False when `release` came first. */
+  commit(): boolean {
+    return Atomics.compareExchange(this.#words, COMMITMENT, OPEN, COMMITTED) === OPEN;
+  }
+
+  get isCommitted(): boolean {
+    return Atomics.load(this.#words, COMMITMENT) === COMMITTED;
+  }
+
+  /** Post-copy: pages that a guest asked for because it needed them at once. */
+  get requests(): number {
+    return Atomics.load(this.#words, REQUESTS);
+  }
+
   nextRound(): void {
     Atomics.add(this.#words, ROUND, 1);
   }
@@ -169,6 +195,19 @@ export class RamShared {
     const length = put(describeError(error), STREAM_ERROR, STREAM_SIZE_BYTES - STREAM_ERROR);
     Atomics.store(this.#words, (base + STREAM_ERROR_LENGTH) >> 2, length);
     this.#stop(STOP_FAILED);
+  }
+
+  get isCut(): boolean {
+    return Atomics.load(this.#words, CUT) !== 0;
+  }
+
+  countRequest(): void {
+    Atomics.add(this.#words, REQUESTS, 1);
+  }
+
+  /** Post-copy: false when `commit` came first. */
+  release(): boolean {
+    return Atomics.compareExchange(this.#words, COMMITMENT, OPEN, RELEASED) === OPEN;
   }
 
   get bitmap(): number {

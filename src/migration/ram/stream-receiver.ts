@@ -12,6 +12,7 @@ import {
   RECORD_END_OF_ROUND,
   RECORD_HEADER_SIZE_BYTES,
   RECORD_PAGES,
+  RECORD_REQUEST,
   RECORD_ZERO,
 } from "./record.ts";
 import type { RamShared } from "./shared.ts";
@@ -80,6 +81,9 @@ export class StreamReceiver {
   #take(record: RamRecord): void {
     const { firstPage, pageCount, payloadSizeBytes } = record;
     const { ramBase, written } = this.#options;
+    if (record.kind === RECORD_REQUEST) {
+      throw new VmmError("ram-stream", "The stream of guest RAM is damaged: a page is asked for in a round");
+    }
     if (record.kind === RECORD_ZERO) {
       this.#module.zeroPages(ramBase, firstPage, pageCount, written);
       this.#progress.zeroPages += pageCount;

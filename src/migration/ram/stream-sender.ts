@@ -152,6 +152,7 @@ export class StreamSender implements PageSink {
     const bandwidth = this.#bandwidth;
     // The last round goes as fast as it can: the guest waits for it.
     if (bandwidth === Number.POSITIVE_INFINITY || this.#socket.deadlineMs !== Number.POSITIVE_INFINITY) return;
+    if (this.#options.shared.isCut) return;
     const nowMs = performance.now();
     if (this.#nextMs > nowMs) this.#options.shared.sleep(this.#nextMs - nowMs);
     this.#nextMs = Math.max(this.#nextMs, nowMs - PACE_MS) + (bytes / bandwidth) * 1000;

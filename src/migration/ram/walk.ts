@@ -7,6 +7,8 @@ import { cancelled, type RamShared } from "./shared.ts";
 
 /** 8 MiB. A multiple of 64, so that no two streams change the same word of a bitmap. */
 const STRIPE_PAGES = 2048;
+/** 1 MiB: how far a walk goes on when it is cut. */
+const PIECE_PAGES = 256;
 
 /** Where a stream works. */
 export interface RamPlace {
@@ -26,11 +28,11 @@ export interface PageSink {
  * Gives the sink the bitmap's pages in runs, by whether they are zero, and takes them out of the bitmap.
  *
  * A page's bit is cleared before the page is looked at: what is written to it from then on is for whoever tracks dirty pages,
- * and has the page protected since before this walk.
+ * and has the page protected since before this walk. A walk that is cut leaves the bits of the pages that it has not come to.
  */
 export function walkPages(place: RamPlace, module: DirtyModule, shared: RamShared, sink: PageSink): void {
   const { bitmap } = shared;
-  forEachRun(place, module, shared, bitmap, (firstPage, endPage) => {
+  const visit = (firstPage: number, endPage: number): void => {
     module.clearRange(bitmap, firstPage, endPage - firstPage);
     for (let page = firstPage; page < endPage; ) {
       const address = place.ramBase + page * PAGE_SIZE_BYTES;
@@ -43,6 +45,11 @@ export function walkPages(place: RamPlace, module: DirtyModule, shared: RamShare
       const dataCount = 1 + module.countLeadingDataPages(rest, endPage - page - 1);
       sink.data(page, dataCount);
       page += dataCount;
+    }
+  };
+  forEachRun(place, module, shared, bitmap, (firstPage, endPage) => {
+    for (let page = firstPage; page < endPage && !shared.isCut; page += PIECE_PAGES) {
+      visit(page, Math.min(page + PIECE_PAGES, endPage));
     }
   });
 }
@@ -62,6 +69,7 @@ export function forEachRun(
     const end = Math.min(start + STRIPE_PAGES, ramPages);
     for (let page = module.nextDirtyPage(bitmap, end, start); page < end; ) {
       if (shared.isStopped) throw cancelled();
+      if (shared.isCut) return;
       const runEnd = module.nextCleanPage(bitmap, end, page);
       visit(page, runEnd);
       page = module.nextDirtyPage(bitmap, end, runEnd);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Worker of one stream of guest RAM: it gets one message, and from then on heeds only the shared buffer.
 import { FileStream } from "./file-stream.ts";
+import { PageFetcher } from "./page-fetcher.ts";
+import { PageServer } from "./page-server.ts";
 import { RamShared } from "./shared.ts";
 import { StreamReceiver } from "./stream-receiver.ts";
 import { StreamSender } from "./stream-sender.ts";
@@ -14,7 +16,9 @@ export interface RamWorkerStart extends RamPlace {
   work:
     | { kind: "send"; zstdLevel: number }
     | { kind: "receive"; written: number }
-    | { kind: "write" | "read"; fileOffset: number };
+    | { kind: "write" | "read"; fileOffset: number }
+    | { kind: "serve-pages"; urgentFd: number }
+    | { kind: "fetch-pages"; urgentFd: number; faultFd: number };
 }
 
 /** What one order has the stream do. */
@@ -29,6 +33,14 @@ function jobOf(start: RamWorkerStart, shared: RamShared): () => void {
       const receiver = new StreamReceiver(options);
       return () => receiver.receiveRound();
     }
+    case "serve-pages": {
+      const server = new PageServer(options);
+      return () => server.serve();
+    }
+    case "fetch-pages": {
+      const fetcher = new PageFetcher(options);
+      return () => fetcher.fetch();
+    }
     case "write":
     case "read": {
       const file = new FileStream(options);
@@ -40,6 +52,8 @@ function jobOf(start: RamWorkerStart, shared: RamShared): () => void {
 function serve(start: RamWorkerStart): void {
   const shared = new RamShared(start.shared);
   let job: (() => void) | undefined;
+  // A guest in post-copy waits for the first job: nothing is made anew then.
+  if (start.work.kind === "serve-pages" || start.work.kind === "fetch-pages") job = jobOf(start, shared);
   let order = shared.waitForOrder(0);
   while (order !== undefined) {
     try {

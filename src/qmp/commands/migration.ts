@@ -24,6 +24,7 @@ export const migrationCommands: Handlers<
   | "migrate"
   | "migrate-incoming"
   | "migrate_cancel"
+  | "migrate-start-postcopy"
   | "migrate-set-parameters"
   | "query-migrate-parameters"
   | "migrate-set-capabilities"
@@ -38,6 +39,7 @@ export const migrationCommands: Handlers<
   "migrate-incoming": ({ target }, { "exit-on-error": exitOnError = true, ...channels }) =>
     target.migration.incoming(incomingAddress(channels), { exitOnError }),
   migrate_cancel: ({ target }) => target.migration.cancel(),
+  "migrate-start-postcopy": ({ target }) => target.migration.startPostcopy(),
 
   "migrate-set-parameters": ({ target }, changes) => target.migration.setParameters(changes),
   "query-migrate-parameters": ({ target }) => target.migration.parameters(),

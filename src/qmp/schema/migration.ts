@@ -12,6 +12,7 @@ export const MigrationStatus = enumOf(
   "cancelled",
   "active",
   "device",
+  "postcopy-active",
   "completed",
   "failing",
   "failed",
@@ -27,6 +28,7 @@ export const MigrationCapability = enumOf(
   "x-ignore-shared",
   "x-handover-connections",
   "auto-converge",
+  "postcopy-ram",
   "multifd",
   "mapped-ram",
 );
@@ -44,6 +46,7 @@ export const MigrateSetParameters = struct({
   "cpr-exec-command": optional(arrayOf(str)),
   "downtime-limit": optional(uint),
   "max-bandwidth": optional(uint),
+  "max-postcopy-bandwidth": optional(uint),
   "multifd-channels": optional(uint),
   "multifd-compression": optional(MultiFDCompression),
   "multifd-zstd-level": optional(uint),
@@ -61,6 +64,8 @@ export const MigrationParameters = struct({
   "downtime-limit": uint,
   /** Bytes per second, 0 for no limit. */
   "max-bandwidth": uint,
+  /** The same, of the pages that nobody waits for in post-copy. */
+  "max-postcopy-bandwidth": uint,
   "multifd-channels": uint,
   "multifd-compression": MultiFDCompression,
   "multifd-zstd-level": uint,

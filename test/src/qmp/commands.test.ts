@@ -160,7 +160,7 @@ test("migrate gives the target checked channels", async () => {
   assert.is(await client.errorOf("migrate", { channels }), "Memory region ram0 is not compatible with CPR");
 });
 
-test("migrate-incoming, migrate_cancel", async () => {
+test("migrate-incoming, migrate_cancel, migrate-start-postcopy", async () => {
   const vm = new FakeTarget();
   const client = await TestClient.negotiated(vm);
   vm.state = "inmigrate";
@@ -171,7 +171,8 @@ test("migrate-incoming, migrate_cancel", async () => {
     { main: { transport: "socket", type: "unix", path: "b" }, exitOnError: false },
   ]);
   assert.equal(await client.returnOf("migrate_cancel"), {});
-  assert.equal(vm.calls, ["cancel"]);
+  assert.equal(await client.returnOf("migrate-start-postcopy"), {});
+  assert.equal(vm.calls, ["cancel", "startPostcopy"]);
 });
 
 test("human-monitor-command", async () => {

@@ -155,6 +155,10 @@ export class FakeMigration implements MigrationTarget {
     this.#vm.calls.push("cancel");
   }
 
+  startPostcopy(): void {
+    this.#vm.calls.push("startPostcopy");
+  }
+
   query() {
     return this.info;
   }

@@ -4,6 +4,7 @@ import { status } from "../../../../ffi/fd.ts";
 import type { VmmError } from "../../../../src/errors.ts";
 import { RamReceiver } from "../../../../src/migration/ram/ram-receiver.ts";
 import { RamSender } from "../../../../src/migration/ram/ram-sender.ts";
+import { until } from "../../../guest.ts";
 import { assert, describe, rejection } from "../../../harness.ts";
 import { BITMAP, OTHER_BITMAP, PAGE, Ram, range, Sockets } from "./support.ts";
 
@@ -184,6 +185,27 @@ test("a peer that is too slow for the guest's pause is given up", async () => {
 test("no streams and too many are refused", async () => {
   using from = new Ram(1);
   assert.instance(await rejection(() => new RamSender({ ...from, fds: [] })), RangeError);
+});
+
+test("a round that is cut ends in order, and what has not gone keeps its bit", async () => {
+  using from = new Ram(PAGES);
+  using to = new Ram(PAGES);
+  using sockets = new Sockets(2);
+  // 4 MiB/s: the whole round would take five seconds.
+  await using sender = new RamSender({ ...from, fds: sockets.near, bandwidth: 4 << 20 });
+  await using receiver = new RamReceiver({ ...to, fds: sockets.far });
+  from.fill(range(0, PAGES));
+  from.setBits(BITMAP, range(0, PAGES));
+  const rounds = Promise.all([sender.sendRound(BITMAP), receiver.receiveRound()]);
+  await until("the first pages", () => sender.progress.normalPages > 0);
+  sender.cut();
+  const [sent, received] = await rounds;
+  const left = from.bits(BITMAP);
+  assert.ok(left.length > 0, "it was cut");
+  assert.is(sent.normalPages, PAGES - left.length);
+  assert.is(received.normalPages, sent.normalPages);
+  assert.equal(from.differing(to), left);
+  assert.throws(() => sender.sendRoundNow(BITMAP, 1000), /cut/);
 });
 
 test.run();

@@ -12,6 +12,7 @@ import {
   RECORD_END_OF_ROUND,
   RECORD_HEADER_SIZE_BYTES,
   RECORD_PAGES,
+  RECORD_REQUEST,
   RECORD_ZERO,
   RECORD_ZSTD,
 } from "../../../../src/migration/ram/record.ts";
@@ -45,6 +46,7 @@ test("what is encoded is decoded", () => {
     { ...good, kind: RECORD_ZSTD, payloadSizeBytes: 1 },
     { ...good, kind: RECORD_ZERO, firstPage: 0, pageCount: RAM_PAGES, payloadSizeBytes: 0 },
     { ...good, kind: RECORD_END_OF_ROUND, firstPage: 0, pageCount: 0, payloadSizeBytes: 0 },
+    { ...good, kind: RECORD_REQUEST, pageCount: 1, payloadSizeBytes: 0 },
   ] satisfies RamRecord[]) {
     assert.equal(decodeRecord(words(record), 0, expected), record);
   }
@@ -52,7 +54,7 @@ test("what is encoded is decoded", () => {
 
 test("everything that does not fit is refused, with what is wrong", async () => {
   for (const [change, message] of [
-    [{ kind: 5 }, /of kind 5, which this Baton does not know/],
+    [{ kind: 6 as RamRecord["kind"] }, /of kind 6, which this Baton does not know/],
     [{ firstPage: RAM_PAGES - 1 }, /pages 999 to 1001 do not lie in RAM of 1000 pages/],
     [{ firstPage: 0xffff_ffff }, /do not lie in RAM/],
     [{ pageCount: 0, payloadSizeBytes: 0 }, /do not lie in RAM/],
@@ -62,6 +64,7 @@ test("everything that does not fit is refused, with what is wrong", async () => 
     [{ kind: RECORD_ZSTD, payloadSizeBytes: 0 }, /has 0 bytes/],
     [{ kind: RECORD_ZERO }, /kind 2 with 2 pages has 8192 bytes/],
     [{ kind: RECORD_END_OF_ROUND, payloadSizeBytes: 0 }, /names a page/],
+    [{ kind: RECORD_REQUEST, payloadSizeBytes: 0 }, /kind 5 with 2 pages has 0 bytes/],
     [{ sequence: 1 }, /record 1 came in place of 0/],
     [{ round: 1 }, /of round 1 came in round 0/],
   ] as [Partial<RamRecord>, RegExp][]) {
@@ -108,7 +111,7 @@ const pieces = fc.array(
   fc.oneof(
     fc.uint8Array({ minLength: 1, maxLength: 100 }).map((bytes) => () => bytes),
     fc
-      .record({ kind: fc.nat(5), firstPage: u32, pageCount: u32, payloadSizeBytes: u32, body: fc.uint8Array() })
+      .record({ kind: fc.nat(6), firstPage: u32, pageCount: u32, payloadSizeBytes: u32, body: fc.uint8Array() })
       .map(({ body, ...fields }) => (sequence: number) => {
         const header = words({ ...fields, kind: fields.kind as RamRecord["kind"], sequence, round: 0 });
         return new Uint8Array([...new Uint8Array(header.buffer), ...body]);
