@@ -11,6 +11,7 @@ import { formatMigrationUri } from "../qmp/migration-address.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
 import type { SocketAddress } from "../qmp/schema/migration.ts";
 import { StateReader } from "../state/reader.ts";
+import type { TlsTunnels } from "./channel/tls.ts";
 import { IncomingTransfer } from "./cpr-transfer-incoming.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine } from "./guest-image.ts";
 import { SPARE_BITMAP } from "./precopy.ts";
@@ -72,12 +73,12 @@ export class Incoming {
   }
 
   /** Starts waiting at `main`; failures are told by `query-migrate`, and end the VM with `exitOnError`. @throws VmmError */
-  begin(main: MigrationAddress, { exitOnError }: { exitOnError: boolean }): void {
+  begin(main: MigrationAddress, { exitOnError, tls }: { exitOnError: boolean; tls?: TlsTunnels | undefined }): void {
     const { vm, progress } = this.#options;
     if (vm.state !== "inmigrate" || progress.isBusy) {
       throw new VmmError("incoming-started", "The incoming migration has already been started");
     }
-    const receive = this.#procedure(main);
+    const receive = this.#procedure(main, tls);
     this.#abort = new AbortController();
     progress.start();
     progress.enter("setup");
@@ -89,7 +90,7 @@ export class Incoming {
     this.#abort.abort(new VmmError("cancelled", "The incoming migration was cancelled"));
   }
 
-  #procedure(main: MigrationAddress): (signal: AbortSignal) => Promise<Arrived> {
+  #procedure(main: MigrationAddress, tls: TlsTunnels | undefined): (signal: AbortSignal) => Promise<Arrived> {
     const transfer = this.#transfer;
     if (transfer !== undefined) {
       if (main.transport === "file") throw new VmmError("channel", "Migration requires streamable transport (eg unix)");
@@ -101,8 +102,9 @@ export class Incoming {
     const onListening = (address: SocketAddress | undefined): void => {
       progress.socketAddress = address;
     };
-    return (signal) =>
-      receiveStream({ vm, build, onListening, onActive: () => progress.enter("active") }, main, signal);
+    const host = { vm, build, onListening, onActive: () => progress.enter("active"), tls };
+    const receive = (signal: AbortSignal): Promise<Arrived> => receiveStream(host, main, signal);
+    return tls === undefined ? receive : (signal) => tls.explain(() => receive(signal));
   }
 
   async #run(

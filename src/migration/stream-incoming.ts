@@ -16,6 +16,7 @@ import type { SocketAddress } from "../qmp/schema/migration.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { StateReader } from "../state/reader.ts";
 import { FrameChannel } from "./channel/frames.ts";
+import type { TlsTunnels } from "./channel/tls.ts";
 import { TransportListener } from "./channel/transport-listener.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine, readRunState } from "./guest-image.ts";
 import {
@@ -58,6 +59,8 @@ export interface StreamHost {
   onListening(address: SocketAddress | undefined): void;
   /** RAM begins to come. */
   onActive(): void;
+  /** What every connection is secured with. */
+  tls: TlsTunnels | undefined;
 }
 
 export interface StreamArrival {
@@ -84,10 +87,15 @@ export async function receiveStream(
     const listener = await TransportListener.listen(address, reactor, { findFd });
     open.push(listener);
     host.onListening(listener.address);
-    const main = new FrameChannel(await listener.accept({ signal, isLast: false }), reactor);
-    open.push(main);
+    const accept = async (): Promise<FrameChannel> => {
+      const connected = await listener.accept({ signal, isLast: false });
+      const channel = new FrameChannel((await host.tls?.secure(connected, signal)) ?? connected, reactor);
+      open.push(channel);
+      return channel;
+    };
+    const main = await accept();
     try {
-      return await receive(host, main, listener, { reactor, signal, open });
+      return await receive(host, main, listener, { accept, signal, open });
     } catch (error) {
       if (main.transport.isDuplex) await refusePeer(main, error);
       throw signal.aborted ? signal.reason : error;
@@ -100,7 +108,7 @@ export async function receiveStream(
 }
 
 interface Session {
-  reactor: Reactor;
+  accept(): Promise<FrameChannel>;
   signal: AbortSignal;
   open: { close(): void }[];
 }
@@ -123,7 +131,7 @@ async function receive(
   session.open.push(rehearsal);
   const { isDuplex } = main.transport;
   if (isDuplex) await main.send(FRAME_ACCEPTED, NOTHING);
-  const further = await acceptFurther(listener, info, session);
+  const further = await acceptFurther(info, session);
   listener.close();
   new Uint8Array(vm.memory.buffer, WRITTEN_BITMAP, DIRTY_BITMAP_SIZE_BYTES).fill(0);
   await using receiver = new RamReceiver({
@@ -141,14 +149,16 @@ async function receive(
 
 /** The connections of `multifd`, in order. A stranger that connects is sent away. */
 async function acceptFurther(
-  listener: TransportListener,
   { token, streams = 0 }: TransferInfo,
-  { reactor, signal, open }: Session,
+  { accept, signal }: Session,
 ): Promise<FrameChannel[]> {
   const channels: FrameChannel[] = [];
   for (let missing = streams; missing > 0; ) {
-    const channel = new FrameChannel(await listener.accept({ signal, isLast: false }), reactor);
-    open.push(channel);
+    const channel = await accept().catch((error: unknown) => {
+      if (signal.aborted || !(error instanceof VmmError && error.code === "tls")) throw error;
+      process.stderr.write(`baton: a connection was sent away: ${describeError(error)}\n`);
+    });
+    if (channel === undefined) continue;
     const join = await expectFrame(channel, FRAME_JOIN).catch(() => undefined);
     const [given, index] = new TextDecoder().decode(join?.payload).split(" ");
     const position = Number(index);

@@ -22,6 +22,7 @@ import { formatMigrationUri } from "../qmp/migration-address.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { bindAll } from "../state/writer.ts";
 import { FrameChannel } from "./channel/frames.ts";
+import type { TlsTunnels } from "./channel/tls.ts";
 import { connectTransport, isInetOrUnix } from "./channel/transport.ts";
 import { type PlannedGuest, planGuest } from "./guest-image.ts";
 import {
@@ -59,6 +60,8 @@ export interface StreamOptions {
   generation: number;
   /** The guest is stopped before its RAM is moved. */
   stopFirst: boolean;
+  /** What every connection is secured with. */
+  tls: TlsTunnels | undefined;
 }
 
 /** Moves the guest. @throws VmmError; unless `run` is committed the guest is here then, stopped if `run` has noted that */
@@ -69,7 +72,8 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
   }
   const reactor = new Reactor();
   run.atEnd(() => void reactor.close());
-  const main = await open(run, address, reactor);
+  const connect = (): Promise<FrameChannel> => open(run, address, reactor, options.tls);
+  const main = await connect();
   if (!isStreamSocket(main.transport.fd)) {
     throw new VmmError("channel", `${formatMigrationUri(address)} is no socket: RAM cannot be sent on it`);
   }
@@ -92,7 +96,7 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
     memory: vm.memory,
     ramBase: vm.ram.base,
     ramSizeBytes: vm.ram.backend.sizeBytes,
-    fds: await ramFds(run, address, reactor, main, info),
+    fds: await ramFds(connect, main, info),
     bandwidth: parameters["max-bandwidth"],
     zstdLevel: isCompressed(run) ? parameters["multifd-zstd-level"] : 0,
   });
@@ -129,10 +133,16 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
   if (!isDuplex) await finishOneWay(run, main, address);
 }
 
-async function open(run: Outgoing, address: MigrationAddress, reactor: Reactor): Promise<FrameChannel> {
+async function open(
+  run: Outgoing,
+  address: MigrationAddress,
+  reactor: Reactor,
+  tls: TlsTunnels | undefined,
+): Promise<FrameChannel> {
   const { signal, vm } = run;
   const findFd = (name: string): number | undefined => vm.fds.take(name);
-  const channel = new FrameChannel(await connectTransport(address, reactor, { signal, findFd }), reactor);
+  const connected = await connectTransport(address, reactor, { signal, findFd });
+  const channel = new FrameChannel((await tls?.secure(connected, signal)) ?? connected, reactor);
   run.atEnd(() => channel.close());
   signal.addEventListener("abort", () => channel.close(), { once: true });
   signal.throwIfAborted();
@@ -141,16 +151,14 @@ async function open(run: Outgoing, address: MigrationAddress, reactor: Reactor):
 
 /** The connections that RAM goes on: the main one, or those of `multifd`. */
 async function ramFds(
-  run: Outgoing,
-  address: MigrationAddress,
-  reactor: Reactor,
+  connect: () => Promise<FrameChannel>,
   main: FrameChannel,
   { token, streams = 0 }: TransferInfo,
 ): Promise<number[]> {
   if (streams === 0) return [main.transport.fd];
   const fds: number[] = [];
   for (let index = 0; index < streams; index++) {
-    const channel = await open(run, address, reactor);
+    const channel = await connect();
     await channel.send(FRAME_JOIN, new TextEncoder().encode(`${token} ${index}`));
     fds.push(channel.transport.fd);
   }
