@@ -85,6 +85,11 @@ export interface GuestOptions {
   terminal?: string;
 }
 
+/** A socket's path is there a moment before it listens. */
+function refusedSoFar(error: Error): undefined {
+  if ((error.cause as { code?: string } | undefined)?.code !== "ECONNREFUSED") throw error;
+}
+
 /** Path of a file with the payload. */
 export function payloadFile(options: SelfCheckOptions = {}): string {
   const path = join(temporaryDirectory(), "payload.elf");
@@ -187,8 +192,7 @@ export class GuestProcess implements AsyncDisposable {
   /** A client of the monitor. */
   async qmp(): Promise<QmpClient> {
     const path = join(this.dir, "qmp");
-    await this.until("the monitor", () => existsSync(path));
-    return connect({ path });
+    return this.until("the monitor", () => existsSync(path) && connect({ path }).catch(refusedSoFar));
   }
 
   /** A connection to one of the VM's sockets, whose bytes are kept. */

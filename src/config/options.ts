@@ -89,10 +89,10 @@ export const OPTIONS: readonly OptionDefinition[] = [
     impliedKey: "qom-type",
     json: true,
     help: [
-      "RAM: memory-backend-memfd (shared by default), memory-backend-file or memory-backend-ram, size=N[k|M|G]",
-      "share=on|off, prealloc=on|off; memfd: hugetlb=on|off, hugetlbsize=N, seal=on|off",
+      "RAM: memory-backend-memfd (shared by default), memory-backend-file or memory-backend-ram",
+      "size=N, share=on|off, prealloc=on|off; memfd: hugetlb=on|off, hugetlbsize=N, seal=on|off",
       "file: mem-path=PATH (a file, a directory to make one in, or a DAX device), align=N",
-      "TLS of migrations: tls-creds-x509,endpoint=client|server,dir=DIR[,verify-peer=on|off]",
+      "TLS of migrations: tls-creds-x509, endpoint=client|server, dir=DIR, verify-peer=on|off",
     ],
   },
   {
