@@ -31,6 +31,7 @@ const CarriedSpec = struct({
   accelerators: arrayOf(any),
   memoryBackends: arrayOf(MemoryBackend),
   memorySizeBytes: uint,
+  tlsCredentials: optional(any),
   cpuCount: uint,
   cpuTopology: optional(struct({ sockets: uint, cores: uint, threads: uint })),
   cpu: struct({ model: str, features: any }),
@@ -103,10 +104,11 @@ export function incomingSpec(
     unconnected.push({ backend: "null", id });
     return id;
   });
-  const { pidfile: _, ...carriedMachine } = carried;
+  const { pidfile: _, tlsCredentials: __, ...carriedMachine } = carried;
   return {
     ...carriedMachine,
     ...pick(wanted, ["name", "pidfile", "kernel", "initrd", "append", "bios", "accelerators", "noReboot"]),
+    ...pick(own, ["tlsCredentials"]),
     machine: { ...carried.machine, ...pick(ram.machine, ["memoryBackend", "auxRamShare"]) },
     memoryBackends: ram.memoryBackends,
     chardevs: [...own.chardevs, ...unconnected],

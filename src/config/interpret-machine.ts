@@ -2,6 +2,7 @@
 // What the options of the machine itself say: -machine, -accel, -cpu, -smp, -m, -object, -device.
 import { MAX_VCPUS, PAGE_SIZE_BYTES, RAM_ALIGNMENT_BYTES } from "../../assembly/layout.ts";
 import type { Draft } from "./draft.ts";
+import { readTlsCredentials, refuseOtherTls } from "./interpret-tls.ts";
 import { describeValue, formatSize, type Properties, parseSwitch, shorten } from "./qemu-options.ts";
 import { didYouMean } from "./suggest.ts";
 import type { AcceleratorName, MachineType, MemoryBackendSpec } from "./types.ts";
@@ -14,6 +15,7 @@ const BACKEND_TYPES: readonly MemoryBackendSpec["qomType"][] = [
   "memory-backend-file",
   "memory-backend-ram",
 ];
+const OBJECT_TYPES = [...BACKEND_TYPES, "tls-creds-x509"] as const;
 const MIB = 1024 * 1024;
 /** KVM keeps some hundred entries in reserve; more than the maximum there is no room for. */
 const DIRTY_RING_MIN_ENTRIES = 1024;
@@ -158,17 +160,27 @@ export function interpretMemory(draft: Draft, properties: Properties): void {
 }
 
 export function interpretObject(draft: Draft, properties: Properties): void {
-  const backend = readMemoryBackend(properties);
-  const others = draft.wanted.memoryBackends ?? [];
-  if (others.some(({ id }) => id === backend.id)) properties.fail(`Duplicate ID '${backend.id}' for object`);
-  draft.wanted.memoryBackends = [...others, backend];
-}
-
-function readMemoryBackend(properties: Properties): MemoryBackendSpec {
-  const qomType = properties.choice("qom-type", BACKEND_TYPES);
-  if (qomType === undefined) properties.fail(`Parameter 'qom-type' is missing; accepted: ${BACKEND_TYPES.join(", ")}`);
+  const { memoryBackends = [], tlsCredentials = [] } = draft.wanted;
+  refuseOtherTls(properties);
+  const qomType = properties.choice("qom-type", OBJECT_TYPES);
+  if (qomType === undefined) properties.fail(`Parameter 'qom-type' is missing; accepted: ${OBJECT_TYPES.join(", ")}`);
   const id = properties.identifier("id");
   if (id === undefined) properties.fail("Parameter 'id' is missing");
+  if ([...memoryBackends, ...tlsCredentials].some((other) => other.id === id)) {
+    properties.fail(`Duplicate ID '${id}' for object`);
+  }
+  if (qomType === "tls-creds-x509") {
+    draft.wanted.tlsCredentials = [...tlsCredentials, readTlsCredentials(properties, id)];
+  } else {
+    draft.wanted.memoryBackends = [...memoryBackends, readMemoryBackend(properties, qomType, id)];
+  }
+}
+
+function readMemoryBackend(
+  properties: Properties,
+  qomType: MemoryBackendSpec["qomType"],
+  id: string,
+): MemoryBackendSpec {
   const sizeBytes = properties.size("size");
   if (sizeBytes === undefined) properties.fail("Parameter 'size' is missing");
   const isMemfd = qomType === "memory-backend-memfd";

@@ -84,14 +84,15 @@ export const OPTIONS: readonly OptionDefinition[] = [
   {
     flag: "object",
     group: "machine",
-    argument: "TYPE,id=ID,size=N[k|M|G][,PROP=VALUE,…]",
+    argument: "TYPE,id=ID[,PROP=VALUE,…]",
     repeat: "list",
     impliedKey: "qom-type",
     json: true,
     help: [
       "RAM: memory-backend-memfd (shared by default), memory-backend-file or memory-backend-ram",
-      "share=on|off, prealloc=on|off; memfd: hugetlb=on|off, hugetlbsize=N, seal=on|off",
+      "size=N, share=on|off, prealloc=on|off; memfd: hugetlb=on|off, hugetlbsize=N, seal=on|off",
       "file: mem-path=PATH (a file, a directory to make one in, or a DAX device), align=N",
+      "TLS of migrations: tls-creds-x509, endpoint=client|server, dir=DIR, verify-peer=on|off",
     ],
   },
   {

@@ -7,7 +7,8 @@
 //   RAM size, memory back ends             chardevs, by id
 //   number, arrangement, model of CPUs     where the serial ports lead
 //   devices, number of serial ports        the monitors, as a whole
-//   machine type and UUID                  accelerator, dirty-ring-size, name, pidfile, -no-reboot
+//   machine type and UUID                  accelerator, dirty-ring-size, name, pidfile, -no-reboot,
+//                                          TLS credentials, as a whole
 //                                          kernel, initrd, append, bios: from the guest's next reboot on
 //
 // -S and -incoming speak of the start of the new VMM: they never are inherited. -nodefaults says nothing here, because
@@ -56,12 +57,14 @@ const REPLACEABLE = [
   "accelerators",
   "dirtyRingEntries",
   "noReboot",
+  "tlsCredentials",
 ] as const;
 
 /** Where the user writes another word. */
 const OPTION_NAMES: Partial<Record<(typeof REPLACEABLE)[number], string>> = {
   dirtyRingEntries: "dirty-ring-size",
   noReboot: "no-reboot",
+  tlsCredentials: "TLS credentials",
 };
 
 function merge(running: MachineSpec, wanted: WantedSpec): MachineSpec {

@@ -21,6 +21,19 @@ export interface MemoryBackendSpec {
   seal?: boolean;
 }
 
+/** Which side of TLS: who connects is the client. */
+export type TlsEndpoint = "server" | "client";
+
+/** `-object tls-creds-x509`: certificates and keys of a directory, in files with QEMU's names. */
+export interface TlsCredentialsSpec {
+  qomType: "tls-creds-x509";
+  id: string;
+  endpoint: TlsEndpoint;
+  dir: string;
+  /** The peer must have a certificate that one of `ca-cert.pem` has signed. QEMU's default: on. */
+  verifyPeer: boolean;
+}
+
 /** A character device back end: `-chardev BACKEND,id=ID,…`. */
 export type ChardevSpec =
   | { backend: "stdio"; id: string; signal: boolean }
@@ -65,6 +78,8 @@ export interface MachineSpec {
   dirtyRingEntries?: number;
   memoryBackends: MemoryBackendSpec[];
   memorySizeBytes: number;
+  /** Of this process alone: a guest that moves to another one does not take them along. */
+  tlsCredentials?: TlsCredentialsSpec[];
   cpuCount: number;
   /** How the CPUs show themselves to the guest; the product is `cpuCount`. Absent: one socket of that many cores. */
   cpuTopology?: { sockets: number; cores: number; threads: number };

@@ -53,8 +53,12 @@ export interface VmConfig {
    * @example 512 or "1G"
    */
   m?: OneOrMore<number | string | { size: Size }>;
-  /** Memory back ends. @example "memory-backend-memfd,id=ram0,size=1G" */
-  object?: OneOrMore<string | MemoryBackendConfig>;
+  /**
+   * Memory back ends, and credentials for migration over TLS.
+   *
+   * @example "memory-backend-memfd,id=ram0,size=1G" or "tls-creds-x509,id=tls0,endpoint=client,dir=/etc/pki/baton"
+   */
+  object?: OneOrMore<string | MemoryBackendConfig | TlsCredentialsConfig>;
   /** Additional devices; so far the one that lets a test payload exit. @example "isa-debug-exit,iobase=0xf4,iosize=4" */
   device?: OneOrMore<string | DeviceConfig>;
   /** UUID of the machine. @example "b2a0d8f0-5c0e-4d0e-9a0b-0c8c2a1f6f11" */
@@ -153,6 +157,18 @@ export interface MemoryBackendConfig {
   hugetlbsize?: Size;
   /** memory-backend-memfd: nobody may change its size. Default: on. */
   seal?: Switch;
+}
+
+export interface TlsCredentialsConfig {
+  "qom-type": "tls-creds-x509";
+  /** What the migration parameter `tls-creds` names. */
+  id: string;
+  /** `client` sends a guest, `server` takes one. */
+  endpoint: "client" | "server";
+  /** Directory with `ca-cert.pem`, `ENDPOINT-cert.pem` and `ENDPOINT-key.pem`. */
+  dir: string;
+  /** Whether the other side must have a certificate that `ca-cert.pem` has signed. Default: on. */
+  "verify-peer"?: Switch;
 }
 
 export interface DeviceConfig {

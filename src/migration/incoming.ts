@@ -11,6 +11,7 @@ import { formatMigrationUri } from "../qmp/migration-address.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
 import type { SocketAddress } from "../qmp/schema/migration.ts";
 import { StateReader } from "../state/reader.ts";
+import type { TlsTunnels } from "./channel/tls.ts";
 import type { ReceivedConnections } from "./connection-handover.ts";
 import { IncomingTransfer } from "./cpr-transfer-incoming.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine } from "./guest-image.ts";
@@ -81,12 +82,12 @@ export class Incoming {
   }
 
   /** Starts waiting at `main`; failures are told by `query-migrate`, and end the VM with `exitOnError`. @throws VmmError */
-  begin(main: MigrationAddress, { exitOnError }: { exitOnError: boolean }): void {
+  begin(main: MigrationAddress, { exitOnError, tls }: { exitOnError: boolean; tls?: TlsTunnels | undefined }): void {
     const { vm, progress } = this.#options;
     if (vm.state !== "inmigrate" || progress.isBusy) {
       throw new VmmError("incoming-started", "The incoming migration has already been started");
     }
-    const receive = this.#procedure(main);
+    const receive = this.#procedure(main, tls);
     this.#abort = new AbortController();
     progress.start();
     progress.enter("setup");
@@ -101,7 +102,7 @@ export class Incoming {
     this.#abort.abort(new VmmError("cancelled", "The incoming migration was cancelled"));
   }
 
-  #procedure(main: MigrationAddress): (signal: AbortSignal) => Promise<Arrived> {
+  #procedure(main: MigrationAddress, tls: TlsTunnels | undefined): (signal: AbortSignal) => Promise<Arrived> {
     const transfer = this.#transfer;
     if (transfer !== undefined) {
       if (main.transport === "file") throw new VmmError("channel", "Migration requires streamable transport (eg unix)");
@@ -124,14 +125,16 @@ export class Incoming {
       this.#goOn(arrived);
       progress.enter("postcopy-active");
     };
-    return async (signal) => {
+    const host = { vm, build, onListening, onActive, onRunning, tls };
+    const receive = async (signal: AbortSignal): Promise<Arrived> => {
       try {
-        return await receiveStream({ vm, build, onListening, onActive, onRunning }, main, signal);
+        return await receiveStream(host, main, signal);
       } catch (error) {
         if (!this.#hasGuest) await vm.disassemble();
         throw error;
       }
     };
+    return tls === undefined ? receive : (signal) => tls.explain(() => receive(signal));
   }
 
   async #run(

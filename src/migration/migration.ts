@@ -10,7 +10,7 @@
 // then the guest is lost.
 //
 // The other side goes from none (or setup, after `-incoming defer`) to active and completed, or to failed.
-import type { MigrationAddress } from "../config/types.ts";
+import type { MigrationAddress, TlsEndpoint } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
 import type { Connections } from "../machine/connections.ts";
 import type { Vm } from "../machine/vm.ts";
@@ -26,6 +26,7 @@ import type {
 import type { MigrationTarget } from "../qmp/target.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { findBlockers } from "./blockers.ts";
+import type { TlsTunnels } from "./channel/tls.ts";
 import { type TransferChannels, transfer } from "./cpr-transfer.ts";
 import { updateByExec } from "./exec-update.ts";
 import type { Incoming } from "./incoming.ts";
@@ -35,6 +36,7 @@ import { MigrationProgress } from "./progress.ts";
 import { saveToFile } from "./save.ts";
 import { migrateStream } from "./stream.ts";
 import type { Timeline } from "./timeline.ts";
+import { tlsOf } from "./tls-policy.ts";
 
 export class Migration implements MigrationTarget {
   readonly #vm: Vm;
@@ -105,6 +107,7 @@ export class Migration implements MigrationTarget {
   /** What a mode does with these channels. @throws VmmError when it can do nothing with them; nothing has changed then */
   #procedure(mode: MigMode, channels: MigrationChannels | undefined): (run: Outgoing) => Promise<void> {
     const main = channels?.main;
+    const tls = this.#tls("client", main, mode);
     if (mode === "cpr-exec") {
       if (main !== undefined && main.transport !== "file") {
         throw new VmmError(
@@ -124,7 +127,14 @@ export class Migration implements MigrationTarget {
     if (this.#capabilities["mapped-ram"]) {
       throw new VmmError("channel", "Migration requires seekable transport (e.g. file)");
     }
-    return (run) => migrateStream(run, address, { stopFirst, generation: this.#generation });
+    const options = { stopFirst, generation: this.#generation, tls };
+    const send = (run: Outgoing): Promise<void> => migrateStream(run, address, options);
+    return tls === undefined ? send : (run) => tls.explain(() => send(run));
+  }
+
+  #tls(endpoint: TlsEndpoint, address: MigrationAddress | undefined, mode: MigMode): TlsTunnels | undefined {
+    const { tlsCredentials = [] } = this.#vm.spec;
+    return tlsOf({ endpoint, address, mode, tlsCredentials }, this.#parameters, this.#capabilities);
   }
 
   #refuseBusy(): void {
@@ -176,7 +186,8 @@ export class Migration implements MigrationTarget {
     if (this.#incoming === undefined) {
       throw new VmmError("not-incoming", "'-incoming' was not specified on the command line");
     }
-    this.#incoming.begin(main, { exitOnError });
+    const mode = this.#vm.spec.incoming.some(({ channel }) => channel === "cpr") ? "cpr-transfer" : "normal";
+    this.#incoming.begin(main, { exitOnError, tls: this.#tls("server", main, mode) });
   }
 
   cancel(): void {

@@ -25,6 +25,8 @@ export function defaultParameters(): MigrationParameters {
     "cpu-throttle-initial": 20,
     "cpu-throttle-increment": 10,
     "max-cpu-throttle": 99,
+    "tls-creds": "",
+    "tls-hostname": "",
   };
 }
 

@@ -16,6 +16,7 @@ import type { SocketAddress } from "../qmp/schema/migration.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { StateReader } from "../state/reader.ts";
 import { FrameChannel } from "./channel/frames.ts";
+import type { TlsTunnels } from "./channel/tls.ts";
 import { TransportListener } from "./channel/transport-listener.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine, readRunState } from "./guest-image.ts";
 import {
@@ -63,6 +64,8 @@ export interface StreamHost {
   onActive(): void;
   /** Post-copy: the guest is here, and the rest of its RAM is still to come. */
   onRunning(arrival: StreamArrival): void;
+  /** What every connection is secured with. */
+  tls: TlsTunnels | undefined;
 }
 
 export interface StreamArrival {
@@ -89,10 +92,15 @@ export async function receiveStream(
     const listener = await TransportListener.listen(address, reactor, { findFd, takesMany: true });
     open.push(listener);
     host.onListening(listener.address);
-    const main = new FrameChannel(await listener.accept({ signal }), reactor);
-    open.push(main);
+    const accept = async (): Promise<FrameChannel> => {
+      const connected = await listener.accept({ signal });
+      const channel = new FrameChannel((await host.tls?.secure(connected, signal)) ?? connected, reactor);
+      open.push(channel);
+      return channel;
+    };
+    const main = await accept();
     try {
-      return await receive(host, main, listener, { reactor, signal, open });
+      return await receive(host, main, listener, { accept, signal, open });
     } catch (error) {
       if (main.transport.isDuplex) await refusePeer(main, error);
       throw signal.aborted ? signal.reason : error;
@@ -105,7 +113,7 @@ export async function receiveStream(
 }
 
 interface Session {
-  reactor: Reactor;
+  accept(): Promise<FrameChannel>;
   signal: AbortSignal;
   open: { close(): void }[];
 }
@@ -132,7 +140,7 @@ async function receive(
   session.open.push(rehearsal);
   const { isDuplex } = main.transport;
   if (isDuplex) await main.send(FRAME_ACCEPTED, NOTHING);
-  const further = await acceptFurther(listener, info, session);
+  const further = await acceptFurther(info, session);
   listener.close();
   const [urgent, background] = further.splice(info.streams ?? 0);
   postcopy?.connect(urgent!.transport.fd, background!.transport.fd);
@@ -158,15 +166,17 @@ async function receive(
 
 /** The connections of `multifd` and those of post-copy, in order. A stranger that connects is sent away. */
 async function acceptFurther(
-  listener: TransportListener,
   { token, streams = 0, postcopy = false }: TransferInfo,
-  { reactor, signal, open }: Session,
+  { accept, signal }: Session,
 ): Promise<FrameChannel[]> {
   const channels: FrameChannel[] = [];
   const count = streams + (postcopy ? POSTCOPY_CONNECTIONS : 0);
   for (let missing = count; missing > 0; ) {
-    const channel = new FrameChannel(await listener.accept({ signal }), reactor);
-    open.push(channel);
+    const channel = await accept().catch((error: unknown) => {
+      if (signal.aborted || !(error instanceof VmmError && error.code === "tls")) throw error;
+      process.stderr.write(`baton: a connection was sent away: ${describeError(error)}\n`);
+    });
+    if (channel === undefined) continue;
     const join = await expectFrame(channel, FRAME_JOIN).catch(() => undefined);
     const [given, index] = new TextDecoder().decode(join?.payload).split(" ");
     const position = Number(index);

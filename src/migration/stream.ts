@@ -24,6 +24,7 @@ import { formatMigrationUri } from "../qmp/migration-address.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { bindAll } from "../state/writer.ts";
 import { FrameChannel } from "./channel/frames.ts";
+import type { TlsTunnels } from "./channel/tls.ts";
 import { connectTransport, isInetOrUnix } from "./channel/transport.ts";
 import { type PlannedGuest, planGuest } from "./guest-image.ts";
 import {
@@ -64,6 +65,8 @@ export interface StreamOptions {
   generation: number;
   /** The guest is stopped before its RAM is moved. */
   stopFirst: boolean;
+  /** What every connection is secured with. */
+  tls: TlsTunnels | undefined;
 }
 
 /** Moves the guest. @throws VmmError; unless `run` is committed the guest is here then, stopped if `run` has noted that */
@@ -73,10 +76,11 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
     throw new VmmError("channel", "Migration requires multi-channel URIs (e.g. tcp)");
   }
   const withPostcopy = capabilities["postcopy-ram"] && !options.stopFirst;
-  if (withPostcopy) refusePostcopy(run, address);
+  if (withPostcopy) refusePostcopy(run, address, options.tls);
   const reactor = new Reactor();
   run.atEnd(() => void reactor.close());
-  const main = await open(run, address, reactor);
+  const connect = (): Promise<FrameChannel> => open(run, address, reactor, options.tls);
+  const main = await connect();
   if (!isStreamSocket(main.transport.fd)) {
     throw new VmmError("channel", `${formatMigrationUri(address)} is no socket: RAM cannot be sent on it`);
   }
@@ -100,11 +104,11 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
     memory: vm.memory,
     ramBase: vm.ram.base,
     ramSizeBytes: vm.ram.backend.sizeBytes,
-    fds: await ramFds(run, address, reactor, main, info),
+    fds: await ramFds(connect, main, info),
     bandwidth: parameters["max-bandwidth"],
     zstdLevel: isCompressed(run) ? parameters["multifd-zstd-level"] : 0,
   });
-  await using postcopy = withPostcopy ? await openPostcopy(run, address, reactor, info) : undefined;
+  await using postcopy = withPostcopy ? await openPostcopy(run, connect, info) : undefined;
   const precopy = new Precopy({
     ...precopyOptions(run, sender, await vm.accel.dirtyTracker()),
     beforeRound: () => main.send(FRAME_ROUND, NOTHING),
@@ -149,10 +153,16 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
   if (!isDuplex) await finishOneWay(run, main, address);
 }
 
-async function open(run: Outgoing, address: MigrationAddress, reactor: Reactor): Promise<FrameChannel> {
+async function open(
+  run: Outgoing,
+  address: MigrationAddress,
+  reactor: Reactor,
+  tls: TlsTunnels | undefined,
+): Promise<FrameChannel> {
   const { signal, vm } = run;
   const findFd = (name: string): number | undefined => vm.fds.take(name);
-  const channel = new FrameChannel(await connectTransport(address, reactor, { signal, findFd }), reactor);
+  const connected = await connectTransport(address, reactor, { signal, findFd });
+  const channel = new FrameChannel((await tls?.secure(connected, signal)) ?? connected, reactor);
   run.atEnd(() => channel.close());
   signal.addEventListener("abort", () => channel.close(), { once: true });
   signal.throwIfAborted();
@@ -161,33 +171,28 @@ async function open(run: Outgoing, address: MigrationAddress, reactor: Reactor):
 
 /** The connections that RAM goes on: the main one, or those of `multifd`. */
 async function ramFds(
-  run: Outgoing,
-  address: MigrationAddress,
-  reactor: Reactor,
+  connect: () => Promise<FrameChannel>,
   main: FrameChannel,
   { token, streams = 0 }: TransferInfo,
 ): Promise<number[]> {
   if (streams === 0) return [main.transport.fd];
   const fds: number[] = [];
-  for (let index = 0; index < streams; index++) fds.push(await join(run, address, reactor, token, index));
+  for (let index = 0; index < streams; index++) fds.push(await join(connect, token, index));
   return fds;
 }
 
 /** The fd of a further connection. */
-async function join(
-  run: Outgoing,
-  address: MigrationAddress,
-  reactor: Reactor,
-  token: string,
-  index: number,
-): Promise<number> {
-  const channel = await open(run, address, reactor);
+async function join(connect: () => Promise<FrameChannel>, token: string, index: number): Promise<number> {
+  const channel = await connect();
   await channel.send(FRAME_JOIN, new TextEncoder().encode(`${token} ${index}`));
   return channel.transport.fd;
 }
 
 /** @throws VmmError when post-copy could not be done, whatever the other side can do */
-function refusePostcopy({ capabilities }: Outgoing, address: MigrationAddress): void {
+function refusePostcopy({ capabilities }: Outgoing, address: MigrationAddress, tls: TlsTunnels | undefined): void {
+  if (tls !== undefined) {
+    throw new VmmError("postcopy", "Post-copy over TLS is not in this version of Baton: use one of the two");
+  }
   if (capabilities["x-ignore-shared"]) {
     throw new VmmError(
       "postcopy",
@@ -205,12 +210,11 @@ function refusePostcopy({ capabilities }: Outgoing, address: MigrationAddress): 
 /** Connections and thread of post-copy, which wait for their time. */
 async function openPostcopy(
   run: Outgoing,
-  address: MigrationAddress,
-  reactor: Reactor,
+  connect: () => Promise<FrameChannel>,
   { token, streams = 0 }: TransferInfo,
 ): Promise<PostcopySource> {
-  const urgentFd = await join(run, address, reactor, token, streams);
-  const backgroundFd = await join(run, address, reactor, token, streams + 1);
+  const urgentFd = await join(connect, token, streams);
+  const backgroundFd = await join(connect, token, streams + 1);
   return new PostcopySource(run.vm, { urgentFd, backgroundFd }, run.parameters["max-postcopy-bandwidth"]);
 }
 

@@ -22,6 +22,7 @@ export const ENTRIES = [
   "machine/guest-start.ts",
   "migration/command-line.ts",
   "migration/ram/worker.ts",
+  "migration/channel/tls-worker.ts",
   "accel/kvm/dirty.ts",
   "accel/kvm/vcpu-worker.ts",
   "backends/poll-worker.ts",

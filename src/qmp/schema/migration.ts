@@ -53,6 +53,8 @@ export const MigrateSetParameters = struct({
   "cpu-throttle-initial": optional(uint),
   "cpu-throttle-increment": optional(uint),
   "max-cpu-throttle": optional(uint),
+  "tls-creds": optional(str),
+  "tls-hostname": optional(str),
 });
 export type MigrateSetParameters = Static<typeof MigrateSetParameters>;
 
@@ -73,6 +75,10 @@ export const MigrationParameters = struct({
   "cpu-throttle-initial": uint,
   "cpu-throttle-increment": uint,
   "max-cpu-throttle": uint,
+  /** Id of an `-object tls-creds-x509`; empty: no TLS. */
+  "tls-creds": str,
+  /** Whom the server's certificate must name; empty: the host that is connected to. */
+  "tls-hostname": str,
 });
 export type MigrationParameters = Static<typeof MigrationParameters>;
 

@@ -258,7 +258,7 @@ test("-object has QEMU's defaults for each type, as text and as JSON", async () 
   );
   const json = '{"qom-type":"memory-backend-ram","id":"a","size":1048576,"share":true}';
   assert.equal(backend(json), { qomType: "memory-backend-ram", id: "a", sizeBytes: MIB, share: true });
-  const types = "memory-backend-memfd, memory-backend-file, memory-backend-ram";
+  const types = "memory-backend-memfd, memory-backend-file, memory-backend-ram, tls-creds-x509";
   const object = (text: string, message: string): [string[], string] => [
     ["-object", text],
     `-object ${text}: ${message}`,
@@ -368,6 +368,39 @@ test("what a guest starts from must fit together", async () => {
   assert.is(await message("-append", "i", "-S"), "-append only allowed with -kernel option");
   assert.is(await message(), "There is nothing to run: give -kernel FILE, -bios FILE or -incoming SOURCE");
   assert.is(((await rejection(() => boot())) as VmmError).code, "no-guest");
+});
+
+test("TLS credentials are objects of their own", async () => {
+  const tls = (rest: string): string[] => ["-object", `tls-creds-x509,id=tls0${rest}`];
+  const [credentials] = resolve(...tls(",endpoint=client,dir=/pki")).tlsCredentials!;
+  assert.equal(credentials, {
+    qomType: "tls-creds-x509",
+    id: "tls0",
+    endpoint: "client",
+    dir: "/pki",
+    verifyPeer: true,
+  });
+  assert.is(resolve(...tls(",endpoint=server,dir=/pki,verify-peer=off")).tlsCredentials![0]!.verifyPeer, false);
+  assert.is(resolve().tlsCredentials, undefined);
+  const prefix = "-object tls-creds-x509,id=tls0";
+  await refusals([
+    [tls(""), `${prefix}: Parameter 'endpoint' is missing; accepted: client, server`],
+    [tls(",endpoint=server"), `${prefix},endpoint=server: Parameter 'dir' is missing`],
+    [
+      tls(",endpoint=server,dir=/pki,priority=NORMAL"),
+      `${prefix},endpoint=server,dir=/pki,priority=NORMAL: Parameter 'priority' is not supported: ` +
+        "it is TLS 1.3 with the runtime's ciphers",
+    ],
+    [
+      [...tls(",endpoint=server,dir=/a"), ...tls(",endpoint=client,dir=/b")],
+      `${prefix},endpoint=client,dir=/b: Duplicate ID 'tls0' for object`,
+    ],
+    [
+      ["-object", "tls-creds-psk,id=tls0,endpoint=client,dir=/pki"],
+      "-object tls-creds-psk,id=tls0,endpoint=client,dir=/pki: 'tls-creds-psk' is not supported: " +
+        "Baton has TLS with X.509 certificates only: use tls-creds-x509",
+    ],
+  ]);
 });
 
 test.run();
