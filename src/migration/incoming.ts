@@ -15,8 +15,8 @@ import { IncomingTransfer } from "./cpr-transfer-incoming.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine } from "./guest-image.ts";
 import { SPARE_BITMAP } from "./precopy.ts";
 import type { MigrationProgress } from "./progress.ts";
-import { readRam } from "./ram/ram-file.ts";
-import { checkSamples, type RamInFile, readPresent, readRamLocation } from "./ram-section.ts";
+import { pageChecks, readRam } from "./ram/ram-file.ts";
+import { checkSamples, type FilePages, type RamInFile, readPages, readRamLocation } from "./ram-section.ts";
 import { type FileAddress, openStateFile, type StateFile } from "./state-file.ts";
 import { receiveStream } from "./stream-incoming.ts";
 import type { Timeline } from "./timeline.ts";
@@ -50,6 +50,7 @@ export class Incoming {
   readonly #options: IncomingOptions;
   readonly #transfer: IncomingTransfer | undefined;
   #abort = new AbortController();
+  #running: Promise<void> = Promise.resolve();
 
   constructor(options: IncomingOptions) {
     this.#options = options;
@@ -68,6 +69,7 @@ export class Incoming {
   /** Gives back what waits. */
   async close(): Promise<void> {
     this.cancel();
+    await this.#running;
     await this.#transfer?.close();
   }
 
@@ -81,7 +83,9 @@ export class Incoming {
     this.#abort = new AbortController();
     progress.start();
     progress.enter("setup");
-    setTimeout(() => void this.#run(main, receive, exitOnError), 0);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#running = promise;
+    setTimeout(() => void this.#run(main, receive, exitOnError).finally(resolve), 0);
   }
 
   /** `migrate_cancel`: this side gives up waiting, and can begin anew. */
@@ -95,7 +99,7 @@ export class Incoming {
       if (main.transport === "file") throw new VmmError("channel", "Migration requires streamable transport (eg unix)");
       return (signal) => transfer.receive(main, signal, (address) => (this.#options.progress.socketAddress = address));
     }
-    if (main.transport === "file") return () => this.#loadFile(main);
+    if (main.transport === "file") return (signal) => this.#loadFile(main, signal);
     const { vm, progress } = this.#options;
     const build = (spec: MachineSpec, inherited: Inherited): void => this.#build(spec, inherited);
     const onListening = (address: SocketAddress | undefined): void => {
@@ -145,7 +149,7 @@ export class Incoming {
     progress.enter("completed");
   }
 
-  async #loadFile(address: FileAddress): Promise<Arrived> {
+  async #loadFile(address: FileAddress, signal: AbortSignal): Promise<Arrived> {
     const { vm, progress } = this.#options;
     const file = openStateFile(address);
     try {
@@ -155,8 +159,9 @@ export class Incoming {
       const location = readRamLocation(reader, spec.memorySizeBytes);
       this.#build(spec, { cpuids: readCpuids(reader, spec.cpuCount) });
       if (location.where === "in-place") checkSamples(vm.memory, vm.ram, location);
-      else if (location.where === "in-file") await this.#loadRam(file, reader, location);
+      else if (location.where === "in-file") await this.#loadRam(file, reader, location, signal);
       else throw new VmmError("state-refused", "The state is that of a stream, and its RAM is not in the file");
+      signal.throwIfAborted();
       vm.devices.restoreState(reader);
       vm.accel.restoreState(reader);
       return { runState };
@@ -166,9 +171,15 @@ export class Incoming {
   }
 
   /** Reads RAM from behind the image. */
-  async #loadRam(file: StateFile, reader: StateReader, { offset, sizeBytes }: RamInFile): Promise<void> {
+  async #loadRam(
+    file: StateFile,
+    reader: StateReader,
+    { offset, sizeBytes }: RamInFile,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { memory, ram } = this.#options.vm;
-    readPresent(reader, memory, sizeBytes, SPARE_BITMAP);
+    const pages: FilePages = { present: SPARE_BITMAP, checks: pageChecks(sizeBytes) };
+    readPages(reader, memory, sizeBytes, pages);
     clearRam(memory, ram);
     await readRam(
       {
@@ -178,8 +189,10 @@ export class Incoming {
         fd: file.fd,
         fileOffset: file.offset + offset,
         streams: LOADING_THREADS,
+        checks: pages.checks,
+        signal,
       },
-      SPARE_BITMAP,
+      pages.present,
     );
   }
 

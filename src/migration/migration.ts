@@ -22,6 +22,7 @@ import type {
 } from "../qmp/schema/migration.ts";
 import type { MigrationTarget } from "../qmp/target.ts";
 import { findBlockers } from "./blockers.ts";
+import { isInetOrUnix } from "./channel/transport.ts";
 import { type TransferChannels, transfer } from "./cpr-transfer.ts";
 import { updateByExec } from "./exec-update.ts";
 import type { Incoming } from "./incoming.ts";
@@ -58,6 +59,7 @@ export class Migration implements MigrationTarget {
 
   setParameters(changes: MigrateSetParameters): void {
     this.#parameters = mergeParameters(this.#parameters, changes);
+    this.#outgoing?.parametersChanged();
   }
 
   capabilities(): Record<MigrationCapability, boolean> {
@@ -84,7 +86,7 @@ export class Migration implements MigrationTarget {
       vm: this.#vm,
       connections: this.#connections(),
       progress: this.progress,
-      parameters: this.#parameters,
+      parameters: () => this.#parameters,
       capabilities: this.capabilities(),
       refuseBlocked: () => this.#refuseBlocked(mode),
     });
@@ -115,6 +117,9 @@ export class Migration implements MigrationTarget {
     if (address.transport === "file") return (run) => saveToFile(run, address, { stopFirst });
     if (this.#capabilities["mapped-ram"]) {
       throw new VmmError("channel", "Migration requires seekable transport (e.g. file)");
+    }
+    if (this.#capabilities.multifd && !isInetOrUnix(address)) {
+      throw new VmmError("channel", "Migration requires multi-channel URIs (e.g. tcp)");
     }
     return (run) => migrateStream(run, address, { stopFirst, generation: this.#generation });
   }
@@ -152,8 +157,10 @@ export class Migration implements MigrationTarget {
     this.#generation = generation;
   }
 
-  /** Gives back what an incoming migration waits with. */
+  /** Ends what is under way, in either direction. */
   async close(): Promise<void> {
+    if (this.progress.isBusy) this.#outgoing?.cancel();
+    await this.#outgoing?.ended;
     await this.#incoming?.close();
   }
 

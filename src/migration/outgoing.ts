@@ -16,7 +16,8 @@ export interface OutgoingOptions {
   vm: Vm;
   connections: Connections;
   progress: MigrationProgress;
-  parameters: MigrationParameters;
+  /** As they are now: some take effect while the migration is under way. */
+  parameters(): MigrationParameters;
   capabilities: Readonly<Record<MigrationCapability, boolean>>;
   /** Throws what forbids the migration now, though it did not when it was asked for. */
   refuseBlocked(): void;
@@ -26,12 +27,14 @@ export class Outgoing {
   readonly vm: Vm;
   readonly connections: Connections;
   readonly progress: MigrationProgress;
-  readonly parameters: MigrationParameters;
   readonly capabilities: Readonly<Record<MigrationCapability, boolean>>;
+  readonly #parameters: () => MigrationParameters;
   readonly #refuseBlocked: () => void;
   readonly #abort = new AbortController();
   readonly #atEnd: (() => void)[] = [];
   readonly #onFailure: (() => void)[] = [];
+  readonly #ended = Promise.withResolvers<void>();
+  #onParameters: (() => void) | undefined;
   /** The run state that the guest goes on in, here or there; undefined while it has not been stopped. */
   #stateBefore: RunState | undefined;
   #isCommitted = false;
@@ -40,9 +43,28 @@ export class Outgoing {
     this.vm = options.vm;
     this.connections = options.connections;
     this.progress = options.progress;
-    this.parameters = options.parameters;
+    this.#parameters = options.parameters;
     this.capabilities = options.capabilities;
     this.#refuseBlocked = options.refuseBlocked;
+  }
+
+  get parameters(): MigrationParameters {
+    return this.#parameters();
+  }
+
+  /** Calls `action` when the operator has changed a parameter. */
+  onParameters(action: () => void): void {
+    this.#onParameters = action;
+  }
+
+  /** A parameter was changed. */
+  parametersChanged(): void {
+    this.#onParameters?.();
+  }
+
+  /** Resolves when it is over, however it ended. */
+  get ended(): Promise<void> {
+    return this.#ended.promise;
   }
 
   /** Aborted by `migrate_cancel`. */
@@ -72,6 +94,11 @@ export class Outgoing {
     this.signal.throwIfAborted();
     if (this.vm.state === "shutdown") throw new VmmError("vm-ended", "The VM has ended");
     this.#refuseBlocked();
+  }
+
+  /** The point of no return lies behind. */
+  get isCommitted(): boolean {
+    return this.#isCommitted;
   }
 
   /** This migration has stopped the guest. */
@@ -141,6 +168,7 @@ export class Outgoing {
       this.#fail(error);
     }
     for (const action of this.#atEnd) action();
+    this.#ended.resolve();
   }
 
   #fail(error: unknown): void {

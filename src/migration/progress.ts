@@ -15,6 +15,8 @@ export class MigrationProgress {
   #timeline: Timeline | undefined;
   /** Where RAM stands, while there is something to tell. */
   ram: (() => MigrationStats) | undefined;
+  /** By how many percent auto-converge slows the guest down, once it does. */
+  throttlePercent: number | undefined;
   /** Estimate of the pause that is to come, in ms. */
   expectedDowntimeMs: number | undefined;
   /** Where an incoming migration is waited for. */
@@ -48,6 +50,7 @@ export class MigrationProgress {
     this.#timeline = undefined;
     this.ram = undefined;
     this.expectedDowntimeMs = undefined;
+    this.throttlePercent = undefined;
   }
 
   /** All that can be done while the guest runs has been done. */
@@ -84,6 +87,7 @@ export class MigrationProgress {
       "total-time": Math.round((this.isBusy ? monotonicMs() : this.#endedMs) - this.#startedMs),
       "setup-time": Math.round(this.#setupMs),
       ...(this.expectedDowntimeMs === undefined ? {} : { "expected-downtime": Math.round(this.expectedDowntimeMs) }),
+      ...(this.throttlePercent === undefined ? {} : { "cpu-throttle-percentage": this.throttlePercent }),
       ...(this.ram === undefined ? {} : { ram: this.ram() }),
       ...(this.#timeline === undefined ? {} : describeTimeline(this.#timeline)),
       ...socketAddress,

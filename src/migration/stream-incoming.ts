@@ -5,6 +5,7 @@
 // Until the commit (or the end of a one-way stream) everything may fail: the guest is the old side's.
 
 import { DIRTY_BITMAP_SIZE_BYTES } from "../../assembly/layout.ts";
+import { isStreamSocket } from "../../ffi/socket.ts";
 import type { Rehearsal } from "../accel/types.ts";
 import type { MachineSpec, MigrationAddress } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
@@ -15,7 +16,7 @@ import type { RunState } from "../qmp/schema/machine.ts";
 import type { SocketAddress } from "../qmp/schema/migration.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { StateReader } from "../state/reader.ts";
-import { FrameChannel } from "./channel/frames.ts";
+import { type Frame, FrameChannel } from "./channel/frames.ts";
 import { TransportListener } from "./channel/transport-listener.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine, readRunState } from "./guest-image.ts";
 import {
@@ -47,6 +48,8 @@ const NOTHING = new Uint8Array(0);
 /** The guest stands over there while this side waits for its state, or to be told to run it. */
 const PAUSE_TIMEOUT_MS = 30_000;
 const BUFFER_SIZE_BYTES = 2 ** 20;
+/** Who opens a further connection says at once which one it is. */
+const JOIN_TIMEOUT_MS = 5000;
 /** In which the receiver notes which pages it has written: all others are zero. */
 const WRITTEN_BITMAP = SPARE_BITMAP;
 
@@ -74,29 +77,39 @@ export async function receiveStream(
   signal: AbortSignal,
 ): Promise<StreamArrival> {
   const reactor = new Reactor();
-  const open: { close(): void }[] = [];
-  const closeAll = (): void => {
-    for (const each of open.splice(0).reverse()) each.close();
-  };
-  signal.addEventListener("abort", closeAll, { once: true });
+  const session: Session = { reactor, signal, open: [] };
   try {
     const findFd = (name: string): number | undefined => host.vm.fds.take(name);
     const listener = await TransportListener.listen(address, reactor, { findFd });
-    open.push(listener);
+    session.open.push(listener);
     host.onListening(listener.address);
-    const main = new FrameChannel(await listener.accept({ signal, isLast: false }), reactor);
-    open.push(main);
+    const main = await acceptChannel(listener, session);
+    if (!isStreamSocket(main.transport.fd)) {
+      throw new VmmError("channel", `${main.transport.name} is no socket: RAM cannot be received on it`);
+    }
     try {
-      return await receive(host, main, listener, { reactor, signal, open });
+      return await receive(host, main, listener, session);
     } catch (error) {
+      main.transport.abandon();
       if (main.transport.isDuplex) await refusePeer(main, error);
       throw signal.aborted ? signal.reason : error;
     }
   } finally {
-    signal.removeEventListener("abort", closeAll);
-    closeAll();
+    for (const each of session.open.reverse()) each.close();
     await reactor.close();
   }
+}
+
+async function acceptChannel(
+  listener: TransportListener,
+  { reactor, signal, open }: Session,
+  waiting = signal,
+): Promise<FrameChannel> {
+  const channel = new FrameChannel(await listener.accept({ signal: waiting, isLast: false }), reactor);
+  open.push(channel);
+  signal.addEventListener("abort", () => channel.interrupt(signal.reason), { once: true });
+  signal.throwIfAborted();
+  return channel;
 }
 
 interface Session {
@@ -123,7 +136,7 @@ async function receive(
   session.open.push(rehearsal);
   const { isDuplex } = main.transport;
   if (isDuplex) await main.send(FRAME_ACCEPTED, NOTHING);
-  const further = await acceptFurther(listener, info, session);
+  const further = await acceptFurther(main, listener, info, session);
   listener.close();
   new Uint8Array(vm.memory.buffer, WRITTEN_BITMAP, DIRTY_BITMAP_SIZE_BYTES).fill(0);
   await using receiver = new RamReceiver({
@@ -135,61 +148,122 @@ async function receive(
   });
   session.signal.addEventListener("abort", () => receiver.cancel(), { once: true });
   host.onActive();
-  await receiveRounds(host, main, { receiver, rehearsal, location });
-  return isDuplex ? takeOver(host, main, location, info) : await takeAtEnd(host, main, location, info);
+  const receiving: Receiving = {
+    main,
+    receiver,
+    isApart: further.length > 0,
+    rehearsal,
+    location,
+    signal: session.signal,
+  };
+  for (let round: Frame | undefined; ; ) {
+    await receiveRounds(host, receiving, round);
+    const state = isDuplex
+      ? main.receiveNow(MAX_STATE_FRAME_BYTES, PAUSE_TIMEOUT_MS)
+      : await expectOneOf(main, [FRAME_STATE, FRAME_ROUND, FRAME_FINAL], MAX_STATE_FRAME_BYTES);
+    round = expectType(state, FRAME_STATE, FRAME_ROUND, FRAME_FINAL);
+    if (round.type !== FRAME_STATE) continue;
+    return isDuplex ? takeOver(host, receiving, state, info) : await takeAtEnd(host, receiving, state, info);
+  }
 }
 
 /** The connections of `multifd`, in order. A stranger that connects is sent away. */
 async function acceptFurther(
+  main: FrameChannel,
   listener: TransportListener,
   { token, streams = 0 }: TransferInfo,
-  { reactor, signal, open }: Session,
+  session: Session,
 ): Promise<FrameChannel[]> {
   const channels: FrameChannel[] = [];
+  if (streams === 0) return channels;
+  const gone = new AbortController();
+  main.onHangup(() => gone.abort(peerGone(main)));
+  const waiting = AbortSignal.any([session.signal, gone.signal]);
   for (let missing = streams; missing > 0; ) {
-    const channel = new FrameChannel(await listener.accept({ signal, isLast: false }), reactor);
-    open.push(channel);
-    const join = await expectFrame(channel, FRAME_JOIN).catch(() => undefined);
-    const [given, index] = new TextDecoder().decode(join?.payload).split(" ");
-    const position = Number(index);
-    if (given !== token || !(position >= 0 && position < streams) || channels[position] !== undefined) {
+    const channel = await acceptChannel(listener, session, waiting);
+    const position = await readJoin(channel, token);
+    if (position === undefined || position >= streams || channels[position] !== undefined) {
       channel.close();
       continue;
     }
     channels[position] = channel;
     missing--;
   }
+  main.onHangup(undefined);
   return channels;
 }
 
-interface Receiving {
-  receiver: RamReceiver;
-  rehearsal: Rehearsal;
-  location: RamLocation;
+/** Which connection this is; undefined when it is none of this migration's. */
+async function readJoin(channel: FrameChannel, token: string): Promise<number | undefined> {
+  const isLate = setTimeout(() => {
+    channel.interrupt(new VmmError("peer-silent", `${channel.transport.name} did not say who it is`));
+  }, JOIN_TIMEOUT_MS);
+  try {
+    const { payload } = await expectFrame(channel, FRAME_JOIN);
+    const [given, position] = new TextDecoder().decode(payload).split(" ");
+    return given === token && /^\d$/.test(position ?? "") ? Number(position) : undefined;
+  } catch (error) {
+    process.stderr.write(`baton: a connection to -incoming was sent away: ${describeError(error)}\n`);
+    return undefined;
+  } finally {
+    clearTimeout(isLate);
+  }
 }
 
-/** Until the guest stands over there and the last of its RAM is here. */
-async function receiveRounds(
-  { vm }: StreamHost,
-  main: FrameChannel,
-  { receiver, rehearsal, location }: Receiving,
-): Promise<void> {
+function peerGone({ transport }: FrameChannel): VmmError {
+  return new VmmError("peer-gone", `${transport.name}: the other side has gone`);
+}
+
+interface Receiving {
+  main: FrameChannel;
+  receiver: RamReceiver;
+  /** RAM has connections of its own. */
+  isApart: boolean;
+  rehearsal: Rehearsal;
+  location: RamLocation;
+  signal: AbortSignal;
+}
+
+/** From the frame `next`, if it has been read already, until the guest stands over there and the last of its RAM is here. */
+async function receiveRounds({ vm }: StreamHost, receiving: Receiving, next: Frame | undefined): Promise<void> {
+  const { main, rehearsal, location, signal } = receiving;
   const buffer = new Uint8Array(BUFFER_SIZE_BYTES);
-  for (;;) {
-    const frame = await expectOneOf(main, [FRAME_ROUND, FRAME_BURST, FRAME_FINAL]);
+  for (let frame = next; ; frame = undefined) {
+    frame ??= await expectOneOf(main, [FRAME_ROUND, FRAME_BURST, FRAME_FINAL]);
+    signal.throwIfAborted();
     if (frame.type === FRAME_BURST) {
       serveBurst(main, frame, { rehearsal, devices: vm.devices, sections: SECTIONS }, buffer);
       continue;
     }
-    if (location.where === "in-stream") await receiver.receiveRound();
+    if (location.where === "in-stream") await receiveRound(receiving);
+    signal.throwIfAborted();
     if (frame.type === FRAME_FINAL) return;
   }
 }
 
+/** Where RAM has connections of its own, the main one is all that tells of a peer that has gone. */
+async function receiveRound({ main, receiver, isApart }: Receiving): Promise<void> {
+  if (!isApart) {
+    await receiver.receiveRound();
+    return;
+  }
+  let hasGone = false;
+  main.onHangup(() => {
+    hasGone = true;
+    receiver.cancel();
+  });
+  try {
+    await receiver.receiveRound();
+  } catch (error) {
+    throw hasGone ? peerGone(main) : error;
+  } finally {
+    main.onHangup(undefined);
+  }
+}
+
 /** Synchronous, as the guest stands meanwhile. */
-function takeOver(host: StreamHost, main: FrameChannel, location: RamLocation, info: TransferInfo): StreamArrival {
+function takeOver(host: StreamHost, { main, location }: Receiving, state: Frame, info: TransferInfo): StreamArrival {
   const { vm } = host;
-  const state = expectType(main.receiveNow(MAX_STATE_FRAME_BYTES, PAUSE_TIMEOUT_MS), FRAME_STATE);
   const runState = restore(vm, state.payload, location);
   main.sendNow(FRAME_READY, NOTHING, [], PAUSE_TIMEOUT_MS);
   expectType(main.receiveNow(0, PAUSE_TIMEOUT_MS), FRAME_COMMIT);
@@ -206,12 +280,12 @@ function takeOver(host: StreamHost, main: FrameChannel, location: RamLocation, i
 /** Of a stream that nothing goes back on: it has to be whole. */
 async function takeAtEnd(
   { vm }: StreamHost,
-  main: FrameChannel,
-  location: RamLocation,
+  { main, location, signal }: Receiving,
+  state: Frame,
   info: TransferInfo,
 ): Promise<StreamArrival> {
-  const state = await expectFrame(main, FRAME_STATE, MAX_STATE_FRAME_BYTES);
   await expectFrame(main, FRAME_END);
+  signal.throwIfAborted();
   return { runState: restore(vm, state.payload, location), isRunning: false, generation: info.generation };
 }
 

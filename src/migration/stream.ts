@@ -4,7 +4,7 @@
 //
 //   guest runs    hello     the machine, and every section that will come; the other side builds the VM
 //                 rounds    RAM, then what the guest wrote meanwhile, until the rest fits into a pause
-//                 rehearse  see rehearse.ts
+//                 rehearse  see rehearse.ts; then a round of what the guest wrote meanwhile
 //   ┌ pause       park      vCPUs leave the guest                  quiesce
 //   │             last      the pages that are left                ram
 //   │             state                                            save
@@ -22,11 +22,12 @@ import { formatMigrationUri } from "../qmp/migration-address.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { bindAll } from "../state/writer.ts";
 import { FrameChannel } from "./channel/frames.ts";
-import { connectTransport, isInetOrUnix } from "./channel/transport.ts";
+import { connectTransport } from "./channel/transport.ts";
 import { type PlannedGuest, planGuest } from "./guest-image.ts";
 import {
   expectFrame,
   expectType,
+  explainHangup,
   FRAME_ACCEPTED,
   FRAME_COMMIT,
   FRAME_END,
@@ -39,7 +40,7 @@ import {
   FRAME_STATE,
 } from "./messages.ts";
 import type { Outgoing } from "./outgoing.ts";
-import { Precopy, precopyOptions } from "./precopy.ts";
+import { Precopy } from "./precopy.ts";
 import { RamSender } from "./ram/ram-sender.ts";
 import { locateRam, planRam } from "./ram-section.ts";
 import { rehearse } from "./rehearse.ts";
@@ -48,8 +49,6 @@ import { planTransfer, type TransferInfo } from "./transfer-section.ts";
 
 /** What the other side has not done after this it will not do; the guest stands for that long at most. */
 const ANSWER_TIMEOUT_MS = 5000;
-/** The last pages may be as many as `downtime-limit` allows, on a connection that has become slow. */
-const LAST_ROUND_TIMEOUT_MS = 30_000;
 const MAX_ANSWER_BYTES = 16 * 1024;
 const MAX_ATTEMPTS = 3;
 const NOTHING = new Uint8Array(0);
@@ -63,20 +62,31 @@ export interface StreamOptions {
 
 /** Moves the guest. @throws VmmError; unless `run` is committed the guest is here then, stopped if `run` has noted that */
 export async function migrateStream(run: Outgoing, address: MigrationAddress, options: StreamOptions): Promise<void> {
-  const { vm, progress, parameters, capabilities } = run;
-  if (capabilities.multifd && !isInetOrUnix(address)) {
-    throw new VmmError("channel", "Migration requires multi-channel URIs (e.g. tcp)");
-  }
   const reactor = new Reactor();
   run.atEnd(() => void reactor.close());
   const main = await open(run, address, reactor);
   if (!isStreamSocket(main.transport.fd)) {
     throw new VmmError("channel", `${formatMigrationUri(address)} is no socket: RAM cannot be sent on it`);
   }
+  try {
+    await migrateOver(run, main, (): Promise<FrameChannel> => open(run, address, reactor), options);
+  } catch (error) {
+    throw run.isCommitted || run.signal.aborted ? error : await explainHangup(main, error);
+  }
+  if (!main.transport.isDuplex) await finishOneWay(run, main, address);
+}
+
+async function migrateOver(
+  run: Outgoing,
+  main: FrameChannel,
+  openFurther: () => Promise<FrameChannel>,
+  { generation, stopFirst }: StreamOptions,
+): Promise<void> {
+  const { vm, progress, parameters, capabilities } = run;
   const { isDuplex } = main.transport;
   const info: TransferInfo = {
     token: randomUUID(),
-    generation: options.generation,
+    generation,
     streams: capabilities.multifd ? parameters["multifd-channels"] : 0,
   };
   const location = locateRam(vm, capabilities["x-ignore-shared"], { where: "in-stream" });
@@ -92,65 +102,78 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
     memory: vm.memory,
     ramBase: vm.ram.base,
     ramSizeBytes: vm.ram.backend.sizeBytes,
-    fds: await ramFds(run, address, reactor, main, info),
+    fds: await ramFds(main, openFurther, info),
     bandwidth: parameters["max-bandwidth"],
     zstdLevel: isCompressed(run) ? parameters["multifd-zstd-level"] : 0,
   });
-  const precopy = new Precopy({
-    ...precopyOptions(run, sender, await vm.accel.dirtyTracker()),
-    beforeRound: () => main.send(FRAME_ROUND, NOTHING),
+  run.onParameters(() => {
+    sender.bandwidth = run.parameters["max-bandwidth"];
   });
+  const precopy = new Precopy(run, sender, await vm.accel.dirtyTracker(), () => main.send(FRAME_ROUND, NOTHING));
   run.onFailure(() => precopy.end());
   progress.setupDone();
-  if (options.stopFirst) await run.stopGuest();
+  if (stopFirst) await run.stopGuest();
   progress.enter("active");
-  if (location.where === "in-stream") await (options.stopFirst ? precopy.runStopped() : precopy.run());
-  if (isDuplex) await rehearse(main, run.signal, () => plan(rehearsal));
+  const moveRam = async (): Promise<void> => {
+    if (location.where === "in-stream") await (stopFirst ? precopy.runStopped() : precopy.run());
+  };
+  await moveRam();
+  if (isDuplex) {
+    await rehearse(main, run.signal, () => plan(rehearsal));
+    // The guest has written on meanwhile.
+    if (!stopFirst) await moveRam();
+  }
   sender.prepareNow();
-  await main.send(FRAME_FINAL, NOTHING);
   for (let attempt = 1; ; attempt++) {
     await vm.whenSettled();
     run.refuseToGoOn();
+    await main.send(FRAME_FINAL, NOTHING);
+    run.refuseToGoOn();
     try {
-      progress.setTimeline(
-        handOver(run, main, plan, () => {
-          if (location.where === "in-stream") {
-            precopy.finish((bitmap) => sender.sendRoundNow(bitmap, LAST_ROUND_TIMEOUT_MS));
-          }
-        }),
-      );
+      const timeline = handOver(run, main, plan, () => {
+        if (location.where === "in-stream") {
+          precopy.finish((bitmap) => sender.sendRoundNow(bitmap, lastRoundTimeoutMs(run)));
+        }
+      });
+      progress.setTimeline(timeline);
       break;
     } catch (error) {
-      if (!(error instanceof VmmError && error.code === "guest-request") || attempt === MAX_ATTEMPTS) throw error;
+      const isRequest = error instanceof VmmError && error.code === "guest-request";
+      if (!isRequest || stopFirst || attempt === MAX_ATTEMPTS) throw error;
       run.resumeGuest();
+      // After a reset that is all of RAM.
+      await moveRam();
     }
   }
   precopy.end();
-  if (!isDuplex) await finishOneWay(run, main, address);
 }
 
 async function open(run: Outgoing, address: MigrationAddress, reactor: Reactor): Promise<FrameChannel> {
   const { signal, vm } = run;
   const findFd = (name: string): number | undefined => vm.fds.take(name);
   const channel = new FrameChannel(await connectTransport(address, reactor, { signal, findFd }), reactor);
+  run.onFailure(() => channel.transport.abandon());
   run.atEnd(() => channel.close());
-  signal.addEventListener("abort", () => channel.close(), { once: true });
+  signal.addEventListener("abort", () => channel.interrupt(signal.reason), { once: true });
   signal.throwIfAborted();
   return channel;
 }
 
+/** As long as the pause was meant to be, several times over, and time for the other side to wake up. */
+function lastRoundTimeoutMs({ parameters }: Outgoing): number {
+  return ANSWER_TIMEOUT_MS + 4 * parameters["downtime-limit"];
+}
+
 /** The connections that RAM goes on: the main one, or those of `multifd`. */
 async function ramFds(
-  run: Outgoing,
-  address: MigrationAddress,
-  reactor: Reactor,
   main: FrameChannel,
+  openFurther: () => Promise<FrameChannel>,
   { token, streams = 0 }: TransferInfo,
 ): Promise<number[]> {
   if (streams === 0) return [main.transport.fd];
   const fds: number[] = [];
   for (let index = 0; index < streams; index++) {
-    const channel = await open(run, address, reactor);
+    const channel = await openFurther();
     await channel.send(FRAME_JOIN, new TextEncoder().encode(`${token} ${index}`));
     fds.push(channel.transport.fd);
   }
@@ -183,11 +206,12 @@ function handOver(
       run.noteStop();
       vm.park();
     }
+    stamps.push(monotonicMs());
+    // Even if the guest has to go on: the other side waits for this round.
+    moveRam();
     if (vm.hasGuestRequest) {
       throw new VmmError("guest-request", "The guest is about to end, reset or suspend itself: try again after that");
     }
-    stamps.push(monotonicMs());
-    moveRam();
     stamps.push(monotonicMs());
     const image = planned.take();
     stamps.push(monotonicMs());
@@ -202,6 +226,7 @@ function handOver(
     // Told earlier, this would have lengthened the pause.
     if (isRunning && !isStopped) vm.events.emit("STOP");
   }
+  if (!run.isCommitted) vm.assumeState("finish-migrate");
   progress.enter("device");
   return new Timeline(stamps, STREAM_PHASES);
 }
@@ -222,10 +247,22 @@ function commit(run: Outgoing, main: FrameChannel): void {
   }
 }
 
-/** Nothing comes back: when whoever reads has all of it, the guest is theirs. */
+/**
+ * Nothing comes back: when whoever reads has all of it, the guest is theirs. A command that fails has not kept it, and one
+ * that never ends can be given up by `migrate_cancel`.
+ */
 async function finishOneWay(run: Outgoing, main: FrameChannel, address: MigrationAddress): Promise<void> {
-  await main.send(FRAME_END, NOTHING);
-  shutdown(main.transport.fd, SHUT_WR);
-  await main.transport.finished();
+  const { promise: cancelled, reject } = Promise.withResolvers<never>();
+  cancelled.catch(() => {});
+  const cancel = (): void => reject(run.signal.reason);
+  run.signal.throwIfAborted();
+  run.signal.addEventListener("abort", cancel, { once: true });
+  try {
+    await main.send(FRAME_END, NOTHING);
+    shutdown(main.transport.fd, SHUT_WR);
+    await Promise.race([main.transport.finished(), cancelled]);
+  } finally {
+    run.signal.removeEventListener("abort", cancel);
+  }
   run.commit(`The guest is in what ${formatMigrationUri(address)} has taken: it goes on where that is read`);
 }

@@ -14,7 +14,7 @@ export interface RamWorkerStart extends RamPlace {
   work:
     | { kind: "send"; zstdLevel: number }
     | { kind: "receive"; written: number }
-    | { kind: "write" | "read"; fileOffset: number };
+    | { kind: "write" | "read"; fileOffset: number; checks: SharedArrayBuffer };
 }
 
 /** What one order has the stream do. */

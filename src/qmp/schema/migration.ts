@@ -113,6 +113,7 @@ export const MigrationInfo = struct({
   "setup-time": optional(uint),
   downtime: optional(uint),
   "expected-downtime": optional(uint),
+  "cpu-throttle-percentage": optional(uint),
   "error-desc": optional(str),
   "blocked-reasons": optional(arrayOf(str)),
   "socket-address": optional(arrayOf(SocketAddress)),
