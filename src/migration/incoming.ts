@@ -157,7 +157,7 @@ export class Incoming {
       const reader = new StateReader(file.image, GUEST_SECTIONS);
       const { spec, runState } = readMachine(reader);
       const location = readRamLocation(reader, spec.memorySizeBytes);
-      this.#build(spec, { cpuids: readCpuids(reader, spec.cpuCount) });
+      this.#build(spec, { cpuids: readCpuids(reader, spec.cpuCount), isFromElsewhere: true });
       if (location.where === "in-place") checkSamples(vm.memory, vm.ram, location);
       else if (location.where === "in-file") await this.#loadRam(file, reader, location, signal);
       else throw new VmmError("state-refused", "The state is that of a stream, and its RAM is not in the file");

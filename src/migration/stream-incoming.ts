@@ -129,7 +129,7 @@ async function receive(
   const info = readTransferInfo(hello);
   const { spec } = readMachine(hello);
   const location = readRamLocation(hello, spec.memorySizeBytes);
-  host.build(spec, { cpuids: readCpuids(hello, spec.cpuCount) });
+  host.build(spec, { cpuids: readCpuids(hello, spec.cpuCount), isFromElsewhere: true });
   if (location.where === "in-stream") clearRam(vm.memory, vm.ram);
   await vm.accel.prepareToRun();
   const rehearsal = vm.accel.rehearse();
