@@ -187,8 +187,8 @@ export class GuestProcess implements AsyncDisposable {
   /** A client of the monitor. */
   async qmp(): Promise<QmpClient> {
     const path = join(this.dir, "qmp");
-    await this.until("the monitor", () => existsSync(path));
-    return connect({ path });
+    // A path is there a moment before anybody listens on it.
+    return this.until("the monitor", () => (existsSync(path) ? connect({ path }).catch(() => undefined) : undefined));
   }
 
   /** A connection to one of the VM's sockets, whose bytes are kept. */

@@ -38,9 +38,12 @@ export class Outgoing {
   /** The run state that the guest goes on in, here or there; undefined while it has not been stopped. */
   #stateBefore: RunState | undefined;
   #isCommitted = false;
+  /** One that had failed before can be moved, for somebody to look at. */
+  readonly #hadFailed: boolean;
 
   constructor(options: OutgoingOptions) {
     this.vm = options.vm;
+    this.#hadFailed = options.vm.state === "internal-error";
     this.connections = options.connections;
     this.progress = options.progress;
     this.#parameters = options.parameters;
@@ -93,6 +96,9 @@ export class Outgoing {
   refuseToGoOn(): void {
     this.signal.throwIfAborted();
     if (this.vm.state === "shutdown") throw new VmmError("vm-ended", "The VM has ended");
+    if (this.vm.state === "internal-error" && !this.#hadFailed) {
+      throw new VmmError("vm-failed", "The VM has failed meanwhile: its state and its RAM may not fit together");
+    }
     this.#refuseBlocked();
   }
 

@@ -5,7 +5,7 @@ import type { QmpClient } from "../../../src/qmp/client.ts";
 import { type GuestOptions, GuestProcess, onlyOnBun, recordEvents, settled, updated } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
 import { kvmMissing } from "../../kvm.ts";
-import { freePath, listening, type MigrationResult, moveOn, set, waiting } from "./streams.ts";
+import { freePath, listening, type MigrationResult, moveOn, RINGS, set, waiting } from "./streams.ts";
 import { over, sockets, transferTo, waiting as waitingForTransfer } from "./transfers.ts";
 
 const test = describe("migration of a busy guest");
@@ -39,33 +39,28 @@ function deadEnd(): GuestProcess {
   return waiting(`unix:${freePath()}`, { runtime: "bun" });
 }
 
-for (const ring of [0, 4096]) {
-  test.skipIf(skip, "goes round for round until the operator lets it end " + ring, async () => {
-    await using old = await GuestProcess.start({
-      ...BUSY,
-      extra: ring === 0 ? [] : ["-accel", `kvm,dirty-ring-size=${ring}`],
-    });
-    await using qmp = await old.qmp();
-    await set(qmp, { parameters: NARROW });
-    await using next = deadEnd();
-    await begin(old, qmp, { deadEnd: next });
-    const { ram, status, ...info } = await query(qmp);
-    assert.is(status, "active");
-    assert.ok(ram!.remaining <= ram!.total && ram!.transferred > 0 && ram!.normal > 0);
-    assert.ok(ram!.transferred >= ram!["normal-bytes"]);
-    assert.ok(info["expected-downtime"]! > NARROW["downtime-limit"], JSON.stringify(info));
-    assert.ok(ram!["dirty-pages-rate"] > 0);
-    assert.is(info.downtime, undefined);
-    await old.runsOn();
-    // Both take effect at once.
-    await set(qmp, { parameters: { "max-bandwidth": 0, "downtime-limit": 2000 } });
-    const done = await over(qmp);
-    assert.is(done.status, "completed", done["error-desc"]);
-    assert.ok(done.ram!["dirty-sync-count"] >= ram!["dirty-sync-count"]);
-    assert.ok(done.ram!["downtime-bytes"] > 0);
-    await next.runsOn();
-  });
-}
+test.skipIf(skip, "goes round for round until the operator lets it end", async () => {
+  await using old = await GuestProcess.start(BUSY);
+  await using qmp = await old.qmp();
+  await set(qmp, { parameters: NARROW });
+  await using next = deadEnd();
+  await begin(old, qmp, { deadEnd: next });
+  const { ram, status, ...info } = await query(qmp);
+  assert.is(status, "active");
+  assert.ok(ram!.remaining <= ram!.total && ram!.transferred > 0 && ram!.normal > 0);
+  assert.ok(ram!.transferred >= ram!["normal-bytes"]);
+  assert.ok(info["expected-downtime"]! > NARROW["downtime-limit"], JSON.stringify(info));
+  assert.ok(ram!["dirty-pages-rate"] > 0);
+  assert.is(info.downtime, undefined);
+  await old.runsOn();
+  // Both take effect at once.
+  await set(qmp, { parameters: { "max-bandwidth": 0, "downtime-limit": 2000 } });
+  const done = await over(qmp);
+  assert.is(done.status, "completed", done["error-desc"]);
+  assert.ok(done.ram!["dirty-sync-count"] >= ram!["dirty-sync-count"]);
+  assert.ok(done.ram!["downtime-bytes"] > 0);
+  await next.runsOn();
+});
 
 test.skipIf(skip, "is cancelled between rounds, goes on at full speed, and can go again", async () => {
   await using old = await GuestProcess.start(BUSY);
@@ -153,7 +148,7 @@ for (const end of ["quit", "shutdown"] as const) {
 }
 
 test.skipIf(skip, "updates and migrations follow each other in any order", async () => {
-  await using first = await GuestProcess.start({ runtime: "bun", extra: ["-accel", "kvm,dirty-ring-size=4096"] });
+  await using first = await GuestProcess.start({ runtime: "bun", ...RINGS });
   {
     await using qmp = await first.qmp();
     await updated(first, qmp, { command: [] });

@@ -16,7 +16,7 @@ import {
 } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
 import { kvmMissing } from "../../kvm.ts";
-import { freePath, giveFd, listening, migrated, moveOn, set, waiting } from "./streams.ts";
+import { freePath, giveFd, listening, migrated, moveOn, RINGS, set, waiting } from "./streams.ts";
 import { over } from "./transfers.ts";
 
 const test = describe("normal migration");
@@ -68,9 +68,9 @@ test.skipIf(skip, "moves a running guest over a unix socket, with the events of 
 
 test.skipIf(skip, "goes over TCP on several connections, packed, with several vCPUs and dirty rings", async () => {
   await using old = await startGuest({
+    ...RINGS,
     memory: "48M",
-    payload: { cpuCount: 2, touchBytes: 24 << 20 },
-    extra: ["-accel", "kvm,dirty-ring-size=4096"],
+    payload: { ...RINGS.payload, cpuCount: 2, touchBytes: 24 << 20 },
   });
   await using next = await moveOn(old, {
     incoming: "tcp:127.0.0.1:0",

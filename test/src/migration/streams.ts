@@ -23,6 +23,15 @@ export interface Settings {
   capabilities?: Partial<Record<MigrationCapability, boolean>>;
 }
 
+/**
+ * A guest with dirty rings that writes little: a KVM that interprets guest code has an entry for every single write, and
+ * overruns the rings of a guest that does nothing else.
+ */
+export const RINGS: GuestOptions = {
+  payload: { idle: true, iterationsPerBurst: 32, workingSetBytes: 256, sweepPagesPerRound: 1 },
+  extra: ["-accel", "kvm,dirty-ring-size=65536"],
+};
+
 /** A VM that waits for its guest, whose machine comes with it. */
 export function waiting(incoming: string, options: GuestOptions = {}): GuestProcess {
   const { extra = [], ...others } = options;
@@ -166,6 +175,12 @@ export class Meddler implements Disposable {
     this.#server.close();
   }
 
+  /** Takes no more from anybody: who sends has to wait. */
+  #hold(): void {
+    this.isHolding = true;
+    for (const socket of this.#sockets) socket.pause();
+  }
+
   #connect(old: NetSocket): void {
     const next = connectSocket({ path: this.#target });
     this.#pump("old", old, next);
@@ -196,7 +211,7 @@ export class Meddler implements Disposable {
   #pass(message: Message, sink: NetSocket): void {
     if (this.isHolding || sink.destroyed) return;
     const verdict = this.#judge(message);
-    if (verdict === "hold") this.isHolding = true;
+    if (verdict === "hold") this.#hold();
     else if (verdict === "cut") this.cut();
     else if (verdict === "cut-after") sink.write(message.bytes, () => this.cut());
     else sink.write(verdict === "pass" ? message.bytes : verdict);
