@@ -178,18 +178,27 @@ async function acceptFurther(
   if (streams === 0) return channels;
   const gone = new AbortController();
   main.onHangup(() => gone.abort(peerGone(main)));
-  const waiting = AbortSignal.any([session.signal, gone.signal]);
-  for (let missing = streams; missing > 0; ) {
-    const channel = await acceptChannel(listener, session, waiting);
+  const complete = new AbortController();
+  const waiting = AbortSignal.any([session.signal, gone.signal, complete.signal]);
+  let missing = streams;
+  const join = async (channel: FrameChannel): Promise<void> => {
     const position = await readJoin(channel, token);
     if (position === undefined || position >= streams || channels[position] !== undefined) {
       channel.close();
-      continue;
+      return;
     }
     channels[position] = channel;
     missing--;
+    if (missing === 0) complete.abort();
+  };
+  try {
+    // Nobody waits for one that does not say who it is.
+    for (;;) void join(await acceptChannel(listener, session, waiting));
+  } catch (error) {
+    if (missing > 0) throw error;
+  } finally {
+    main.onHangup(undefined);
   }
-  main.onHangup(undefined);
   return channels;
 }
 
