@@ -81,6 +81,7 @@ const cFstatfs = lazyCall("int fstatfs(int fd, void *status)");
 const cReadlink = lazyCall("int64_t readlink(const char *path, void *buffer, size_t size)");
 const cFtruncate = lazyCall("int ftruncate(int fd, int64_t length)");
 const cFsync = lazyCall("int fsync(int fd)");
+const cFlock = lazyCall("int flock(int fd, int operation)");
 const cLseek = lazyCall("int64_t lseek(int fd, int64_t offset, int whence)");
 const cUnlink = lazyCall("int unlink(const char *path)");
 const cSymlink = lazyCall("int symlink(const char *target, const char *path)");
@@ -223,6 +224,22 @@ export function truncate(fd: number, sizeBytes: number | bigint): void {
 
 export function sync(fd: number): void {
   check("fsync", cFsync(fd), `fd ${fd}`);
+}
+
+/** sys/file.h */
+const LOCK_SH = 1;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+/**
+ * flock(2) without waiting: false when another open file has a lock that excludes this one. It is the open file's: whoever shares
+ * that has the lock, over fork, exec and SCM_RIGHTS, until the last of them closes it.
+ */
+export function lockFile(fd: number, kind: "shared" | "exclusive"): boolean {
+  const result = cFlock(fd, (kind === "shared" ? LOCK_SH : LOCK_EX) | LOCK_NB);
+  if (result === -EAGAIN) return false;
+  check("flock", result, `fd ${fd}`);
+  return true;
 }
 
 /** lseek(2): the new position. */

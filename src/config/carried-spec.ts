@@ -10,6 +10,7 @@ import type { ChardevSpec, MachineSpec, MonitorSpec, WantedSpec } from "./types.
 
 const MAX_CPUS = 8;
 const MAX_SERIAL_PORTS = 4;
+const DIRTY_RING_MAX_ENTRIES = 65536;
 
 const MemoryBackend = struct({
   qomType: enumOf("memory-backend-memfd", "memory-backend-file", "memory-backend-ram"),
@@ -29,6 +30,7 @@ const CarriedSpec = struct({
   uuid: optional(str),
   machine: struct({ type: enumOf("microvm", "q35", "pc"), memoryBackend: optional(str), auxRamShare: bool }),
   accelerators: arrayOf(any),
+  dirtyRingEntries: optional(uint),
   memoryBackends: arrayOf(MemoryBackend),
   memorySizeBytes: uint,
   tlsCredentials: optional(any),
@@ -49,6 +51,10 @@ const CarriedSpec = struct({
   incoming: arrayOf(any),
 });
 
+function isRingSize(entries: number): boolean {
+  return entries === 0 || (entries <= DIRTY_RING_MAX_ENTRIES && Number.isInteger(Math.log2(entries)));
+}
+
 /** A machine spec out of a state image, which may hold anything. @throws VmmError "state-refused" naming the member */
 export function checkCarriedSpec(value: unknown): MachineSpec {
   let spec: MachineSpec;
@@ -57,7 +63,7 @@ export function checkCarriedSpec(value: unknown): MachineSpec {
   } catch (cause) {
     throw new VmmError("state-refused", "The machine in the state is none that this version knows", { cause });
   }
-  const { cpuCount, cpuTopology, memorySizeBytes, serials } = spec;
+  const { cpuCount, cpuTopology, dirtyRingEntries = 0, memorySizeBytes, serials } = spec;
   const { sockets, cores, threads } = cpuTopology ?? { sockets: 1, cores: cpuCount, threads: 1 };
   const refuse = (what: string): VmmError => new VmmError("state-refused", `The machine in the state has ${what}`);
   if (cpuCount < 1 || cpuCount > MAX_CPUS) throw refuse(`${cpuCount} CPUs; 1 to ${MAX_CPUS} are possible`);
@@ -65,6 +71,7 @@ export function checkCarriedSpec(value: unknown): MachineSpec {
   if (memorySizeBytes < 2 ** 20 || memorySizeBytes > RAM_MAX_SIZE_BYTES || memorySizeBytes % 4096 !== 0) {
     throw refuse(`RAM of ${memorySizeBytes} bytes`);
   }
+  if (!isRingSize(dirtyRingEntries)) throw refuse(`dirty rings of ${dirtyRingEntries} entries`);
   if (serials.length > MAX_SERIAL_PORTS)
     throw refuse(`${serials.length} serial ports; ${MAX_SERIAL_PORTS} are possible`);
   if (!spec.memoryBackends.some(({ id }) => id === spec.machine.memoryBackend)) throw refuse("no back end for its RAM");
@@ -107,7 +114,17 @@ export function incomingSpec(
   const { pidfile: _, tlsCredentials: __, ...carriedMachine } = carried;
   return {
     ...carriedMachine,
-    ...pick(wanted, ["name", "pidfile", "kernel", "initrd", "append", "bios", "accelerators", "noReboot"]),
+    ...pick(wanted, [
+      "name",
+      "pidfile",
+      "kernel",
+      "initrd",
+      "append",
+      "bios",
+      "accelerators",
+      "dirtyRingEntries",
+      "noReboot",
+    ]),
     ...pick(own, ["tlsCredentials"]),
     machine: { ...carried.machine, ...pick(ram.machine, ["memoryBackend", "auxRamShare"]) },
     memoryBackends: ram.memoryBackends,

@@ -8,7 +8,7 @@ import { deviceTable } from "./device-table.ts";
 import { Vm, type VmParts } from "./vm.ts";
 
 /** What a restored VM takes over instead of making it. */
-export type Inherited = Pick<KvmVmOptions, "cpuids" | "workers"> & { ramFd?: number };
+export type Inherited = Pick<KvmVmOptions, "cpuids" | "isFromElsewhere" | "workers"> & { ramFd?: number };
 
 /**
  * Builds the VM with its vCPUs parked and its RAM as the back end has it: empty, or the running guest's.
@@ -43,6 +43,7 @@ export function buildParts(
     devices: table,
     ...(spec.dirtyRingEntries === undefined ? {} : { dirtyRingEntries: spec.dirtyRingEntries }),
     ...(inherited?.cpuids === undefined ? {} : { cpuids: inherited.cpuids }),
+    ...(inherited?.isFromElsewhere === undefined ? {} : { isFromElsewhere: inherited.isFromElsewhere }),
     ...(inherited?.workers === undefined ? {} : { workers: inherited.workers }),
     onVcpuError,
   });

@@ -7,7 +7,7 @@ import {
   RAM_MIN_BASE,
   WASM_PAGE_SIZE_BYTES,
 } from "../../assembly/layout.ts";
-import { close, O_CREAT, O_RDWR, open, pread, seekData, seekHole, status, truncate } from "../../ffi/fd.ts";
+import { close, lockFile, O_CREAT, O_RDWR, open, pread, seekData, seekHole, status, truncate } from "../../ffi/fd.ts";
 import { F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, memfdCreate } from "../../ffi/memfd.ts";
 import { advise, alignOffset, mapAnonymousOver, mapOver } from "../../ffi/mmap.ts";
 import type { MachineSpec, MemoryBackendSpec } from "../config/types.ts";
@@ -105,10 +105,20 @@ export async function populateExisting(memory: WebAssembly.Memory, ram: MappedRa
   }
 }
 
-/** Makes all of RAM zero that comes from a file or a device and may have been used before. The guest's RAM comes after. */
+/**
+ * Makes all of RAM zero that comes from a file or a device and may have been used before. The guest's RAM comes after.
+ * @throws VmmError "memory-backend" when another VM has that file for its RAM
+ */
 export function clearRam(memory: WebAssembly.Memory, { base, fd, backend }: MappedRam): void {
   if (fd === undefined || backend.qomType !== "memory-backend-file") return;
   if (backend.share && status(fd).kind === "file") {
+    if (!lockFile(fd, "exclusive")) {
+      throw new VmmError(
+        "memory-backend",
+        `${backend.memPath} is the RAM of another VM: give the one that comes a file of its own`,
+      );
+    }
+    lockFile(fd, "shared");
     truncate(fd, 0);
     truncate(fd, backend.sizeBytes);
   } else {
@@ -158,6 +168,8 @@ function openFile(backend: MemoryBackendSpec): number {
       }
       truncate(fd, backend.sizeBytes);
     }
+    // Nobody is refused for it: it keeps others from emptying the file, see clearRam.
+    if (kind === "file") lockFile(fd, "shared");
     const dax = kind === "character" ? daxGeometry(deviceNumber) : undefined;
     if (dax !== undefined) checkDax(path, dax, backend.sizeBytes);
     return fd;

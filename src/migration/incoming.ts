@@ -17,8 +17,8 @@ import { IncomingTransfer } from "./cpr-transfer-incoming.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine } from "./guest-image.ts";
 import { SPARE_BITMAP } from "./precopy.ts";
 import type { MigrationProgress } from "./progress.ts";
-import { readRam } from "./ram/ram-file.ts";
-import { checkSamples, type RamInFile, readPresent, readRamLocation } from "./ram-section.ts";
+import { pageChecks, readRam } from "./ram/ram-file.ts";
+import { checkSamples, type FilePages, type RamInFile, readPages, readRamLocation } from "./ram-section.ts";
 import { type FileAddress, openStateFile, type StateFile } from "./state-file.ts";
 import { receiveStream } from "./stream-incoming.ts";
 import type { Timeline } from "./timeline.ts";
@@ -114,7 +114,7 @@ export class Incoming {
       }
       return (signal) => transfer.receive(main, signal, (address) => (this.#options.progress.socketAddress = address));
     }
-    if (main.transport === "file") return () => this.#loadFile(main);
+    if (main.transport === "file") return (signal) => this.#loadFile(main, signal);
     const { vm, progress } = this.#options;
     const build = (spec: MachineSpec, inherited: Inherited): void => this.#build(spec, inherited);
     const onListening = (address: SocketAddress | undefined): void => {
@@ -193,7 +193,7 @@ export class Incoming {
     return adopted;
   }
 
-  async #loadFile(address: FileAddress): Promise<Arrived> {
+  async #loadFile(address: FileAddress, signal: AbortSignal): Promise<Arrived> {
     const { vm, progress } = this.#options;
     const file = openStateFile(address);
     try {
@@ -201,10 +201,11 @@ export class Incoming {
       const reader = new StateReader(file.image, GUEST_SECTIONS);
       const { spec, runState } = readMachine(reader);
       const location = readRamLocation(reader, spec.memorySizeBytes);
-      this.#build(spec, { cpuids: readCpuids(reader, spec.cpuCount) });
+      this.#build(spec, { cpuids: readCpuids(reader, spec.cpuCount), isFromElsewhere: true });
       if (location.where === "in-place") checkSamples(vm.memory, vm.ram, location);
-      else if (location.where === "in-file") await this.#loadRam(file, reader, location);
+      else if (location.where === "in-file") await this.#loadRam(file, reader, location, signal);
       else throw new VmmError("state-refused", "The state is that of a stream, and its RAM is not in the file");
+      signal.throwIfAborted();
       vm.devices.restoreState(reader);
       vm.accel.restoreState(reader);
       return { runState };
@@ -217,9 +218,15 @@ export class Incoming {
   }
 
   /** Reads RAM from behind the image. */
-  async #loadRam(file: StateFile, reader: StateReader, { offset, sizeBytes }: RamInFile): Promise<void> {
+  async #loadRam(
+    file: StateFile,
+    reader: StateReader,
+    { offset, sizeBytes }: RamInFile,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { memory, ram } = this.#options.vm;
-    readPresent(reader, memory, sizeBytes, SPARE_BITMAP);
+    const pages: FilePages = { present: SPARE_BITMAP, checks: pageChecks(sizeBytes) };
+    readPages(reader, memory, sizeBytes, pages);
     clearRam(memory, ram);
     await readRam(
       {
@@ -229,8 +236,10 @@ export class Incoming {
         fd: file.fd,
         fileOffset: file.offset + offset,
         streams: LOADING_THREADS,
+        checks: pages.checks,
+        signal,
       },
-      SPARE_BITMAP,
+      pages.present,
     );
   }
 

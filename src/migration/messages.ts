@@ -38,7 +38,7 @@ export const FRAME_HELD = 20;
 export const FRAME_JOIN = 11;
 /** A round of RAM follows, in records of ram/record.ts, on this connection or the further ones. */
 export const FRAME_ROUND = 12;
-/** The guest stands: its last round of RAM follows, and then its state. */
+/** The guest is about to stand: a last round of RAM follows, and then its state; or another ROUND, if it had to go on. */
 export const FRAME_FINAL = 13;
 /** The guest could run here now. */
 export const FRAME_READY = 14;
@@ -95,9 +95,7 @@ export function expectType(frame: Frame, ...types: number[]): Frame {
   const isExpected = types.includes(frame.type);
   if (isExpected && (frame.fds.length === 0 || CARRY_FDS.includes(frame.type))) return frame;
   discardFds(frame);
-  if (frame.type === FRAME_REFUSED) {
-    throw new VmmError("refused", `The other side refused: ${new TextDecoder().decode(frame.payload)}`);
-  }
+  if (frame.type === FRAME_REFUSED) throw refusal(frame.payload);
   const got = NAMES[frame.type] ?? `type ${frame.type}`;
   const what = isExpected ? `file descriptors with ${got}` : `${got} where ${namesOf(types)} was expected`;
   throw new VmmError("stream", `The other side sent ${what}`);
@@ -161,6 +159,33 @@ export async function refusePeer(channel: FrameChannel, error: unknown): Promise
   const reason = new TextEncoder().encode(describeError(error)).subarray(0, MAX_REASON_BYTES);
   // Whether the peer hears it makes no difference to what happened here.
   await channel.send(FRAME_REFUSED, reason).catch(() => {});
+}
+
+/** How long a peer that has hung up can still be heard, and a command that takes no more may still take to end. */
+const LAST_WORD_TIMEOUT_MS = 100;
+
+/** Why the peer hung up, if it said so, or how the command ended: `error`, that it did, tells less. */
+export async function explainHangup(channel: FrameChannel, error: unknown): Promise<unknown> {
+  const isHangup = error instanceof VmmError && (error.code === "peer-gone" || error.code === "ram-peer");
+  if (!isHangup) return error;
+  if (!channel.transport.isDuplex) {
+    const silence = new Promise<void>((resolve) => setTimeout(resolve, LAST_WORD_TIMEOUT_MS));
+    return Promise.race([channel.transport.finished(), silence]).then(
+      () => error,
+      (failure: unknown) => failure,
+    );
+  }
+  try {
+    const { type, payload } = channel.receiveNow(MAX_REASON_BYTES, LAST_WORD_TIMEOUT_MS);
+    return type === FRAME_REFUSED ? refusal(payload) : error;
+  } catch {
+    // It said nothing.
+    return error;
+  }
+}
+
+function refusal(reason: Uint8Array): VmmError {
+  return new VmmError("refused", `The other side refused: ${new TextDecoder().decode(reason)}`);
 }
 
 /** Of RUNNING: when the state had come, when it was restored, and when the guest was taken. */

@@ -27,6 +27,7 @@ import type { MigrationTarget } from "../qmp/target.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { findBlockers } from "./blockers.ts";
 import type { TlsTunnels } from "./channel/tls.ts";
+import { isInetOrUnix } from "./channel/transport.ts";
 import { type TransferChannels, transfer } from "./cpr-transfer.ts";
 import { updateByExec } from "./exec-update.ts";
 import type { Incoming } from "./incoming.ts";
@@ -66,6 +67,7 @@ export class Migration implements MigrationTarget {
 
   setParameters(changes: MigrateSetParameters): void {
     this.#parameters = mergeParameters(this.#parameters, changes);
+    this.#outgoing?.parametersChanged();
   }
 
   capabilities(): Record<MigrationCapability, boolean> {
@@ -93,7 +95,7 @@ export class Migration implements MigrationTarget {
       vm: this.#vm,
       connections: this.#connections(),
       progress: this.progress,
-      parameters: this.#parameters,
+      parameters: () => this.#parameters,
       capabilities: this.capabilities(),
       allowsPostcopy: mode === "normal" && channels?.main.transport !== "file",
       refuseBlocked: () => this.#refuseBlocked(mode),
@@ -126,6 +128,9 @@ export class Migration implements MigrationTarget {
     if (address.transport === "file") return (run) => saveToFile(run, address, { stopFirst });
     if (this.#capabilities["mapped-ram"]) {
       throw new VmmError("channel", "Migration requires seekable transport (e.g. file)");
+    }
+    if (this.#capabilities.multifd && !isInetOrUnix(address)) {
+      throw new VmmError("channel", "Migration requires multi-channel URIs (e.g. tcp)");
     }
     const options = { stopFirst, generation: this.#generation, tls };
     const send = (run: Outgoing): Promise<void> => migrateStream(run, address, options);
@@ -171,8 +176,10 @@ export class Migration implements MigrationTarget {
     this.#capabilities.events ||= events;
   }
 
-  /** Gives back what migrations wait with. */
+  /** Ends what is under way, in either direction. */
   async close(): Promise<void> {
+    if (this.progress.isBusy) this.#outgoing?.cancel();
+    await this.#outgoing?.ended;
     await this.#incoming?.close();
     await this.#reactor.close();
   }

@@ -16,7 +16,8 @@ export interface OutgoingOptions {
   vm: Vm;
   connections: Connections;
   progress: MigrationProgress;
-  parameters: MigrationParameters;
+  /** As they are now: some take effect while the migration is under way. */
+  parameters(): MigrationParameters;
   capabilities: Readonly<Record<MigrationCapability, boolean>>;
   /** Guest and RAM go to another VMM over a stream, so that the one may go before the other. */
   allowsPostcopy: boolean;
@@ -28,28 +29,52 @@ export class Outgoing {
   readonly vm: Vm;
   readonly connections: Connections;
   readonly progress: MigrationProgress;
-  readonly parameters: MigrationParameters;
   readonly capabilities: Readonly<Record<MigrationCapability, boolean>>;
+  readonly #parameters: () => MigrationParameters;
   readonly #refuseBlocked: () => void;
   readonly #allowsPostcopy: boolean;
   readonly #abort = new AbortController();
   readonly #atEnd: (() => void)[] = [];
   readonly #onFailure: (() => void)[] = [];
+  readonly #ended = Promise.withResolvers<void>();
+  #onParameters: (() => void) | undefined;
   /** The run state that the guest goes on in, here or there; undefined while it has not been stopped. */
   #stateBefore: RunState | undefined;
   #isCommitted = false;
   #isPostcopyWanted = false;
   /** What to do when post-copy is asked for; undefined while it cannot be done yet, and when it is too late. */
   #onPostcopy: (() => void) | undefined;
+  /** One that had failed before can be moved, for somebody to look at. */
+  readonly #hadFailed: boolean;
 
   constructor(options: OutgoingOptions) {
     this.vm = options.vm;
+    this.#hadFailed = options.vm.state === "internal-error";
     this.connections = options.connections;
     this.progress = options.progress;
-    this.parameters = options.parameters;
+    this.#parameters = options.parameters;
     this.capabilities = options.capabilities;
     this.#refuseBlocked = options.refuseBlocked;
     this.#allowsPostcopy = options.allowsPostcopy;
+  }
+
+  get parameters(): MigrationParameters {
+    return this.#parameters();
+  }
+
+  /** Calls `action` when the operator has changed a parameter. */
+  onParameters(action: () => void): void {
+    this.#onParameters = action;
+  }
+
+  /** A parameter was changed. */
+  parametersChanged(): void {
+    this.#onParameters?.();
+  }
+
+  /** Resolves when it is over, however it ended. */
+  get ended(): Promise<void> {
+    return this.#ended.promise;
   }
 
   /** Aborted by `migrate_cancel`. */
@@ -106,7 +131,15 @@ export class Outgoing {
   refuseToGoOn(): void {
     this.signal.throwIfAborted();
     if (this.vm.state === "shutdown") throw new VmmError("vm-ended", "The VM has ended");
+    if (this.vm.state === "internal-error" && !this.#hadFailed) {
+      throw new VmmError("vm-failed", "The VM has failed meanwhile: its state and its RAM may not fit together");
+    }
     this.#refuseBlocked();
+  }
+
+  /** The point of no return lies behind. */
+  get isCommitted(): boolean {
+    return this.#isCommitted;
   }
 
   /** This migration has stopped the guest. */
@@ -176,6 +209,7 @@ export class Outgoing {
       this.#fail(error);
     }
     for (const action of this.#atEnd) action();
+    this.#ended.resolve();
   }
 
   #fail(error: unknown): void {

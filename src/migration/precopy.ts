@@ -2,11 +2,9 @@
 // Moving RAM while the guest runs: all of it, then what was written meanwhile, and again, until the rest fits into a pause.
 import { DIRTY_BITMAP_SIZE_BYTES, PAGE_SIZE_BYTES, SCRATCH_BITMAPS } from "../../assembly/layout.ts";
 import type { DirtyTracker } from "../accel/types.ts";
-import type { Vm } from "../machine/vm.ts";
 import { existingRanges } from "../memory/ram.ts";
 import type { MigrationStats } from "../qmp/schema/migration.ts";
 import type { Outgoing } from "./outgoing.ts";
-import type { MigrationProgress } from "./progress.ts";
 import type { RoundStats } from "./ram/crew.ts";
 import { type DirtyModule, loadDirtyModule } from "./ram/dirty-module.ts";
 import type { RamProgress } from "./ram/shared.ts";
@@ -17,48 +15,9 @@ export interface RamSink {
   readonly progress: RamProgress;
   /** Takes the pages out of the bitmap at that address, and takes them along. */
   sendRound(bitmap: number): Promise<RoundStats>;
-  /** Ends a round early, in good order; the pages that have not gone stay in the bitmap. */
-  cut?(): void;
   cancel(): void;
-}
-
-export interface PrecopyOptions {
-  vm: Vm;
-  tracker: DirtyTracker;
-  sink: RamSink;
-  progress: MigrationProgress;
-  signal: AbortSignal;
-  /** RAM goes on streams of its own. */
-  isMultifd: boolean;
-  /** The pause may take so long, in ms. */
-  downtimeLimitMs: number;
-  /** Slows a guest down that writes faster than its pages can be moved. */
-  autoConverge?: { initialPercent: number; incrementPercent: number; maximumPercent: number };
-  /** Tells the other side that a round begins. */
-  beforeRound?(): Promise<void>;
-}
-
-/** What is the same wherever RAM goes. */
-export function precopyOptions(run: Outgoing, sink: RamSink, tracker: DirtyTracker): PrecopyOptions {
-  const { vm, progress, signal, parameters, capabilities } = run;
-  return {
-    vm,
-    tracker,
-    sink,
-    progress,
-    signal,
-    isMultifd: capabilities.multifd,
-    downtimeLimitMs: parameters["downtime-limit"],
-    ...(capabilities["auto-converge"]
-      ? {
-          autoConverge: {
-            initialPercent: parameters["cpu-throttle-initial"],
-            incrementPercent: parameters["cpu-throttle-increment"],
-            maximumPercent: parameters["max-cpu-throttle"],
-          },
-        }
-      : {}),
-  };
+  /** Has the round that is under way end in order, with what it has moved. */
+  cut?(): void;
 }
 
 /** The bitmap of the pages of the next round. */
@@ -76,11 +35,13 @@ const PATIENCE_ROUNDS = 2;
 const TELLING_BYTES = 2 ** 20;
 
 export class Precopy {
-  readonly #options: PrecopyOptions;
+  readonly #run: Outgoing;
+  readonly #sink: RamSink;
+  readonly #tracker: DirtyTracker;
+  readonly #beforeRound: (() => Promise<void>) | undefined;
   readonly #module: DirtyModule;
   readonly #pageCount: number;
   readonly #startedMs = performance.now();
-  /** From here on the rates are those of the whole migration. */
   #endedMs: number | undefined;
   /** Pages of RAM that never were written: they are zero, and need not be said to be. */
   #holePages = 0;
@@ -90,36 +51,40 @@ export class Precopy {
   #movedBefore = 0;
   #bytesPerMs = 0;
   #dirtyPagesPerSecond = 0;
-  #downtimeBytes = 0;
+  /** What had been moved when the guest stood. */
+  #precopyBytes: number | undefined;
   #isCut = false;
 
-  constructor(options: PrecopyOptions) {
-    this.#options = options;
-    this.#module = loadDirtyModule(options.vm.memory);
-    this.#pageCount = options.vm.ram.backend.sizeBytes / PAGE_SIZE_BYTES;
-    options.progress.ram = () => this.stats();
+  /** @param beforeRound tells the other side that a round begins */
+  constructor(run: Outgoing, sink: RamSink, tracker: DirtyTracker, beforeRound?: () => Promise<void>) {
+    this.#run = run;
+    this.#sink = sink;
+    this.#tracker = tracker;
+    this.#beforeRound = beforeRound;
+    this.#module = loadDirtyModule(run.vm.memory);
+    this.#pageCount = run.vm.ram.backend.sizeBytes / PAGE_SIZE_BYTES;
+    run.progress.ram = () => this.stats();
   }
 
-  /** Starts to note what the guest writes, and moves RAM until what is left can go in the pause. The guest runs on. */
+  /**
+   * Starts to note what the guest writes, and moves RAM until what is left can go in the pause. The guest runs on. Called
+   * again, it moves what has been written since.
+   */
   async run(): Promise<void> {
-    const { tracker, signal, downtimeLimitMs, progress } = this.#options;
-    tracker.start();
-    // The first time this is all of RAM, whatever was written.
-    tracker.collect(BITMAP);
-    this.#fillBitmap();
+    const { progress, signal } = this.#run;
+    if (this.#tracker.isOn) this.#collect();
+    else this.#begin();
     for (let leftBefore = Number.POSITIVE_INFINITY; !this.#isCut; ) {
       const startMs = performance.now();
       await this.#round();
       signal.throwIfAborted();
       if (this.#isCut) return;
-      tracker.collect(BITMAP);
-      const left = this.#module.countDirty(BITMAP, this.#pageCount);
+      const left = this.#collect();
       this.#dirtyPagesPerSecond = (left * 1000) / Math.max(performance.now() - startMs, 1);
       const pauseMs = this.#bytesPerMs === 0 ? 0 : (left * PAGE_SIZE_BYTES) / this.#bytesPerMs;
       progress.expectedDowntimeMs = pauseMs;
-      this.#beginRound(left);
       const isWorthwhile = left < leftBefore * WORTHWHILE;
-      if (pauseMs <= downtimeLimitMs && (left <= FEW_PAGES || !isWorthwhile)) return;
+      if (pauseMs <= this.#run.parameters["downtime-limit"] && (left <= FEW_PAGES || !isWorthwhile)) return;
       if (!isWorthwhile && this.#rounds > PATIENCE_ROUNDS) this.#slowDown();
       leftBefore = left;
     }
@@ -128,18 +93,18 @@ export class Precopy {
   /** Has `run` end soon, whatever is left. */
   cut(): void {
     this.#isCut = true;
-    this.#options.sink.cut?.();
+    this.#sink.cut?.();
   }
 
   /** The pages that are left at this moment, in the bitmap that `finish` gives. */
   collectRest(): number {
-    this.#options.tracker.collect(BITMAP);
-    this.#beginRound(this.#module.countDirty(BITMAP, this.#pageCount));
+    this.#collect();
     return BITMAP;
   }
 
   /** Moves all of RAM of a guest that stands. */
   async runStopped(): Promise<void> {
+    this.#precopyBytes = 0;
     this.#fillBitmap();
     await this.#round();
   }
@@ -148,27 +113,24 @@ export class Precopy {
    * The pages that are left when the guest stands, which `move` takes out of the bitmap. Synchronous when `move` is.
    */
   finish<T extends RoundStats | Promise<RoundStats>>(move: (bitmap: number) => T): T {
-    const { tracker } = this.#options;
-    if (tracker.isOn) tracker.collect(BITMAP);
-    this.#beginRound(this.#module.countDirty(BITMAP, this.#pageCount));
-    this.#downtimeBytes = this.#roundPages * PAGE_SIZE_BYTES;
+    this.#precopyBytes ??= this.#sink.progress.bytes;
+    this.#beginRound(this.#tracker.isOn ? this.#collect() : 0);
     return move(BITMAP);
   }
 
   /** Stops noting what the guest writes, and lets it run at full speed. */
   end(): void {
-    const { tracker } = this.#options;
     this.#endedMs ??= performance.now();
     if (this.throttlePercent > 0) this.#throttle(0);
-    if (tracker.isOn) tracker.stop();
+    if (this.#tracker.isOn) this.#tracker.stop();
   }
 
   /** For `query-migrate`. */
   stats(): MigrationStats {
-    const { sink, isMultifd } = this.#options;
-    const { normalPages, zeroPages, bytes } = sink.progress;
+    const { normalPages, zeroPages, bytes } = this.#sink.progress;
     const moved = normalPages + zeroPages - this.#movedBefore;
     const elapsedMs = Math.max((this.#endedMs ?? performance.now()) - this.#startedMs, 1);
+    const precopyBytes = this.#precopyBytes ?? bytes;
     return {
       transferred: bytes,
       remaining: Math.max(0, this.#roundPages - moved) * PAGE_SIZE_BYTES,
@@ -181,10 +143,10 @@ export class Precopy {
       "dirty-sync-count": this.#rounds,
       "postcopy-requests": 0,
       "page-size": PAGE_SIZE_BYTES,
-      "multifd-bytes": isMultifd ? bytes : 0,
+      "multifd-bytes": this.#run.capabilities.multifd ? bytes : 0,
       "pages-per-second": Math.round(((normalPages + zeroPages) * 1000) / elapsedMs),
-      "precopy-bytes": isMultifd ? 0 : Math.max(0, bytes - this.#downtimeBytes),
-      "downtime-bytes": this.#downtimeBytes,
+      "precopy-bytes": precopyBytes,
+      "downtime-bytes": bytes - precopyBytes,
       "postcopy-bytes": 0,
       "dirty-sync-missed-zero-copy": 0,
     };
@@ -192,39 +154,48 @@ export class Precopy {
 
   /** By how many percent auto-converge slows the guest down now. */
   get throttlePercent(): number {
-    return this.#options.progress.throttlePercent;
+    return this.#run.progress.throttlePercent;
   }
 
   #throttle(percent: number): void {
-    const { vm, progress } = this.#options;
+    const { vm, progress } = this.#run;
     vm.accel.throttle(percent);
     progress.throttlePercent = percent;
   }
 
   async #round(): Promise<void> {
-    const { sink, progress, signal, beforeRound } = this.#options;
-    await beforeRound?.();
+    const { progress, signal } = this.#run;
+    await this.#beforeRound?.();
     progress.pass(++this.#rounds);
-    const abort = (): void => sink.cancel();
-    signal.addEventListener("abort", abort, { once: true });
-    try {
-      signal.throwIfAborted();
-      const { bytes, durationMs } = await sink.sendRound(BITMAP);
-      if (bytes >= TELLING_BYTES) this.#bytesPerMs = bytes / Math.max(durationMs, 0.01);
-    } finally {
-      signal.removeEventListener("abort", abort);
-    }
+    const { bytes, durationMs } = await untilAborted(signal, this.#sink, () => this.#sink.sendRound(BITMAP));
+    if (bytes >= TELLING_BYTES) this.#bytesPerMs = bytes / Math.max(durationMs, 0.01);
+  }
+
+  /** From here on nothing that the guest writes is missed, and RAM as it was before is in the bitmap. */
+  #begin(): void {
+    this.#tracker.start();
+    // The first one may report all of RAM, which is in the bitmap anyway.
+    this.#tracker.collect(BITMAP);
+    this.#fillBitmap();
+  }
+
+  /** Adds what the guest has written to the bitmap, and begins a round of it. Returns how many pages that is. */
+  #collect(): number {
+    this.#tracker.collect(BITMAP);
+    const pages = this.#module.countDirty(BITMAP, this.#pageCount);
+    this.#beginRound(pages);
+    return pages;
   }
 
   #beginRound(pages: number): void {
-    const { normalPages, zeroPages } = this.#options.sink.progress;
+    const { normalPages, zeroPages } = this.#sink.progress;
     this.#movedBefore = normalPages + zeroPages;
     this.#roundPages = pages;
   }
 
   /** All pages but those that no file has: what RAM goes into is zero before anything comes. */
   #fillBitmap(): void {
-    const { memory, ram } = this.#options.vm;
+    const { memory, ram } = this.#run.vm;
     new Uint8Array(memory.buffer, BITMAP, DIRTY_BITMAP_SIZE_BYTES).fill(0);
     for (const { offset, sizeBytes } of existingRanges(ram)) {
       const first = Math.floor(offset / PAGE_SIZE_BYTES);
@@ -235,11 +206,30 @@ export class Precopy {
     this.#beginRound(pages);
   }
 
+  /** Auto-converge: a guest that writes faster than its pages can be moved gets less time to run. */
   #slowDown(): void {
-    const { autoConverge } = this.#options;
-    if (autoConverge === undefined) return;
-    const { initialPercent, incrementPercent, maximumPercent } = autoConverge;
-    const percent = this.throttlePercent === 0 ? initialPercent : this.throttlePercent + incrementPercent;
-    this.#throttle(Math.min(percent, maximumPercent));
+    const { capabilities, parameters } = this.#run;
+    if (!capabilities["auto-converge"]) return;
+    const percent =
+      this.throttlePercent === 0
+        ? parameters["cpu-throttle-initial"]
+        : this.throttlePercent + parameters["cpu-throttle-increment"];
+    this.#throttle(Math.min(percent, parameters["max-cpu-throttle"]));
+  }
+}
+
+/** A round that `migrate_cancel` ends. */
+export async function untilAborted<T>(
+  signal: AbortSignal,
+  sink: Pick<RamSink, "cancel">,
+  action: () => Promise<T>,
+): Promise<T> {
+  signal.throwIfAborted();
+  const cancel = (): void => sink.cancel();
+  signal.addEventListener("abort", cancel, { once: true });
+  try {
+    return await action();
+  } finally {
+    signal.removeEventListener("abort", cancel);
   }
 }

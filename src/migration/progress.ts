@@ -51,6 +51,7 @@ export class MigrationProgress {
     this.ram = undefined;
     this.expectedDowntimeMs = undefined;
     this.throttlePercent = 0;
+    this.socketAddress = undefined;
   }
 
   /** All that can be done while the guest runs has been done. */

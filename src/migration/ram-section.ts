@@ -13,23 +13,35 @@ export const RAM_SECTION_VERSION = 1;
 
 const PAGE_SIZE_BYTES = 4096;
 const PRESENT = "present";
+const CHECKS = "checks";
 
 /** One bit for each page. */
 function bitmapSize(ramSizeBytes: number): number {
   return Math.ceil(ramSizeBytes / PAGE_SIZE_BYTES / 8);
 }
 
-/** Puts the bitmap of the pages that the file has at `address` of the linear memory. @throws VmmError "state-refused" */
-export function readPresent(
+/** What is known of the pages that the file has, beside where they are. */
+export interface FilePages {
+  /** Address of the bitmap of those pages, in the linear memory. */
+  present: number;
+  /** See RamFileOptions. */
+  checks: SharedArrayBuffer;
+}
+
+/** Puts what the section says of the pages that the file has where `pages` wants it. @throws VmmError "state-refused" */
+export function readPages(
   reader: StateReader,
   memory: WebAssembly.Memory,
   ramSizeBytes: number,
-  address: number,
+  pages: FilePages,
 ): void {
-  const bitmap = reader.section(RAM_SECTION).part(PRESENT, bitmapSize(ramSizeBytes));
-  new Uint8Array(memory.buffer, address, DIRTY_BITMAP_SIZE_BYTES).fill(0);
-  new Uint8Array(memory.buffer, address, bitmap.length).set(bitmap);
+  const section = reader.section(RAM_SECTION);
+  const bitmap = section.part(PRESENT, bitmapSize(ramSizeBytes));
+  new Uint8Array(memory.buffer, pages.present, DIRTY_BITMAP_SIZE_BYTES).fill(0);
+  new Uint8Array(memory.buffer, pages.present, bitmap.length).set(bitmap);
+  new Uint8Array(pages.checks).set(section.part(CHECKS, pages.checks.byteLength));
 }
+
 /** Enough to notice another file, an empty one, or one that a reboot has scrambled; few enough to cost nothing. */
 const SAMPLE_COUNT = 64;
 
@@ -45,7 +57,7 @@ export interface RamInPlace {
 
 /**
  * RAM that follows the image in its file: page p at `offset + p * 4096`, as far as the bitmap in part `present` says that it
- * is there. All others are zero.
+ * is there. All others are zero. Part `checks` has what the pages are checked by.
  */
 export interface RamInFile {
   where: "in-file";
@@ -80,24 +92,31 @@ export function locateRam<T extends { where: RamLocation["where"] }>(
 const SAMPLE_SIZE_BYTES = 32;
 
 /**
- * Plans the section; pages are sampled when it is filled in, as the guest stands then.
- * @param present address of the bitmap of the pages that the file has, in the linear memory
+ * Plans the section; what it says of pages is taken when it is filled in, as the guest stands then.
+ * @param pages what the file has, for RAM in a file
  */
-export function planRam(writer: StateWriter, vm: Vm, location: RamLocation, present = 0): BindSection {
+export function planRam(writer: StateWriter, vm: Vm, location: RamLocation, pages?: FilePages): BindSection {
   const json = (value: RamLocation): Uint8Array => new TextEncoder().encode(JSON.stringify(value));
   const isSampled = location.where === "in-place";
   // JSON may end with any number of spaces.
   const sizeBytes = json(location).length + (isSampled ? SAMPLE_COUNT * SAMPLE_SIZE_BYTES : 0);
-  const bitmapSizeBytes = location.where === "in-file" ? bitmapSize(location.sizeBytes) : 0;
+  const presentSizeBytes = bitmapSize(location.sizeBytes);
   const section = writer.plan({ id: RAM_SECTION, version: RAM_SECTION_VERSION }, [
     { name: "value", type: "json", sizeBytes },
-    ...(bitmapSizeBytes === 0 ? [] : [{ name: PRESENT, type: "bitmap of pages", sizeBytes: bitmapSizeBytes }]),
+    ...(pages === undefined
+      ? []
+      : [
+          { name: PRESENT, type: "bitmap of pages", sizeBytes: presentSizeBytes },
+          { name: CHECKS, type: "u32[]", sizeBytes: pages.checks.byteLength },
+        ]),
   ]);
   return () => {
     const value = writer.view(section, "value");
-    const bitmap = bitmapSizeBytes === 0 ? undefined : writer.view(section, PRESENT);
+    const present = pages && writer.view(section, PRESENT);
+    const checks = pages && writer.view(section, CHECKS);
     return () => {
-      bitmap?.set(new Uint8Array(vm.memory.buffer, present, bitmapSizeBytes));
+      present?.set(new Uint8Array(vm.memory.buffer, pages!.present, presentSizeBytes));
+      checks?.set(new Uint8Array(pages!.checks));
       value.fill(0x20);
       value.set(json(isSampled ? { ...location, samples: sampleRam(vm.memory, vm.ram) } : location));
     };

@@ -9,18 +9,19 @@
 //   └             commit    fsync, rename ── point of no return ──
 import { DIRTY_BITMAP_SIZE_BYTES } from "../../assembly/layout.ts";
 import { status, sync } from "../../ffi/fd.ts";
+import { VmmError } from "../errors.ts";
 import type { Vm } from "../machine/vm.ts";
 import { type PlannedGuest, planGuest } from "./guest-image.ts";
 import type { Outgoing } from "./outgoing.ts";
-import { Precopy, precopyOptions, SPARE_BITMAP } from "./precopy.ts";
-import { RamFileWriter } from "./ram/ram-file.ts";
-import { locateRam, planRam, type RamInFile, type RamInPlace } from "./ram-section.ts";
+import { Precopy, SPARE_BITMAP, untilAborted } from "./precopy.ts";
+import { pageChecks, RamFileWriter } from "./ram/ram-file.ts";
+import { type FilePages, locateRam, planRam, type RamInFile, type RamInPlace } from "./ram-section.ts";
 import { type FileAddress, StateFileWriter } from "./state-file.ts";
 
 /** RAM begins at a multiple of this in the file: no page of it shares a block with the image. */
 const RAM_ALIGNMENT_BYTES = 2 ** 20;
-/** Which pages the file has. */
-const PRESENT_BITMAP = SPARE_BITMAP;
+/** By so much the image may grow while RAM is written: run states have names of several lengths, consoles output. */
+const GROWTH_BYTES = 2 ** 19;
 
 export async function saveToFile(
   run: Outgoing,
@@ -59,10 +60,12 @@ async function saveWithoutRam(
 
 async function saveWithRam(run: Outgoing, file: StateFileWriter, place: RamInFile, stopFirst: boolean): Promise<void> {
   const { vm, progress, signal, parameters, capabilities } = run;
+  const pages: FilePages = { present: SPARE_BITMAP, checks: pageChecks(place.sizeBytes) };
+  new Uint8Array(vm.memory.buffer, pages.present, DIRTY_BITMAP_SIZE_BYTES).fill(0);
   // Where RAM begins is in the image, and how large that is says where RAM may begin: more digits than it can have.
-  const { sizeBytes } = plan(vm, run, { ...place, offset: Number.MAX_SAFE_INTEGER });
-  const location = { ...place, offset: Math.ceil(sizeBytes / RAM_ALIGNMENT_BYTES) * RAM_ALIGNMENT_BYTES };
-  new Uint8Array(vm.memory.buffer, PRESENT_BITMAP, DIRTY_BITMAP_SIZE_BYTES).fill(0);
+  const { sizeBytes } = plan(vm, run, { ...place, offset: Number.MAX_SAFE_INTEGER }, pages);
+  const imageRoomBytes = Math.ceil((sizeBytes + GROWTH_BYTES) / RAM_ALIGNMENT_BYTES) * RAM_ALIGNMENT_BYTES;
+  const location = { ...place, offset: imageRoomBytes };
   await using writer = new RamFileWriter({
     memory: vm.memory,
     ramBase: vm.ram.base,
@@ -70,15 +73,16 @@ async function saveWithRam(run: Outgoing, file: StateFileWriter, place: RamInFil
     fd: file.fd,
     fileOffset: file.offset + location.offset,
     streams: capabilities.multifd ? parameters["multifd-channels"] : 1,
+    checks: pages.checks,
   });
   const sink = {
     get progress() {
       return writer.progress;
     },
-    sendRound: (bitmap: number) => writer.writeRound(bitmap, PRESENT_BITMAP),
+    sendRound: (bitmap: number) => writer.writeRound(bitmap, pages.present),
     cancel: () => writer.cancel(),
   };
-  const precopy = new Precopy(precopyOptions(run, sink, await vm.accel.dirtyTracker()));
+  const precopy = new Precopy(run, sink, await vm.accel.dirtyTracker());
   run.onFailure(() => precopy.end());
   progress.setupDone();
   if (stopFirst) await run.stopGuest();
@@ -90,16 +94,24 @@ async function saveWithRam(run: Outgoing, file: StateFileWriter, place: RamInFil
     // Of all that is in the file by now: what is left is written in the pause.
     await file.sync();
     await run.stopGuest();
-    await precopy.finish(sink.sendRound);
+    await untilAborted(signal, sink, () => precopy.finish(sink.sendRound));
   }
   precopy.end();
   progress.enter("device");
   signal.throwIfAborted();
-  file.commit(plan(vm, run, location).take());
+  const image = plan(vm, run, location, pages).take();
+  if (image.length > imageRoomBytes) {
+    throw new VmmError(
+      "state-file",
+      `The guest's state has grown from ${sizeBytes} to ${image.length} bytes while its RAM was saved, by console output that ` +
+        "nobody reads: read it, or try again",
+    );
+  }
+  file.commit(image);
   // The file has a guest of its own: this one may go on, as in QEMU.
   run.commit();
 }
 
-function plan(vm: Vm, run: Outgoing, location: RamInFile | RamInPlace): PlannedGuest {
-  return planGuest(vm, run.guestState, vm.accel, (writer) => planRam(writer, vm, location, PRESENT_BITMAP));
+function plan(vm: Vm, run: Outgoing, location: RamInFile | RamInPlace, pages?: FilePages): PlannedGuest {
+  return planGuest(vm, run.guestState, vm.accel, (writer) => planRam(writer, vm, location, pages));
 }

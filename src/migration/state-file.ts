@@ -6,6 +6,7 @@ import { open as openFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import {
   close,
+  lockFile,
   O_CREAT,
   O_EXCL,
   O_NONBLOCK,
@@ -14,6 +15,7 @@ import {
   open,
   pread,
   pwrite,
+  status,
   sync,
   unlink,
 } from "../../ffi/fd.ts";
@@ -51,11 +53,11 @@ export class StateFileWriter {
     try {
       // A link stays a link: the file that it leads to is replaced.
       const path = existsSync(filename) ? realpathSync(filename) : filename;
-      const status = statSync(path, { throwIfNoEntry: false });
-      if (status !== undefined && !status.isFile() && !status.isBlockDevice()) {
+      const existing = statSync(path, { throwIfNoEntry: false });
+      if (existing !== undefined && !existing.isFile() && !existing.isBlockDevice()) {
         throw new VmmError("state-file", "It is neither a regular file nor a block device");
       }
-      if (status?.isBlockDevice() || offset !== 0) {
+      if (existing?.isBlockDevice() || offset !== 0) {
         const fd = open(path, O_RDWR | O_CREAT, 0o600);
         const writer = new StateFileWriter(path, undefined, fd, offset);
         // What was here before must not be taken for this image while it is half written.
@@ -64,8 +66,7 @@ export class StateFileWriter {
         return writer;
       }
       const partPath = `${path}${PART_SUFFIX}`;
-      if (existsSync(partPath)) unlink(partPath);
-      return new StateFileWriter(path, partPath, open(partPath, O_RDWR | O_CREAT | O_EXCL, 0o600), 0);
+      return new StateFileWriter(path, partPath, createPart(partPath), 0);
     } catch (error) {
       throw new VmmError("state-file", `The state file '${filename}' cannot be written`, { cause: error });
     }
@@ -98,6 +99,9 @@ export class StateFileWriter {
       this.write(image.subarray(0, HEADER_SIZE_BYTES), 0);
       sync(this.fd);
       if (this.#partPath !== undefined) {
+        if (!this.#isStillAt(this.#partPath)) {
+          throw new VmmError("state-file", `'${this.#partPath}' was removed or replaced while it was written`);
+        }
         renameSync(this.#partPath, this.#path);
         syncDirectory(this.#path);
       }
@@ -110,14 +114,41 @@ export class StateFileWriter {
   /** Gives up. No error when there is nothing left to give up. */
   discard(): void {
     if (!this.#isOpen) return;
+    if (this.#partPath !== undefined && this.#isStillAt(this.#partPath)) unlink(this.#partPath);
     this.#close();
-    if (this.#partPath !== undefined) unlink(this.#partPath);
+  }
+
+  #isStillAt(path: string): boolean {
+    const there = statSync(path, { bigint: true, throwIfNoEntry: false });
+    const { device, inode } = status(this.fd);
+    return there?.dev === device && there.ino === inode;
   }
 
   #close(): void {
     this.#isOpen = false;
     close(this.fd);
   }
+}
+
+/**
+ * Two VMs that were told the same file must not take each other's half-written one for theirs: who writes it has a lock on
+ * it. One that nobody has is what a killed VMM has left.
+ */
+function createPart(path: string): number {
+  if (existsSync(path)) {
+    const left = open(path, O_RDWR | O_NONBLOCK);
+    try {
+      if (!lockFile(left, "exclusive")) {
+        throw new VmmError("state-file", `'${path}' is being written by another VM`);
+      }
+      unlink(path);
+    } finally {
+      close(left);
+    }
+  }
+  const fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0o600);
+  lockFile(fd, "exclusive");
+  return fd;
 }
 
 function syncDirectory(path: string): void {

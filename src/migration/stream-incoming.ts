@@ -5,6 +5,7 @@
 // Until the commit (or the end of a one-way stream) everything may fail: the guest is the old side's.
 
 import { DIRTY_BITMAP_SIZE_BYTES } from "../../assembly/layout.ts";
+import { isStreamSocket } from "../../ffi/socket.ts";
 import type { Rehearsal } from "../accel/types.ts";
 import type { MachineSpec, MigrationAddress } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
@@ -15,7 +16,7 @@ import type { RunState } from "../qmp/schema/machine.ts";
 import type { SocketAddress } from "../qmp/schema/migration.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { StateReader } from "../state/reader.ts";
-import { FrameChannel } from "./channel/frames.ts";
+import { type Frame, FrameChannel } from "./channel/frames.ts";
 import type { TlsTunnels } from "./channel/tls.ts";
 import { TransportListener } from "./channel/transport-listener.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine, readRunState } from "./guest-image.ts";
@@ -51,6 +52,8 @@ const NOTHING = new Uint8Array(0);
 /** The guest stands over there while this side waits for its state, or to be told to run it. */
 const PAUSE_TIMEOUT_MS = 30_000;
 const BUFFER_SIZE_BYTES = 2 ** 20;
+/** Who opens a further connection says at once which one it is. */
+const JOIN_TIMEOUT_MS = 5000;
 /** In which the receiver notes which pages it has written: all others are zero. */
 const WRITTEN_BITMAP = SPARE_BITMAP;
 
@@ -82,40 +85,47 @@ export async function receiveStream(
   signal: AbortSignal,
 ): Promise<StreamArrival> {
   const reactor = new Reactor();
-  const open: { close(): void }[] = [];
-  const closeAll = (): void => {
-    for (const each of open.splice(0).reverse()) each.close();
-  };
-  signal.addEventListener("abort", closeAll, { once: true });
+  const session: Session = { reactor, signal, open: [], tls: host.tls };
   try {
     const findFd = (name: string): number | undefined => host.vm.fds.take(name);
     const listener = await TransportListener.listen(address, reactor, { findFd, takesMany: true });
-    open.push(listener);
+    session.open.push(listener);
     host.onListening(listener.address);
-    const accept = async (): Promise<FrameChannel> => {
-      const connected = await listener.accept({ signal });
-      const channel = new FrameChannel((await host.tls?.secure(connected, signal)) ?? connected, reactor);
-      open.push(channel);
-      return channel;
-    };
-    const main = await accept();
+    const main = await acceptChannel(listener, session);
+    if (!isStreamSocket(main.transport.fd)) {
+      throw new VmmError("channel", `${main.transport.name} is no socket: RAM cannot be received on it`);
+    }
     try {
-      return await receive(host, main, listener, { accept, signal, open });
+      return await receive(host, main, listener, session);
     } catch (error) {
+      main.transport.abandon();
       if (main.transport.isDuplex) await refusePeer(main, error);
       throw signal.aborted ? signal.reason : error;
     }
   } finally {
-    signal.removeEventListener("abort", closeAll);
-    closeAll();
+    for (const each of session.open.reverse()) each.close();
     await reactor.close();
   }
 }
 
+async function acceptChannel(
+  listener: TransportListener,
+  { reactor, signal, open, tls }: Session,
+  waiting = signal,
+): Promise<FrameChannel> {
+  const connected = await listener.accept({ signal: waiting });
+  const channel = new FrameChannel((await tls?.secure(connected, waiting)) ?? connected, reactor);
+  open.push(channel);
+  signal.addEventListener("abort", () => channel.interrupt(signal.reason), { once: true });
+  signal.throwIfAborted();
+  return channel;
+}
+
 interface Session {
-  accept(): Promise<FrameChannel>;
+  reactor: Reactor;
   signal: AbortSignal;
   open: { close(): void }[];
+  tls: TlsTunnels | undefined;
 }
 
 async function receive(
@@ -125,14 +135,12 @@ async function receive(
   session: Session,
 ): Promise<StreamArrival> {
   const { vm } = host;
-  const hello = new StateReader(
-    (await expectFrame(main, FRAME_HELLO, { limitBytes: MAX_STATE_FRAME_BYTES })).payload,
-    SECTIONS,
-  );
+  const { payload } = await expectFrame(main, FRAME_HELLO, { limitBytes: MAX_STATE_FRAME_BYTES });
+  const hello = new StateReader(payload, SECTIONS);
   const info = readTransferInfo(hello);
   const { spec } = readMachine(hello);
   const location = readRamLocation(hello, spec.memorySizeBytes);
-  host.build(spec, { cpuids: readCpuids(hello, spec.cpuCount) });
+  host.build(spec, { cpuids: readCpuids(hello, spec.cpuCount), isFromElsewhere: true });
   if (location.where === "in-stream") clearRam(vm.memory, vm.ram);
   await using postcopy = info.postcopy === true ? PostcopyDestination.prepare(vm, WRITTEN_BITMAP) : undefined;
   await vm.accel.prepareToRun();
@@ -140,7 +148,7 @@ async function receive(
   session.open.push(rehearsal);
   const { isDuplex } = main.transport;
   if (isDuplex) await main.send(FRAME_ACCEPTED, NOTHING);
-  const further = await acceptFurther(info, session);
+  const further = await acceptFurther(main, listener, info, session);
   listener.close();
   const [urgent, background] = further.splice(info.streams ?? 0);
   postcopy?.connect(urgent!.transport.fd, background!.transport.fd);
@@ -154,59 +162,135 @@ async function receive(
   });
   session.signal.addEventListener("abort", () => receiver.cancel(), { once: true });
   host.onActive();
-  const end = await receiveRounds(host, main, { receiver, rehearsal, location, postcopy });
-  if (!isDuplex) return takeAtEnd(host, main, location, info);
-  if (end === FRAME_FINAL) return takeOver(host, main, location, info);
-  const arrival = takeOver(host, main, location, info, postcopy);
+  const receiving: Receiving = {
+    main,
+    receiver,
+    isApart: further.length > 0,
+    rehearsal,
+    location,
+    signal: session.signal,
+    postcopy,
+  };
+  for (let round: Frame | undefined; ; ) {
+    if ((await receiveRounds(host, receiving, round)) === FRAME_POSTCOPY) {
+      return await takeOverBefore(host, receiving, postcopy!, info);
+    }
+    const state = isDuplex
+      ? main.receiveNow(MAX_STATE_FRAME_BYTES, PAUSE_TIMEOUT_MS)
+      : await expectOneOf(main, [FRAME_STATE, FRAME_ROUND, FRAME_FINAL], { limitBytes: MAX_STATE_FRAME_BYTES });
+    round = expectType(state, FRAME_STATE, FRAME_ROUND, FRAME_FINAL);
+    if (round.type !== FRAME_STATE) continue;
+    return isDuplex ? takeOver(host, receiving, state, info) : await takeAtEnd(host, receiving, state, info);
+  }
+}
+
+/** Post-copy: the guest goes on here before all of its RAM has come. */
+async function takeOverBefore(
+  host: StreamHost,
+  receiving: Receiving,
+  postcopy: PostcopyDestination,
+  info: TransferInfo,
+): Promise<StreamArrival> {
+  const { main, signal } = receiving;
+  postcopy.drop(expectType(main.receiveNow(DIRTY_BITMAP_SIZE_BYTES, PAUSE_TIMEOUT_MS), FRAME_MISSING).payload);
+  postcopy.begin();
+  const state = expectType(main.receiveNow(MAX_STATE_FRAME_BYTES, PAUSE_TIMEOUT_MS), FRAME_STATE);
+  const arrival = takeOver(host, receiving, state, info, postcopy);
   host.onRunning(arrival);
-  session.signal.addEventListener("abort", () => postcopy!.cancel(), { once: true });
-  await postcopy!.finish(main);
+  signal.addEventListener("abort", () => postcopy.cancel(), { once: true });
+  await postcopy.finish(main);
   return arrival;
 }
 
 /** The connections of `multifd` and those of post-copy, in order. A stranger that connects is sent away. */
 async function acceptFurther(
+  main: FrameChannel,
+  listener: TransportListener,
   { token, streams = 0, postcopy = false }: TransferInfo,
-  { accept, signal }: Session,
+  session: Session,
 ): Promise<FrameChannel[]> {
   const channels: FrameChannel[] = [];
   const count = streams + (postcopy ? POSTCOPY_CONNECTIONS : 0);
-  for (let missing = count; missing > 0; ) {
-    const channel = await accept().catch((error: unknown) => {
-      if (signal.aborted || !(error instanceof VmmError && error.code === "tls")) throw error;
-      process.stderr.write(`baton: a connection was sent away: ${describeError(error)}\n`);
-    });
-    if (channel === undefined) continue;
-    const join = await expectFrame(channel, FRAME_JOIN).catch(() => undefined);
-    const [given, index] = new TextDecoder().decode(join?.payload).split(" ");
-    const position = Number(index);
-    if (given !== token || !(position >= 0 && position < count) || channels[position] !== undefined) {
+  if (count === 0) return channels;
+  const gone = new AbortController();
+  main.onHangup(() => gone.abort(peerGone(main)));
+  const complete = new AbortController();
+  const waiting = AbortSignal.any([session.signal, gone.signal, complete.signal]);
+  let missing = count;
+  const join = async (channel: FrameChannel): Promise<void> => {
+    const position = await readJoin(channel, token);
+    if (position === undefined || position >= count || channels[position] !== undefined) {
       channel.close();
-      continue;
+      return;
     }
     channels[position] = channel;
     missing--;
+    if (missing === 0) complete.abort();
+  };
+  try {
+    // Nobody waits for one that does not say who it is.
+    for (;;) {
+      const channel = await acceptChannel(listener, session, waiting).catch((error: unknown) => {
+        if (waiting.aborted || !(error instanceof VmmError && error.code === "tls")) throw error;
+        process.stderr.write(`baton: a connection to -incoming was sent away: ${describeError(error)}\n`);
+      });
+      if (channel !== undefined) void join(channel);
+    }
+  } catch (error) {
+    if (missing > 0) throw error;
+  } finally {
+    main.onHangup(undefined);
   }
   return channels;
 }
 
+/** Which connection this is; undefined when it is none of this migration's. */
+async function readJoin(channel: FrameChannel, token: string): Promise<number | undefined> {
+  const isLate = setTimeout(() => {
+    channel.interrupt(new VmmError("peer-silent", `${channel.transport.name} did not say who it is`));
+  }, JOIN_TIMEOUT_MS);
+  try {
+    const { payload } = await expectFrame(channel, FRAME_JOIN);
+    const [given, position] = new TextDecoder().decode(payload).split(" ");
+    return given === token && /^\d{1,2}$/.test(position ?? "") ? Number(position) : undefined;
+  } catch (error) {
+    process.stderr.write(`baton: a connection to -incoming was sent away: ${describeError(error)}\n`);
+    return undefined;
+  } finally {
+    clearTimeout(isLate);
+  }
+}
+
+function peerGone({ transport }: FrameChannel): VmmError {
+  return new VmmError("peer-gone", `${transport.name}: the other side has gone`);
+}
+
 interface Receiving {
+  main: FrameChannel;
   receiver: RamReceiver;
+  /** RAM has connections of its own. */
+  isApart: boolean;
   rehearsal: Rehearsal;
   location: RamLocation;
+  signal: AbortSignal;
   postcopy: PostcopyDestination | undefined;
 }
 
-/** Until the guest stands over there and the last of its RAM is here (FINAL), or the rest is to come later (POSTCOPY). */
+/**
+ * From the frame `next`, if it has been read already, until the guest stands over there and the last of its RAM is here
+ * (FINAL), or the rest is to come later (POSTCOPY).
+ */
 async function receiveRounds(
   { vm }: StreamHost,
-  main: FrameChannel,
-  { receiver, rehearsal, location, postcopy }: Receiving,
+  receiving: Receiving,
+  next: Frame | undefined,
 ): Promise<typeof FRAME_FINAL | typeof FRAME_POSTCOPY> {
+  const { main, rehearsal, location, signal, postcopy } = receiving;
   const buffer = new Uint8Array(BUFFER_SIZE_BYTES);
   const types = [FRAME_ROUND, FRAME_BURST, FRAME_FINAL, ...(postcopy === undefined ? [] : [FRAME_POSTCOPY])];
-  for (;;) {
-    const frame = await expectOneOf(main, types, { limitBytes: DIRTY_BITMAP_SIZE_BYTES });
+  for (let frame = next; ; frame = undefined) {
+    frame ??= await expectOneOf(main, types, { limitBytes: DIRTY_BITMAP_SIZE_BYTES });
+    signal.throwIfAborted();
     if (frame.type === FRAME_POSTCOPY) {
       postcopy!.drop(frame.payload);
       await main.send(FRAME_ACCEPTED, NOTHING);
@@ -216,25 +300,41 @@ async function receiveRounds(
       serveBurst(main, frame, { rehearsal, devices: vm.devices, sections: SECTIONS }, buffer);
       continue;
     }
-    if (location.where === "in-stream") await receiver.receiveRound();
+    if (location.where === "in-stream") await receiveRound(receiving);
+    signal.throwIfAborted();
     if (frame.type === FRAME_FINAL) return FRAME_FINAL;
+  }
+}
+
+/** Where RAM has connections of its own, the main one is all that tells of a peer that has gone. */
+async function receiveRound({ main, receiver, isApart }: Receiving): Promise<void> {
+  if (!isApart) {
+    await receiver.receiveRound();
+    return;
+  }
+  let hasGone = false;
+  main.onHangup(() => {
+    hasGone = true;
+    receiver.cancel();
+  });
+  try {
+    await receiver.receiveRound();
+  } catch (error) {
+    throw hasGone ? peerGone(main) : error;
+  } finally {
+    main.onHangup(undefined);
   }
 }
 
 /** Synchronous, as the guest stands meanwhile. */
 function takeOver(
   host: StreamHost,
-  main: FrameChannel,
-  location: RamLocation,
+  { main, location }: Receiving,
+  state: Frame,
   info: TransferInfo,
   postcopy?: PostcopyDestination,
 ): StreamArrival {
   const { vm } = host;
-  if (postcopy !== undefined) {
-    postcopy.drop(expectType(main.receiveNow(DIRTY_BITMAP_SIZE_BYTES, PAUSE_TIMEOUT_MS), FRAME_MISSING).payload);
-    postcopy.begin();
-  }
-  const state = expectType(main.receiveNow(MAX_STATE_FRAME_BYTES, PAUSE_TIMEOUT_MS), FRAME_STATE);
   const runState = restore(vm, state.payload, location);
   main.sendNow(FRAME_READY, NOTHING, [], PAUSE_TIMEOUT_MS);
   expectType(main.receiveNow(0, PAUSE_TIMEOUT_MS), FRAME_COMMIT);
@@ -252,12 +352,12 @@ function takeOver(
 /** Of a stream that nothing goes back on: it has to be whole. */
 async function takeAtEnd(
   { vm }: StreamHost,
-  main: FrameChannel,
-  location: RamLocation,
+  { main, location, signal }: Receiving,
+  state: Frame,
   info: TransferInfo,
 ): Promise<StreamArrival> {
-  const state = await expectFrame(main, FRAME_STATE, { limitBytes: MAX_STATE_FRAME_BYTES });
   await expectFrame(main, FRAME_END);
+  signal.throwIfAborted();
   return { runState: restore(vm, state.payload, location), isRunning: false, generation: info.generation };
 }
 

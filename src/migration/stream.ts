@@ -4,14 +4,12 @@
 //
 //   guest runs    hello     the machine, and every section that will come; the other side builds the VM
 //                 rounds    RAM, then what the guest wrote meanwhile, until the rest fits into a pause
-//                 rehearse  see rehearse.ts
+//                 rehearse  see rehearse.ts; then a round of what the guest wrote meanwhile
 //   ┌ pause       park      vCPUs leave the guest                  quiesce
 //   │             last      the pages that are left                ram
 //   │             state                                            save
 //   │             ◀── ready                                        restore
 //   └             commit    ── point of no return ──  ◀── running  resume
-//
-// `migrate-start-postcopy` ends the rounds early: postcopy.ts has what follows then.
 //
 // On a stream that nothing comes back on (a pipe, exec:) there is no ready: whoever reads it later has the guest.
 import { randomUUID } from "node:crypto";
@@ -30,6 +28,7 @@ import { type PlannedGuest, planGuest } from "./guest-image.ts";
 import {
   expectFrame,
   expectType,
+  explainHangup,
   FRAME_ACCEPTED,
   FRAME_COMMIT,
   FRAME_END,
@@ -43,7 +42,7 @@ import {
 } from "./messages.ts";
 import type { Outgoing } from "./outgoing.ts";
 import { PostcopySource } from "./postcopy.ts";
-import { Precopy, precopyOptions } from "./precopy.ts";
+import { Precopy } from "./precopy.ts";
 import { RamSender } from "./ram/ram-sender.ts";
 import { locateRam, planRam } from "./ram-section.ts";
 import { rehearse } from "./rehearse.ts";
@@ -54,8 +53,6 @@ import { planTransfer, type TransferInfo } from "./transfer-section.ts";
 const ANSWER_TIMEOUT_MS = 5000;
 /** In post-copy the guest may wait for pages before the other side says that it runs. */
 const POSTCOPY_ANSWER_TIMEOUT_MS = 30_000;
-/** The last pages may be as many as `downtime-limit` allows, on a connection that has become slow. */
-const LAST_ROUND_TIMEOUT_MS = 30_000;
 const MAX_ANSWER_BYTES = 16 * 1024;
 const MAX_ATTEMPTS = 3;
 const NOTHING = new Uint8Array(0);
@@ -71,11 +68,7 @@ export interface StreamOptions {
 
 /** Moves the guest. @throws VmmError; unless `run` is committed the guest is here then, stopped if `run` has noted that */
 export async function migrateStream(run: Outgoing, address: MigrationAddress, options: StreamOptions): Promise<void> {
-  const { vm, progress, parameters, capabilities } = run;
-  if (capabilities.multifd && !isInetOrUnix(address)) {
-    throw new VmmError("channel", "Migration requires multi-channel URIs (e.g. tcp)");
-  }
-  const withPostcopy = capabilities["postcopy-ram"] && !options.stopFirst;
+  const withPostcopy = run.capabilities["postcopy-ram"] && !options.stopFirst;
   if (withPostcopy) refusePostcopy(run, address, options.tls);
   const reactor = new Reactor();
   run.atEnd(() => void reactor.close());
@@ -84,10 +77,25 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
   if (!isStreamSocket(main.transport.fd)) {
     throw new VmmError("channel", `${formatMigrationUri(address)} is no socket: RAM cannot be sent on it`);
   }
+  try {
+    await migrateOver(run, main, connect, { ...options, withPostcopy });
+  } catch (error) {
+    throw run.isCommitted || run.signal.aborted ? error : await explainHangup(main, error);
+  }
+  if (!main.transport.isDuplex) await finishOneWay(run, main, address);
+}
+
+async function migrateOver(
+  run: Outgoing,
+  main: FrameChannel,
+  openFurther: () => Promise<FrameChannel>,
+  { generation, stopFirst, withPostcopy }: StreamOptions & { withPostcopy: boolean },
+): Promise<void> {
+  const { vm, progress, parameters, capabilities } = run;
   const { isDuplex } = main.transport;
   const info: TransferInfo = {
     token: randomUUID(),
-    generation: options.generation,
+    generation,
     streams: capabilities.multifd ? parameters["multifd-channels"] : 0,
     ...(withPostcopy ? { postcopy: true } : {}),
   };
@@ -104,53 +112,60 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
     memory: vm.memory,
     ramBase: vm.ram.base,
     ramSizeBytes: vm.ram.backend.sizeBytes,
-    fds: await ramFds(connect, main, info),
+    fds: await ramFds(main, openFurther, info),
     bandwidth: parameters["max-bandwidth"],
     zstdLevel: isCompressed(run) ? parameters["multifd-zstd-level"] : 0,
   });
-  await using postcopy = withPostcopy ? await openPostcopy(run, connect, info) : undefined;
-  const precopy = new Precopy({
-    ...precopyOptions(run, sender, await vm.accel.dirtyTracker()),
-    beforeRound: () => main.send(FRAME_ROUND, NOTHING),
+  run.onParameters(() => {
+    sender.bandwidth = run.parameters["max-bandwidth"];
   });
+  await using postcopy = withPostcopy ? await openPostcopy(run, openFurther, info) : undefined;
+  const precopy = new Precopy(run, sender, await vm.accel.dirtyTracker(), () => main.send(FRAME_ROUND, NOTHING));
   run.onFailure(() => precopy.end());
   progress.setupDone();
-  if (options.stopFirst) await run.stopGuest();
+  if (stopFirst) await run.stopGuest();
   progress.enter("active");
+  const moveRam = async (): Promise<void> => {
+    if (location.where === "in-stream") await (stopFirst ? precopy.runStopped() : precopy.run());
+  };
   if (withPostcopy) run.allowPostcopy(() => precopy.cut());
-  if (location.where === "in-stream") await (options.stopFirst ? precopy.runStopped() : precopy.run());
-  if (isDuplex) await rehearse(main, run.signal, () => plan(rehearsal));
-  const rest = run.decidePostcopy() ? postcopy : undefined;
-  if (rest === undefined) {
-    sender.prepareNow();
-    await main.send(FRAME_FINAL, NOTHING);
-  } else {
-    await rest.announce(main, precopy.collectRest());
+  await moveRam();
+  if (isDuplex) {
+    await rehearse(main, run.signal, () => plan(rehearsal));
+    // The guest has written on meanwhile.
+    if (!stopFirst) await moveRam();
   }
-  const moveRam = (): void => {
+  const rest = run.decidePostcopy() ? postcopy : undefined;
+  if (rest === undefined) sender.prepareNow();
+  else await rest.announce(main, precopy.collectRest());
+  const moveLast = (): void => {
     if (rest !== undefined) rest.begin(main, precopy.collectRest());
     else if (location.where === "in-stream") {
-      precopy.finish((bitmap) => sender.sendRoundNow(bitmap, LAST_ROUND_TIMEOUT_MS));
+      precopy.finish((bitmap) => sender.sendRoundNow(bitmap, lastRoundTimeoutMs(run)));
     }
   };
   for (let attempt = 1; ; attempt++) {
     await vm.whenSettled();
     run.refuseToGoOn();
+    if (rest === undefined) await main.send(FRAME_FINAL, NOTHING);
+    run.refuseToGoOn();
     try {
-      progress.setTimeline(handOver(run, main, plan, moveRam, rest));
+      progress.setTimeline(handOver(run, main, plan, moveLast, rest));
       break;
     } catch (error) {
-      if (!(error instanceof VmmError && error.code === "guest-request") || attempt === MAX_ATTEMPTS) throw error;
+      const isRequest = error instanceof VmmError && error.code === "guest-request";
+      // By post-copy the other side has begun to drop pages: it cannot begin anew.
+      if (!isRequest || stopFirst || rest !== undefined || attempt === MAX_ATTEMPTS) throw error;
       run.resumeGuest();
+      // After a reset that is all of RAM.
+      await moveRam();
     }
   }
   precopy.end();
-  if (rest !== undefined) {
-    const before = precopy.stats();
-    progress.ram = () => rest.stats(before);
-    await rest.finish(main);
-  }
-  if (!isDuplex) await finishOneWay(run, main, address);
+  if (rest === undefined) return;
+  const before = precopy.stats();
+  progress.ram = () => rest.stats(before);
+  await rest.finish(main);
 }
 
 async function open(
@@ -163,21 +178,27 @@ async function open(
   const findFd = (name: string): number | undefined => vm.fds.take(name);
   const connected = await connectTransport(address, reactor, { signal, findFd });
   const channel = new FrameChannel((await tls?.secure(connected, signal)) ?? connected, reactor);
+  run.onFailure(() => channel.transport.abandon());
   run.atEnd(() => channel.close());
-  signal.addEventListener("abort", () => channel.close(), { once: true });
+  signal.addEventListener("abort", () => channel.interrupt(signal.reason), { once: true });
   signal.throwIfAborted();
   return channel;
 }
 
+/** As long as the pause was meant to be, several times over, and time for the other side to wake up. */
+function lastRoundTimeoutMs({ parameters }: Outgoing): number {
+  return ANSWER_TIMEOUT_MS + 4 * parameters["downtime-limit"];
+}
+
 /** The connections that RAM goes on: the main one, or those of `multifd`. */
 async function ramFds(
-  connect: () => Promise<FrameChannel>,
   main: FrameChannel,
+  openFurther: () => Promise<FrameChannel>,
   { token, streams = 0 }: TransferInfo,
 ): Promise<number[]> {
   if (streams === 0) return [main.transport.fd];
   const fds: number[] = [];
-  for (let index = 0; index < streams; index++) fds.push(await join(connect, token, index));
+  for (let index = 0; index < streams; index++) fds.push(await join(openFurther, token, index));
   return fds;
 }
 
@@ -246,11 +267,12 @@ function handOver(
       run.noteStop();
       vm.park();
     }
+    stamps.push(monotonicMs());
+    // Even if the guest has to go on: the other side waits for this round.
+    moveRam();
     if (vm.hasGuestRequest) {
       throw new VmmError("guest-request", "The guest is about to end, reset or suspend itself: try again after that");
     }
-    stamps.push(monotonicMs());
-    moveRam();
     stamps.push(monotonicMs());
     const image = planned.take();
     stamps.push(monotonicMs());
@@ -265,6 +287,7 @@ function handOver(
     // Told earlier, this would have lengthened the pause.
     if (isRunning && !isStopped) vm.events.emit("STOP");
   }
+  if (!run.isCommitted) vm.assumeState("finish-migrate");
   progress.enter(rest === undefined ? "device" : "postcopy-active");
   return new Timeline(stamps, STREAM_PHASES);
 }
@@ -287,10 +310,22 @@ function commit(run: Outgoing, main: FrameChannel, rest: PostcopySource | undefi
   }
 }
 
-/** Nothing comes back: when whoever reads has all of it, the guest is theirs. */
+/**
+ * Nothing comes back: when whoever reads has all of it, the guest is theirs. A command that fails has not kept it, and one
+ * that never ends can be given up by `migrate_cancel`.
+ */
 async function finishOneWay(run: Outgoing, main: FrameChannel, address: MigrationAddress): Promise<void> {
-  await main.send(FRAME_END, NOTHING);
-  shutdown(main.transport.fd, SHUT_WR);
-  await main.transport.finished();
+  const { promise: cancelled, reject } = Promise.withResolvers<never>();
+  cancelled.catch(() => {});
+  const cancel = (): void => reject(run.signal.reason);
+  run.signal.throwIfAborted();
+  run.signal.addEventListener("abort", cancel, { once: true });
+  try {
+    await main.send(FRAME_END, NOTHING);
+    shutdown(main.transport.fd, SHUT_WR);
+    await Promise.race([main.transport.finished(), cancelled]);
+  } finally {
+    run.signal.removeEventListener("abort", cancel);
+  }
   run.commit(`The guest is in what ${formatMigrationUri(address)} has taken: it goes on where that is read`);
 }

@@ -5,7 +5,7 @@
 import { KVM_CPUID_ENTRY2_SIZE_BYTES, KVM_CPUID2_HEADER_SIZE_BYTES } from "../../../ffi/kvm/abi.ts";
 import { VmmError } from "../../errors.ts";
 
-type Register = "eax" | "ebx" | "ecx" | "edx";
+export type Register = "eax" | "ebx" | "ecx" | "edx";
 /** struct kvm_cpuid_entry2: u32 function, index, flags, eax, ebx, ecx, edx, padding[3]. */
 const OFFSET: Record<Register | "function" | "index", number> = {
   function: 0,
@@ -66,7 +66,16 @@ const features = (): Record<string, readonly [leaf: number, subleaf: number, reg
   "kvm-asyncpf": [0x4000_0001, 0, "eax", 4],
 });
 
-class CpuidTable {
+/** A feature's name for people: `avx2`, or where its bit is. */
+export function featureName(leaf: number, subleaf: number, register: Register, bit: number): string {
+  const known = Object.entries(features()).find(
+    ([, place]) => String(place) === String([leaf, subleaf, register, bit]),
+  );
+  return known?.[0] ?? `CPUID 0x${leaf.toString(16)}.${subleaf} ${register} bit ${bit}`;
+}
+
+/** A struct kvm_cpuid2. */
+export class CpuidTable {
   readonly #view: DataView;
   readonly #count: number;
 
@@ -84,6 +93,12 @@ class CpuidTable {
 
   *entries(leaf: number): Generator<number> {
     for (const entry of this.all()) if (this.get(entry, "function") === leaf) yield entry;
+  }
+
+  /** A register of a leaf; 0 where there is no such leaf, as a CPU gives for most. */
+  find(leaf: number, subleaf: number, register: Register): number {
+    for (const entry of this.entries(leaf)) if (this.get(entry, "index") === subleaf) return this.get(entry, register);
+    return 0;
   }
 
   get(entry: number, field: keyof typeof OFFSET): number {

@@ -31,6 +31,7 @@ import type { BindSection, StateWriter } from "../../state/writer.ts";
 import type { AcceleratedVm, AcceleratorOptions, DirtyTracker, Rehearsal } from "../types.ts";
 import { VcpuControl } from "../vcpu-control.ts";
 import { encodeRegs, patchSregs } from "./boot-state.ts";
+import { refuseMissingFeatures } from "./missing-features.ts";
 import { capturePowerOnState, cpuidsFor, createIrqchips, type PowerOnState } from "./power-on.ts";
 import { createRehearsal } from "./rehearsal.ts";
 import { VcpuRunner } from "./run-loop.ts";
@@ -57,6 +58,8 @@ interface VcpuThread {
 export interface KvmVmOptions extends AcceleratorOptions {
   /** CPUIDs to give the vCPUs: an update carries them. Made for this host when absent. */
   cpuids?: readonly Uint8Array[];
+  /** The CPUIDs were made by another host, or before this one booted: what it lacks of them is refused. */
+  isFromElsewhere?: boolean;
   /** Workers that were started beforehand, by vCPU. */
   workers?: readonly (VcpuWorker | undefined)[];
 }
@@ -79,13 +82,14 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   #isPrepared = false;
   #tracker: DirtyTracker | undefined;
 
-  /** @throws VmmError "kvm-unavailable" when /dev/kvm cannot be used, SysError when the kernel refuses a step */
+  /** @throws VmmError "cpu-features", "kvm-unavailable" when /dev/kvm cannot be used, SysError when the kernel refuses a step */
   constructor(options: KvmVmOptions) {
     this.#options = options;
     this.#memory = new Uint8Array(options.memory.buffer);
     this.#system = openKvm();
     this.#runSizeBytes = this.#system.vcpuMmapSizeBytes();
     this.#cpuids = options.cpuids ?? cpuidsFor(this.#system, options.cpu.topology, options.cpu.features);
+    if (options.isFromElsewhere) this.#refuseMissingFeatures();
     this.#vm = this.#system.createVm();
     this.#vm.setUserMemoryRegion(0, 0, options.ramSizeBytes, this.#memory, options.ramBase);
     this.#vm.setTssAddr(KVM_TSS_GPA);
@@ -107,6 +111,15 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       vcpus.push(vcpu);
     }
     this.#state = new VmState(this.#system, this.#vm, vcpus, this.#cpuids);
+  }
+
+  #refuseMissingFeatures(): void {
+    try {
+      refuseMissingFeatures(this.#system, this.#cpuids);
+    } catch (error) {
+      this.#system.close();
+      throw error;
+    }
   }
 
   /** Size of each vCPU's ring, 0 for none. KVM takes it only before there are vCPUs. */

@@ -8,7 +8,7 @@ import { SysError } from "../../../ffi/error.ts";
 import { status } from "../../../ffi/fd.ts";
 import { pollFd } from "../../../ffi/poll.ts";
 import { SCM_MAX_FD } from "../../../ffi/scm.ts";
-import { hasEnded } from "../../../ffi/socket.ts";
+import { hasEnded, SHUT_RDWR, shutdown } from "../../../ffi/socket.ts";
 import { VmmError } from "../../errors.ts";
 import type { Reactor, Readiness, Watch } from "../../runtime/reactor.ts";
 import { type Frame, MAX_PAYLOAD_SIZE_BYTES } from "./frame-format.ts";
@@ -170,6 +170,20 @@ export class FrameChannel {
     this.#onHangup = callback;
     this.#hasInput = false;
     this.#arm();
+  }
+
+  /**
+   * Hangs up: all calls fail with `reason`, those that wait and those to come. The fd stays open until `close`, for whoever else
+   * uses it: a thread that moves RAM would otherwise go on with what gets its number next.
+   */
+  interrupt(reason: VmmError): void {
+    if (this.#closed) return;
+    this.#onHangup = undefined;
+    this.#sendFailure ??= reason;
+    this.#receiveFailed(reason);
+    this.#readable?.reject(reason);
+    this.#writable?.reject(reason);
+    if (this.#isSocket) shutdown(this.#fd, SHUT_RDWR);
   }
 
   /** Closes the transport. Calls that wait fail; fds that nobody has received are closed. */

@@ -105,6 +105,8 @@ class TunnelEnd implements Transport {
     return Promise.resolve();
   }
 
+  abandon(): void {}
+
   close(): void {
     if (this.#isOpen) close(this.fd);
     this.#isOpen = false;

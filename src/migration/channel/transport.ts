@@ -19,7 +19,7 @@ import type { MigrationAddress } from "../../config/types.ts";
 import { VmmError } from "../../errors.ts";
 import { formatMigrationUri } from "../../qmp/migration-address.ts";
 import type { Reactor, Watch } from "../../runtime/reactor.ts";
-import { runCommand } from "./command.ts";
+import { type RunningCommand, runCommand } from "./command.ts";
 
 /** A connected byte stream. Whoever has it closes it. */
 export interface Transport {
@@ -35,6 +35,8 @@ export interface Transport {
    * 0 or by a signal. A command that reads ends after `close()`. For all others it resolves at once.
    */
   finished(): Promise<void>;
+  /** Nothing comes of it: the command of an `exec` address is ended. */
+  abandon(): void;
   close(): void;
 }
 
@@ -102,7 +104,7 @@ function transportOf(
   fd: number,
   name: string,
   { isDuplex, isUnix }: { isDuplex: boolean; isUnix: boolean },
-  ended: Promise<void> = Promise.resolve(),
+  command: Pick<RunningCommand, "ended" | "kill"> = { ended: Promise.resolve(), kill: () => {} },
 ): Transport {
   let isOpen = true;
   return {
@@ -110,7 +112,8 @@ function transportOf(
     isDuplex,
     isUnix,
     name,
-    finished: () => ended,
+    finished: () => command.ended,
+    abandon: () => command.kill(),
     close() {
       if (isOpen) close(fd);
       isOpen = false;
@@ -227,6 +230,6 @@ function checkFd(fd: number, direction: Direction): "socket" | "fifo" {
 
 async function openCommand({ args }: { args: string[] }, direction: Direction): Promise<Transport> {
   const name = formatMigrationUri({ transport: "exec", args });
-  const { fd, ended } = await runCommand(args, direction === "outgoing" ? "stdin" : "stdout");
-  return transportOf(fd, name, { isDuplex: false, isUnix: false }, ended);
+  const { fd, ...command } = await runCommand(args, direction === "outgoing" ? "stdin" : "stdout");
+  return transportOf(fd, name, { isDuplex: false, isUnix: false }, command);
 }

@@ -16,6 +16,7 @@ export interface FileStreamOptions extends RamPlace {
   stream: number;
   /** Where page 0 is in the file. */
   fileOffset: number;
+  checks: SharedArrayBuffer;
 }
 
 export class FileStream implements PageSink {
@@ -23,11 +24,13 @@ export class FileStream implements PageSink {
   readonly #module: DirtyModule;
   readonly #ram: IoMemory;
   readonly #vector = new IoVector(1);
+  readonly #checks: Uint32Array;
 
   constructor(options: FileStreamOptions) {
     const { memory, ramBase, ramSizeBytes } = options;
     this.#options = options;
     this.#module = loadDirtyModule(memory);
+    this.#checks = new Uint32Array(options.checks);
     this.#ram = new IoMemory(new Uint8Array(memory.buffer, ramBase, ramSizeBytes));
   }
 
@@ -39,6 +42,7 @@ export class FileStream implements PageSink {
   data(firstPage: number, pageCount: number): void {
     this.#forEachPiece(firstPage, pageCount, (offset) => this.#vector.writeAt(this.#options.fd, offset));
     const { present } = this.#options.shared;
+    for (let page = firstPage; page < firstPage + pageCount; page++) this.#checks[page] = this.#checkOf(page);
     this.#module.setRange(present, firstPage, pageCount);
   }
 
@@ -53,7 +57,21 @@ export class FileStream implements PageSink {
     const { shared, fd } = this.#options;
     forEachRun(this.#options, this.#module, shared, shared.bitmap, (firstPage, endPage) => {
       this.#forEachPiece(firstPage, endPage - firstPage, (offset) => this.#vector.readAt(fd, offset));
+      this.#verify(firstPage, endPage);
     });
+  }
+
+  /** A page that the guest changes while it is written and hashed is in the next round, too. */
+  #checkOf(page: number): number {
+    return Number(BigInt.asUintN(32, this.#module.hashPage(this.#options.ramBase + page * PAGE_SIZE_BYTES)));
+  }
+
+  #verify(firstPage: number, endPage: number): void {
+    for (let page = firstPage; page < endPage; page++) {
+      if (this.#checkOf(page) === this.#checks[page]) continue;
+      const at = this.#options.fileOffset + page * PAGE_SIZE_BYTES;
+      throw new VmmError("ram-file", `Page ${page} of guest RAM, at byte ${at} of the file, is damaged`);
+    }
   }
 
   /** Calls `move` with offsets in the file until all of the pages have been moved. */

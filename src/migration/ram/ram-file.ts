@@ -9,6 +9,11 @@ import { loadDirtyModule } from "./dirty-module.ts";
 import type { RamProgress } from "./shared.ts";
 import type { RamPlace } from "./walk.ts";
 
+/** Room for the checks of all pages. */
+export function pageChecks(ramSizeBytes: number): SharedArrayBuffer {
+  return new SharedArrayBuffer((ramSizeBytes / PAGE_SIZE_BYTES) * Uint32Array.BYTES_PER_ELEMENT);
+}
+
 export interface RamFileOptions extends RamPlace {
   /** An open file, which stays the caller's. */
   fd: number;
@@ -16,6 +21,11 @@ export interface RamFileOptions extends RamPlace {
   fileOffset: number;
   /** How many threads work at once. */
   streams: number;
+  /**
+   * A u32 for each page, from its contents (`pageChecks`): filled in when pages are written, and held against them when
+   * they are read.
+   */
+  checks: SharedArrayBuffer;
 }
 
 /** Writes RAM, in as many rounds as the caller likes. */
@@ -24,7 +34,7 @@ export class RamFileWriter implements AsyncDisposable {
 
   constructor(options: RamFileOptions) {
     const fds = new Array<number>(options.streams).fill(options.fd);
-    this.#crew = new RamCrew(options, fds, { kind: "write", fileOffset: options.fileOffset });
+    this.#crew = new RamCrew(options, fds, { kind: "write", fileOffset: options.fileOffset, checks: options.checks });
   }
 
   get progress(): RamProgress {
@@ -56,20 +66,26 @@ export async function writeRam(options: RamFileOptions, bitmap: number, present:
 
 /**
  * Reads the pages of the bitmap at `present` into RAM, all others of which must be zero already.
- * @throws VmmError "ram-file" when the file is too short for them
+ * @throws VmmError "ram-file" when the file is too short for them, or one of them is not what was written
  */
-export async function readRam(options: RamFileOptions, present: number): Promise<RoundStats> {
-  const { memory, ramSizeBytes, fd, fileOffset, streams } = options;
+export async function readRam(
+  options: RamFileOptions & { signal?: AbortSignal },
+  present: number,
+): Promise<RoundStats> {
+  const { memory, ramSizeBytes, fd, fileOffset, streams, checks, signal } = options;
   const endPage = lastPage(memory, present, ramSizeBytes / PAGE_SIZE_BYTES) + 1;
   const { kind, sizeBytes } = status(fd);
   const neededBytes = fileOffset + endPage * PAGE_SIZE_BYTES;
   if (kind === "file" && sizeBytes < neededBytes) {
     throw new VmmError("ram-file", `The file of guest RAM has ${sizeBytes} bytes, and its pages need ${neededBytes}`);
   }
-  const crew = new RamCrew(options, new Array<number>(streams).fill(fd), { kind: "read", fileOffset });
+  const crew = new RamCrew(options, new Array<number>(streams).fill(fd), { kind: "read", fileOffset, checks });
+  const cancel = (): void => crew.cancel();
+  signal?.addEventListener("abort", cancel, { once: true });
   try {
     return await crew.run({ bitmap: present });
   } finally {
+    signal?.removeEventListener("abort", cancel);
     await crew.close();
   }
 }

@@ -16,7 +16,7 @@ export interface RamWorkerStart extends RamPlace {
   work:
     | { kind: "send"; zstdLevel: number }
     | { kind: "receive"; written: number }
-    | { kind: "write" | "read"; fileOffset: number }
+    | { kind: "write" | "read"; fileOffset: number; checks: SharedArrayBuffer }
     | { kind: "serve-pages"; urgentFd: number }
     | { kind: "fetch-pages"; urgentFd: number; faultFd: number };
 }

@@ -3,6 +3,7 @@
 
 import { KvmSystem } from "../../../../ffi/kvm/kvm.ts";
 import { guestCpuid } from "../../../../src/accel/kvm/cpuid.ts";
+import { missingFeatures, refuseMissingFeatures } from "../../../../src/accel/kvm/missing-features.ts";
 import { cpuidsFor } from "../../../../src/accel/kvm/power-on.ts";
 import type { VmmError } from "../../../../src/errors.ts";
 import { assert, describe, rejection } from "../../../harness.ts";
@@ -120,6 +121,61 @@ test.skipIf(kvmMissing(), "KVM takes the CPUID of every vCPU", () => {
     }
   } finally {
     vm.close();
+    system.close();
+  }
+});
+
+test("a host that has all that a guest may use runs it, topology and what the guest set itself aside", () => {
+  assert.equal(missingFeatures(guest(0), HOST, true), []);
+  // OSXSAVE and OSPKE follow the guest's CR4.
+  const running = encode([
+    { function: 0, ebx: 0x756e_6547 },
+    { function: 1, ecx: 1 << 27, edx: 1 << 28 },
+    { function: 7, ecx: 1 << 4 },
+  ]);
+  assert.equal(missingFeatures(running, HOST, true), []);
+});
+
+test("what a host lacks is listed, by name where it has one", () => {
+  const from = encode([
+    { function: 0, ebx: 0x756e_6547 },
+    { function: 1, ecx: (1 << 24) | (1 << 28), edx: 1 },
+    { function: 7, index: 0, ebx: (1 << 5) | (1 << 16) },
+    { function: 7, index: 1, eax: 1 << 4 },
+    { function: 0xd, index: 0, eax: 1 << 5 },
+    { function: 0x8000_0007, edx: 1 << 8 },
+  ]);
+  assert.equal(missingFeatures(from, HOST, false), [
+    "tsc-deadline",
+    "avx512f",
+    "CPUID 0x7.1 eax bit 4",
+    "CPUID 0xd.0 eax bit 5",
+    "CPUID 0x80000007.0 edx bit 8",
+  ]);
+  assert.equal(missingFeatures(from, from, true), []);
+});
+
+test("a CPU of another vendor is refused", () => {
+  const amd = encode([{ function: 0, ebx: 0x6874_7541, edx: 0x6974_6e65, ecx: 0x444d_4163 }]);
+  const intel = encode([{ function: 0, ebx: 0x756e_6547, edx: 0x4965_6e69, ecx: 0x6c65_746e }]);
+  assert.equal(missingFeatures(amd, intel, true), ["a CPU of AuthenticAMD (this one is of GenuineIntel)"]);
+});
+
+test.skipIf(kvmMissing(), "this host runs its own guests, and refuses one that could use more", async () => {
+  const system = new KvmSystem();
+  try {
+    const [cpuid] = cpuidsFor(system, { sockets: 1, cores: 1, threads: 1 }, {});
+    refuseMissingFeatures(system, [cpuid!]);
+    const view = new DataView(cpuid!.buffer, cpuid!.byteOffset);
+    for (let entry = 8; entry < cpuid!.length; entry += 40) {
+      // Bit 10 of leaf 1's EDX is reserved: no CPU has it.
+      if (view.getUint32(entry, true) === 1)
+        view.setUint32(entry + 24, view.getUint32(entry + 24, true) | (1 << 10), true);
+    }
+    const refused = (await rejection(() => refuseMissingFeatures(system, [cpuid!]))) as VmmError;
+    assert.is(refused.code, "cpu-features");
+    assert.match(refused.message, /does not have: CPUID 0x1\.0 edx bit 10\. Move it/);
+  } finally {
     system.close();
   }
 });

@@ -17,6 +17,7 @@ export function transportOn(
     isUnix: options.isUnix ?? true,
     isDuplex: options.isDuplex ?? true,
     finished: () => Promise.resolve(),
+    abandon: () => {},
     close: () => {
       if (isOpen) close(fd);
       isOpen = false;

@@ -2,9 +2,9 @@
 // Guest RAM to a file and back.
 import { statSync } from "node:fs";
 import { join } from "node:path";
-import { close, O_CREAT, O_RDONLY, O_RDWR, open, truncate } from "../../../../ffi/fd.ts";
+import { close, O_CREAT, O_RDONLY, O_RDWR, open, pwrite, truncate } from "../../../../ffi/fd.ts";
 import type { VmmError } from "../../../../src/errors.ts";
-import { hashPages, RamFileWriter, readRam, writeRam } from "../../../../src/migration/ram/ram-file.ts";
+import { hashPages, pageChecks, RamFileWriter, readRam, writeRam } from "../../../../src/migration/ram/ram-file.ts";
 import { temporaryDirectory } from "../../../ffi/support.ts";
 import { assert, describe, rejection } from "../../../harness.ts";
 import { BITMAP, OTHER_BITMAP, PAGE, Ram, range } from "./support.ts";
@@ -28,7 +28,7 @@ for (const streams of [1, 2]) {
     using from = new Ram(PAGES);
     using to = new Ram(PAGES);
     using file = new File();
-    const options = { ...from, fd: file.fd, fileOffset: FILE_OFFSET, streams };
+    const options = { ...from, fd: file.fd, fileOffset: FILE_OFFSET, streams, checks: pageChecks(PAGES * PAGE) };
     const normal = [...range(0, 300), 2047, 2048, PAGES - 1];
     from.fill(normal);
     from.setBits(BITMAP, range(0, PAGES));
@@ -67,10 +67,45 @@ for (const streams of [1, 2]) {
   });
 }
 
+test("a page that is not what was written is found, wherever it is", async () => {
+  using from = new Ram(PAGES);
+  using file = new File();
+  const options = { ...from, fd: file.fd, fileOffset: FILE_OFFSET, streams: 2, checks: pageChecks(PAGES * PAGE) };
+  const pages = [0, 7, 2048, PAGES - 1];
+  from.fill(pages);
+  from.setBits(BITMAP, pages);
+  await writeRam(options, BITMAP, OTHER_BITMAP);
+  for (const page of pages) {
+    const at = FILE_OFFSET + page * PAGE + 4095;
+    const last = Uint8Array.of(from.page(page)[4095]! ^ 1);
+    pwrite(file.fd, last, at);
+    using to = new Ram(PAGES);
+    to.setBits(BITMAP, pages);
+    const damaged = (await rejection(() => readRam({ ...options, ...to, fd: file.fd }, BITMAP))) as VmmError;
+    assert.is(damaged.code, "ram-file");
+    assert.is(damaged.message, `Page ${page} of guest RAM, at byte ${at - 4095} of the file, is damaged`);
+    last[0]! ^= 1;
+    pwrite(file.fd, last, at);
+  }
+});
+
+test("reading can be cancelled", async () => {
+  using ram = new Ram(PAGES);
+  using file = new File();
+  const options = { ...ram, fd: file.fd, fileOffset: 0, streams: 2, checks: pageChecks(PAGES * PAGE) };
+  ram.fill(range(0, PAGES));
+  ram.setBits(BITMAP, range(0, PAGES));
+  await writeRam(options, BITMAP, OTHER_BITMAP);
+  const abort = new AbortController();
+  const reading = rejection(() => readRam({ ...options, signal: abort.signal }, OTHER_BITMAP));
+  abort.abort();
+  assert.is(((await reading) as VmmError).code, "ram-cancelled");
+});
+
 test("a file that is too short, or that cannot be written, is named", async () => {
   using ram = new Ram(PAGES);
   using file = new File();
-  const options = { ...ram, fd: file.fd, fileOffset: 0, streams: 2 };
+  const options = { ...ram, fd: file.fd, fileOffset: 0, streams: 2, checks: pageChecks(PAGES * PAGE) };
   ram.fill(range(0, 100));
   ram.setBits(BITMAP, range(0, 100));
   await writeRam(options, BITMAP, OTHER_BITMAP);
