@@ -15,6 +15,7 @@ import type { AcceleratedVm } from "../accel/types.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { type MappedRam, releaseRam } from "../memory/ram.ts";
+import type { HeldRam } from "../migration/held-ram.ts";
 import { QmpEventSource } from "../qmp/events.ts";
 import type { RunState, ShutdownCause } from "../qmp/schema/machine.ts";
 import { importEntry } from "../runtime/entry.ts";
@@ -77,6 +78,8 @@ export class Vm {
   #startsWhenComplete: boolean;
   /** Why the guest may not run in this process any more. */
   #fence: string | undefined;
+  /** RAM of a guest that has been saved, when it ends with this process. */
+  #held: HeldRam | undefined;
   #isClosed = false;
   /** Resets, ends and sleeps that are being carried out. */
   #changesUnderWay = 0;
@@ -218,6 +221,21 @@ export class Vm {
     for (const port of this.devices.serialPorts) port.discardOutput();
   }
 
+  /** The guest has been saved, but its RAM is here until the kernel is replaced; `cont` takes it back. */
+  holdRam(held: HeldRam): void {
+    this.#held = held;
+  }
+
+  /** @throws VmmError "ram-retained" the first time, when the end of this process would lose the guest */
+  refuseToLoseRam(): void {
+    this.#held?.refuseFirstQuit();
+  }
+
+  #releaseRam(): void {
+    this.#held?.release();
+    this.#held = undefined;
+  }
+
   stop(): void {
     if (this.#state === "inmigrate") {
       this.#startsWhenComplete = false;
@@ -235,6 +253,7 @@ export class Vm {
       this.#startsWhenComplete = true;
       return;
     }
+    this.#releaseRam();
     this.#refuseFenced();
     const reason = CANNOT_RUN[this.#state];
     if (reason !== undefined) throw new VmmError("cannot-run", reason);
@@ -244,6 +263,7 @@ export class Vm {
   /** @throws VmmError when the guest is on its way to or from somebody, or is somebody else's */
   #refuseFenced(): void {
     if (this.#fence !== undefined) throw new VmmError("fenced", this.#fence);
+    if (this.#held !== undefined) throw new VmmError("ram-retained", this.#held.reason);
     if (this.#state === "inmigrate") throw new VmmError("inmigrate", "Guest is waiting for an incoming migration");
     if (this.#state === "finish-migrate") throw new VmmError("cannot-run", "Migration is not finalized yet");
   }
@@ -367,6 +387,7 @@ export class Vm {
     this.#isClosed = true;
     openVms.delete(this);
     this.fds.closeAll();
+    this.#releaseRam();
     if (!this.isBuilt) return;
     this.devices.stopTimers();
     this.#ring();

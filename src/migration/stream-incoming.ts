@@ -116,7 +116,10 @@ async function receive(
   const info = readTransferInfo(hello);
   const { spec } = readMachine(hello);
   const location = readRamLocation(hello, spec.memorySizeBytes);
-  host.build(spec, { cpuids: readCpuids(hello, spec.cpuCount) });
+  if (location.where !== "in-stream" && location.where !== "in-place") {
+    throw new VmmError("state-refused", `The RAM is said to be ${location.where}, and this is a stream`);
+  }
+  host.build(spec, { cpuids: readCpuids(hello, spec.cpuCount), ramIsInPlace: location.where === "in-place" });
   if (location.where === "in-stream") clearRam(vm.memory, vm.ram);
   await vm.accel.prepareToRun();
   const rehearsal = vm.accel.rehearse();
