@@ -47,6 +47,7 @@ export const BOOTS: readonly Boot[] = [
   },
   { kexecs: true, scenarios: [{ spec: "kexec-cpr-reboot", guestSeries: "6.12" }] },
   { kexecs: true, luo: true, scenarios: [{ spec: "luo-kexec", usesLuo: true }] },
+  { kexecs: true, luo: true, scenarios: [{ spec: "luo-cpr-reboot", usesLuo: true }] },
 ];
 
 /**
