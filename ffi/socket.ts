@@ -17,6 +17,7 @@ const SO_REUSEADDR = 2;
 const SO_TYPE = 3;
 const SO_ERROR = 4;
 const SO_SNDBUF = 7;
+const SO_ACCEPTCONN = 30;
 const SO_DOMAIN = 39;
 const IPPROTO_TCP = 6;
 const TCP_NODELAY = 1;
@@ -143,6 +144,11 @@ export function socketError(fd: number): number {
 /** Whether a socket is one of streams. */
 export function isStreamSocket(fd: number): boolean {
   return getOption(fd, SO_TYPE, "SO_TYPE") === SOCK_STREAM;
+}
+
+/** Whether a socket listens. */
+export function isListening(fd: number): boolean {
+  return getOption(fd, SO_ACCEPTCONN, "SO_ACCEPTCONN") !== 0;
 }
 
 function getOption(fd: number, option: number, name: string): number {

@@ -83,6 +83,8 @@ export interface GuestOptions {
   env?: Record<string, string>;
   /** Path of a terminal to be standard input, output and error. */
   terminal?: string;
+  /** An fd of this process that the VM has as number 3. Only on Bun. */
+  inheritedFd?: number;
 }
 
 /** Path of a file with the payload. */
@@ -139,7 +141,9 @@ export class GuestProcess implements AsyncDisposable {
       options.terminal === undefined
         ? command
         : ["/bin/sh", "-c", 'exec "$@" <>"$0" >&0 2>&0', options.terminal, ...command];
-    this.child = spawn(wrapped[0]!, wrapped.slice(1), { stdio: ["pipe", "pipe", "pipe"], env, cwd: this.dir });
+    const stdio = ["pipe" as const, "pipe" as const, "pipe" as const, options.inheritedFd ?? ("ignore" as const)];
+    if (options.inheritedFd === undefined) stdio.length = 3;
+    this.child = spawn(wrapped[0]!, wrapped.slice(1), { stdio, env, cwd: this.dir });
     this.child.stdout!.on("data", (bytes: Uint8Array) => (this.output += Buffer.from(bytes).toString("latin1")));
     this.child.stderr!.on("data", (bytes: Uint8Array) => (this.error += Buffer.from(bytes).toString("utf8")));
     this.ended = new Promise((resolve) => {
@@ -187,8 +191,16 @@ export class GuestProcess implements AsyncDisposable {
   /** A client of the monitor. */
   async qmp(): Promise<QmpClient> {
     const path = join(this.dir, "qmp");
-    await this.until("the monitor", () => existsSync(path));
-    return connect({ path });
+    return this.until("the monitor", async () => {
+      if (!existsSync(path)) return undefined;
+      try {
+        return await connect({ path });
+      } catch (error) {
+        // The file of a socket is there a moment before somebody listens.
+        if (((error as Error).cause as { code?: string } | undefined)?.code === "ECONNREFUSED") return undefined;
+        throw error;
+      }
+    });
   }
 
   /** A connection to one of the VM's sockets, whose bytes are kept. */
@@ -245,6 +257,11 @@ export class GuestProcess implements AsyncDisposable {
         return [];
       }
     });
+  }
+
+  /** Not by `child.kill`, which in Deno does nothing once it has been called. */
+  signal(name: NodeJS.Signals): void {
+    process.kill(this.pid, name);
   }
 
   /** Pids of its children, zombies included. */

@@ -68,6 +68,8 @@ export function runningVmCount(): number {
 export class Vm {
   readonly events = new QmpEventSource();
   #spec: MachineSpec;
+  /** What it was made with; while it is built for a guest that comes, `#spec` is the guest's. */
+  readonly #ownSpec: MachineSpec;
   #parts: VmParts | undefined;
   #controlWords: Int32Array | undefined;
   /** Fds that an operator has given to this VM; a migration to `fd:NAME` takes its own out of here. */
@@ -88,7 +90,7 @@ export class Vm {
 
   /** Without `parts` it waits for a guest from elsewhere (`inmigrate`), whose topology it will have: see `assemble`. */
   constructor(spec: MachineSpec, parts?: VmParts) {
-    this.#spec = spec;
+    this.#spec = this.#ownSpec = spec;
     this.#state = parts === undefined ? "inmigrate" : "prelaunch";
     this.#startsWhenComplete = !spec.startPaused;
     if (parts !== undefined) this.#take(parts);
@@ -106,6 +108,7 @@ export class Vm {
     const parts = this.#parts;
     if (parts === undefined) return;
     this.#parts = undefined;
+    this.#spec = this.#ownSpec;
     parts.devices.stopTimers();
     await parts.accel.close();
     releaseRam(parts.memory, parts.ram);
@@ -279,6 +282,17 @@ export class Vm {
     this.devices.stopTimers();
   }
 
+  /** Gives the consoles what the guest has written. */
+  flushOutput(): void {
+    for (const port of this.devices.serialPorts) {
+      try {
+        port.flush();
+      } catch (error) {
+        report(describeError(error));
+      }
+    }
+  }
+
   #run(): void {
     this.devices.thawOutput();
     this.accel.run();
@@ -418,8 +432,8 @@ export class Vm {
 
   async #serveEvents(events: number): Promise<void> {
     if (events === 0) return;
+    if ((events & EVENT_CHARDEV) !== 0) this.flushOutput();
     try {
-      if ((events & EVENT_CHARDEV) !== 0) for (const port of this.devices.serialPorts) port.flush();
       if ((events & EVENT_TIMER) !== 0 && this.isRunning) this.devices.armTimers();
     } catch (error) {
       report(describeError(error));

@@ -4,9 +4,10 @@
 //   cpr channel    hello: machine, RAM, fence ──▶ the VM is built, its page tables are filled, its threads wait
 //   main channel   begin ──▶ rehearsals ──▶ state ──▶ restored ──▶ take ── point of no return ──▶ the guest runs here
 //
-// Everything before `take` may fail: then the guest runs on over there, and here nothing is left of it.
+// Everything before `take` may fail: then the guest runs on over there, here nothing is left of it, and the next hello is
+// waited for. Nothing after it may.
 import { monotonicMs } from "../../ffi/clock.ts";
-import { close } from "../../ffi/fd.ts";
+import { close, status } from "../../ffi/fd.ts";
 import { SCHED_BATCH, SCHED_OTHER, setSchedulingPolicy } from "../../ffi/process.ts";
 import type { Rehearsal } from "../accel/types.ts";
 import type { MachineSpec, MigrationAddress } from "../config/types.ts";
@@ -18,12 +19,14 @@ import type { RunState } from "../qmp/schema/machine.ts";
 import type { SocketAddress } from "../qmp/schema/migration.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { StateReader } from "../state/reader.ts";
-import { type Frame, FrameChannel } from "./channel/frames.ts";
+import { awaitCaller, type Caller } from "./callers.ts";
+import type { Frame, FrameChannel } from "./channel/frames.ts";
 import { TransportListener } from "./channel/transport-listener.ts";
 import { Fence } from "./fence.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine, readRunState } from "./guest-image.ts";
 import {
-  encodeNumbers,
+  discardFds,
+  encodeStamps,
   expectFrame,
   FRAME_ACCEPTED,
   FRAME_BEGIN,
@@ -50,6 +53,8 @@ const SECTIONS: Readonly<Record<string, number>> = { ...GUEST_SECTIONS, [TRANSFE
 
 /** Within a burst the other side sends one frame after the other; parking the guest is the longest of what it does. */
 const FRAME_TIMEOUT_MS = 10_000;
+/** More frames at a time would keep everybody else waiting. */
+const MAX_BURST = 64;
 /** Enough for the state of any VM but one with a console that was never read. */
 const BUFFER_SIZE_BYTES = 2 ** 20;
 
@@ -65,15 +70,16 @@ export interface Arrival {
   /** It runs already. */
   isRunning: boolean;
   generation: number;
-  timeline: Timeline;
+  timeline: Timeline | undefined;
 }
 
 /** What a hello has brought about. */
 interface Expected {
-  cpr: FrameChannel;
-  fence: Fence;
-  rehearsal: Rehearsal;
-  info: TransferInfo;
+  readonly cpr: FrameChannel;
+  readonly fence: Fence;
+  readonly rehearsal: Rehearsal;
+  readonly info: TransferInfo;
+  isClosed: boolean;
 }
 
 export class IncomingTransfer {
@@ -81,9 +87,14 @@ export class IncomingTransfer {
   readonly #address: MigrationAddress;
   readonly #reactor = new Reactor();
   readonly #buffer = new Uint8Array(BUFFER_SIZE_BYTES);
-  #expected = Promise.withResolvers<Expected>();
-  #isClosed = false;
+  readonly #closed = new AbortController();
+  #expected = promised<Expected>();
+  /** Resolved when the guest of the latest hello does not come any more, and the next hello may. */
+  #isFree = Promise.withResolvers<void>();
   #listener: TransportListener | undefined;
+  #serving: Promise<void> | undefined;
+  /** Why nothing shall come of the hello that is being prepared for. */
+  #givenUp: unknown;
 
   /** Listens on the cpr channel from now on. */
   constructor(address: MigrationAddress, host: TransferHost) {
@@ -96,117 +107,197 @@ export class IncomingTransfer {
     // The guest still runs over there, and is not to wait for a CPU because of this. Threads started from here on inherit it.
     setSchedulingPolicy(SCHED_BATCH);
     this.#listener = await this.#listenAt(this.#address);
-    void this.#awaitHello(this.#listener);
+    this.#serving = this.#serveHellos(this.#listener);
   }
 
   async close(): Promise<void> {
-    this.#isClosed = true;
+    this.#closed.abort(new VmmError("closed", "This VM waits for no guest any more"));
     this.#listener?.close();
+    this.#expected.promise.then(closeExpected).catch(() => {});
+    this.#isFree.resolve();
+    await this.#serving;
     await this.#reactor.close();
   }
 
-  async #awaitHello(first: TransportListener): Promise<void> {
-    let listener = first;
-    for (;;) {
-      try {
-        const cpr = new FrameChannel(await listener.accept(), this.#reactor);
-        await this.#greet(cpr);
-        return;
-      } catch (error) {
-        if (this.#isClosed) return;
-        process.stderr.write(`baton: cpr channel of -incoming: ${describeError(error)}\n`);
+  async #serveHellos(listener: TransportListener): Promise<void> {
+    const { signal } = this.#closed;
+    try {
+      for (;;) {
+        const caller = await awaitCaller(listener, this.#reactor, {
+          type: FRAME_HELLO,
+          limitBytes: MAX_STATE_FRAME_BYTES,
+          signal,
+          onRefused: (message) => this.#report(message),
+        });
+        const expected = await this.#greet(caller);
+        if (expected === undefined) continue;
+        this.#expected.resolve(expected);
+        expected.cpr.onHangup(() => void this.#forget(expected));
+        await this.#isFree.promise;
+        this.#isFree = Promise.withResolvers();
       }
-      listener.close();
-      listener = await this.#listenAt(this.#address);
-      this.#listener = listener;
+    } catch (error) {
+      // Of an fd that cannot bring another connection.
+      this.#expected.reject(new VmmError("no-guest", "No guest can come any more", { cause: error }));
     }
   }
 
-  async #greet(cpr: FrameChannel): Promise<void> {
+  /** Builds what the hello asks for; undefined when that cannot be. */
+  async #greet({ channel: cpr, first: hello }: Caller): Promise<Expected | undefined> {
+    let expected: Expected | undefined;
+    this.#givenUp = undefined;
     try {
-      const hello = await expectFrame(cpr, FRAME_HELLO, MAX_STATE_FRAME_BYTES);
-      const expected = await this.#prepare(cpr, hello);
-      await cpr.send(FRAME_ACCEPTED, new Uint8Array(0));
-      this.#expected.resolve(expected);
+      expected = await this.#prepare(cpr, hello);
+      await cpr.send(FRAME_ACCEPTED, NOTHING);
+      this.#closed.signal.throwIfAborted();
+      if (this.#givenUp !== undefined) throw this.#givenUp;
+      return expected;
     } catch (error) {
-      await this.#host.vm.disassemble();
+      if (!this.#closed.signal.aborted) this.#report(describeError(error));
       await refusePeer(cpr, error);
+      if (expected !== undefined) closeExpected(expected);
+      await this.#host.vm.disassemble();
       cpr.close();
-      throw error;
+      return undefined;
     }
   }
 
   /** Builds everything that the guest will need. */
-  async #prepare(cpr: FrameChannel, { payload, fds }: Frame): Promise<Expected> {
-    const [ramFd, fenceFd, ...others] = fds;
+  async #prepare(cpr: FrameChannel, hello: Frame): Promise<Expected> {
+    const [ramFd, fenceFd, ...others] = hello.fds;
     if (ramFd === undefined || fenceFd === undefined || others.length > 0) {
-      for (const fd of fds) close(fd);
-      throw new VmmError("stream", `The hello has ${fds.length} file descriptors instead of 2`);
+      const count = hello.fds.length;
+      discardFds(hello);
+      throw new VmmError("stream", `The hello has ${count} file descriptors instead of 2`);
     }
     const { vm, build } = this.#host;
+    let fence: Fence | undefined;
     try {
-      const reader = new StateReader(payload, SECTIONS);
+      const reader = new StateReader(hello.payload, SECTIONS);
       const info = readTransferInfo(reader);
       const { spec } = readMachine(reader);
+      checkRam(ramFd, spec.memorySizeBytes);
       build(spec, { cpuids: readCpuids(reader, spec.cpuCount), ramFd });
-      const fence = Fence.join(vm.memory, fenceFd);
+      fence = Fence.join(vm.memory, fenceFd);
       await populateExisting(vm.memory, vm.ram);
       await vm.accel.prepareToRun();
-      return { cpr, fence, info, rehearsal: vm.accel.rehearse() };
+      const rehearsal = vm.accel.rehearse();
+      return { cpr, fence, info, rehearsal, isClosed: false };
     } catch (error) {
       if (!vm.isBuilt) close(ramFd);
-      close(fenceFd);
+      if (fence === undefined) close(fenceFd);
+      else fence.close();
       throw error;
     }
   }
 
-  #listenAt(address: MigrationAddress): Promise<TransportListener> {
-    return TransportListener.listen(address, this.#reactor, { findFd: (name) => this.#host.vm.fds.take(name) });
+  /** The other side has gone before its guest was waited for. */
+  async #forget(expected: Expected): Promise<void> {
+    this.#report("the other side gave up");
+    await this.#discard(expected);
   }
 
-  /** Waits for the guest on the main channel and takes it over; `onListening` hears where that is. */
+  /** Takes back all that a hello has brought about, and lets the next one come. */
+  async #discard(expected: Expected): Promise<void> {
+    this.#expected = promised();
+    closeExpected(expected);
+    await this.#host.vm.disassemble();
+    this.#isFree.resolve();
+  }
+
+  #report(message: string): void {
+    process.stderr.write(`baton: cpr channel of -incoming: ${message}\n`);
+  }
+
+  #listenAt(address: MigrationAddress): Promise<TransportListener> {
+    const findFd = (name: string): number | undefined => this.#host.vm.fds.take(name);
+    return TransportListener.listen(address, this.#reactor, { findFd, takesMany: true });
+  }
+
+  /**
+   * Waits for the guest on the main channel and takes it over; `onListening` hears where that is.
+   * @throws VmmError when it does not come: nothing is left of it then, and this can be called again
+   */
   async receive(
     main: MigrationAddress,
     signal: AbortSignal,
     onListening: (address: SocketAddress | undefined) => void,
   ): Promise<Arrival> {
-    const abandoned = Promise.withResolvers<never>();
-    abandoned.promise.catch(() => {});
-    const abandon = (): void => abandoned.reject(signal.reason);
-    signal.addEventListener("abort", abandon, { once: true });
-    const open: { close(): void }[] = [];
+    // Ends all waiting: `migrate_cancel` does, and the other side's end.
+    const ended = new AbortController();
+    const abort = (): void => ended.abort(signal.reason);
+    signal.addEventListener("abort", abort, { once: true });
+    if (signal.aborted) abort();
     try {
-      const expected = await Promise.race([this.#expected.promise, abandoned.promise]);
-      const { cpr, info } = expected;
-      open.push(cpr, expected.fence, expected.rehearsal);
-      cpr.onHangup(() => {
-        abandoned.reject(new VmmError("peer-gone", `${cpr.transport.name}: the other side gave up`));
-      });
-      const listener = await this.#listenAt(main);
-      onListening(listener.address);
-      open.push(listener);
-      await cpr.send(FRAME_LISTENING, new Uint8Array(0));
-      const channel = new FrameChannel(await Promise.race([listener.accept(), abandoned.promise]), this.#reactor);
-      open.push(channel);
-      signal.addEventListener("abort", () => channel.close(), { once: true });
-      try {
-        return await this.#takeOver(channel, expected, info);
-      } catch (error) {
-        await refusePeer(channel, error);
-        throw error;
-      }
+      const expected = await this.#awaitExpected(ended.signal);
+      const { name } = expected.cpr.transport;
+      expected.cpr.onHangup(() => ended.abort(new VmmError("peer-gone", `${name}: the other side gave up`)));
+      return await this.#receiveExpected(expected, main, ended.signal, onListening);
     } finally {
       setSchedulingPolicy(SCHED_OTHER);
-      signal.removeEventListener("abort", abandon);
-      for (const each of open.reverse()) each.close();
+      signal.removeEventListener("abort", abort);
     }
   }
 
-  async #takeOver(main: FrameChannel, expected: Expected, info: TransferInfo): Promise<Arrival> {
-    const begin = await expectFrame(main, FRAME_BEGIN);
-    if (new TextDecoder().decode(begin.payload) !== info.token) {
-      throw new VmmError("stream", `${main.transport.name} is not who said hello on the cpr channel`);
+  async #awaitExpected(signal: AbortSignal): Promise<Expected> {
+    const aborted = promised<never>();
+    const abort = (): void => aborted.reject(signal.reason);
+    signal.addEventListener("abort", abort, { once: true });
+    if (signal.aborted) abort();
+    try {
+      for (;;) {
+        const expected = await Promise.race([this.#expected.promise, aborted.promise]);
+        if (!expected.isClosed) return expected;
+      }
+    } catch (error) {
+      this.#givenUp = error;
+      throw error;
+    } finally {
+      signal.removeEventListener("abort", abort);
     }
+  }
+
+  async #receiveExpected(
+    expected: Expected,
+    main: MigrationAddress,
+    signal: AbortSignal,
+    onListening: (address: SocketAddress | undefined) => void,
+  ): Promise<Arrival> {
+    let listener: TransportListener | undefined;
+    let channel: FrameChannel | undefined;
+    try {
+      listener = await this.#listenAt(main);
+      onListening(listener.address);
+      await expected.cpr.send(FRAME_LISTENING, NOTHING);
+      const caller = await awaitCaller(listener, this.#reactor, {
+        type: FRAME_BEGIN,
+        signal,
+        check: ({ payload }) => checkToken(payload, expected.info.token),
+        onRefused: (message) => this.#report(message),
+      });
+      listener.close();
+      channel = caller.channel;
+      signal.addEventListener("abort", () => caller.channel.close(), { once: true });
+      signal.throwIfAborted();
+      await channel.send(FRAME_ACCEPTED, NOTHING);
+      const arrival = await this.#takeOver(channel, expected);
+      closeExpected(expected);
+      this.#listener?.close();
+      return arrival;
+    } catch (error) {
+      const reason = signal.aborted ? signal.reason : error;
+      // The other side hears it where it listens: in the pause and the rehearsals that is the main channel.
+      if (channel !== undefined) await refusePeer(channel, reason);
+      await refusePeer(expected.cpr, reason);
+      await this.#discard(expected);
+      throw reason;
+    } finally {
+      listener?.close();
+      channel?.close();
+    }
+  }
+
+  async #takeOver(main: FrameChannel, expected: Expected): Promise<Arrival> {
     for (;;) {
       const burst = await expectFrame(main, FRAME_BURST);
       const arrival = this.#serveBurst(main, expected, countOf(burst));
@@ -255,19 +346,58 @@ export class IncomingTransfer {
     const stamps = [receivedMs, restoredMs, monotonicMs()];
     if (isRunning) vm.runArrived();
     try {
-      main.sendNow(FRAME_RUNNING, encodeNumbers(stamps), [], FRAME_TIMEOUT_MS);
+      main.sendNow(FRAME_RUNNING, encodeStamps(stamps), [], FRAME_TIMEOUT_MS);
     } catch (error) {
       process.stderr.write(`baton: the guest runs here, but the other side was not told: ${describeError(error)}\n`);
     }
-    const timeline = new Timeline([...readStamps(reader), ...stamps], TRANSFER_PHASES);
-    return { runState, isRunning, generation: info.generation, timeline };
+    return { runState, isRunning, generation: info.generation, timeline: timelineOf(reader, stamps) };
   }
 }
 
 const NOTHING = new Uint8Array(0);
 
+/** A promise that may be rejected before anybody waits for it. */
+function promised<T>(): PromiseWithResolvers<T> {
+  const withResolvers = Promise.withResolvers<T>();
+  withResolvers.promise.catch(() => {});
+  return withResolvers;
+}
+
+function closeExpected(expected: Expected): void {
+  if (expected.isClosed) return;
+  expected.isClosed = true;
+  expected.rehearsal.close();
+  expected.fence.close();
+  expected.cpr.close();
+}
+
+/** Memory beyond the end of a file would be found out by the guest, and end this process. */
+function checkRam(fd: number, memorySizeBytes: number): void {
+  const { kind, sizeBytes } = status(fd);
+  // A DAX device does not tell its size; mapping it fails when it is too small.
+  if (kind === "character" || (kind === "file" && sizeBytes >= memorySizeBytes)) return;
+  const what = kind === "file" ? `${sizeBytes} bytes` : `a ${kind}`;
+  throw new VmmError("state-refused", `The RAM of the other side is ${what} instead of ${memorySizeBytes} bytes`);
+}
+
+function checkToken(payload: Uint8Array, token: string): void {
+  if (new TextDecoder().decode(payload) === token) return;
+  throw new VmmError("stream", "Who connected to the main channel is not who said hello on the cpr channel");
+}
+
+/** The guest runs by now, so nothing that is wrong with these numbers may be more than a missing figure. */
+function timelineOf(reader: StateReader, stamps: readonly number[]): Timeline | undefined {
+  try {
+    return new Timeline([...readStamps(reader), ...stamps], TRANSFER_PHASES);
+  } catch (error) {
+    process.stderr.write(`baton: it is not known how long the guest stood: ${describeError(error)}\n`);
+    return undefined;
+  }
+}
+
+/** @throws VmmError "stream" */
 function countOf({ payload }: Frame): number {
-  if (payload.length !== 4)
-    throw new VmmError("stream", `A burst is announced in ${payload.length} bytes instead of 4`);
-  return new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0, true);
+  const count = payload.length === 4 ? new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0, true) : 0;
+  if (count >= 1 && count <= MAX_BURST) return count;
+  throw new VmmError("stream", `A burst of 1 to ${MAX_BURST} frames is announced in 4 bytes, not as [${payload}]`);
 }

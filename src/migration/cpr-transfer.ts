@@ -3,6 +3,7 @@
 //
 //   guest runs    hello      over the cpr channel: the machine, and the fds of RAM and fence
 //                 wait       the other side builds the VM and fills its page tables; then its main channel listens
+//                 begin      on the main channel: both sides know that they talk to the right one
 //                 rehearse   both sides save, carry and restore a scratch VM until their code is warm
 //   ┌ pause       park       vCPUs leave the guest                                   quiesce
 //   │             fill       the state image                                         save
@@ -17,13 +18,13 @@ import { SCHED_BATCH, SCHED_OTHER, setSchedulingPolicy } from "../../ffi/process
 import type { AcceleratedVm, Rehearsal } from "../accel/types.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
-import { Reactor } from "../runtime/reactor.ts";
+import type { Reactor } from "../runtime/reactor.ts";
 import { FrameChannel } from "./channel/frames.ts";
 import { connectTransport } from "./channel/transport.ts";
 import { Fence } from "./fence.ts";
 import { type PlannedGuest, planGuest } from "./guest-image.ts";
 import {
-  decodeNumbers,
+  decodeStamps,
   expectFrame,
   expectType,
   FRAME_ACCEPTED,
@@ -35,6 +36,7 @@ import {
   FRAME_REHEARSED,
   FRAME_RUNNING,
   FRAME_STATE,
+  untilRefused,
 } from "./messages.ts";
 import type { Outgoing } from "./outgoing.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
@@ -43,8 +45,18 @@ import { planTransfer, type TransferInfo } from "./transfer-section.ts";
 /** Rounds of the rehearsal: after these the code of the pause is compiled as well as it ever will be. */
 const REHEARSAL_BURSTS = 10;
 const ROUNDS_PER_BURST = 4;
-/** The other side answers within a millisecond; what it has not done after this it will not do. */
-const ANSWER_TIMEOUT_MS = 5000;
+/** The other side builds a VM and fills page tables for at most 3 GiB: seconds, on a machine that swaps perhaps more. */
+const BUILD_TIMEOUT_MS = 120_000;
+const BEGIN_TIMEOUT_MS = 5000;
+/** The guest runs, but nobody else is served meanwhile. The first rounds compile code, on a busy machine for long. */
+const REHEARSAL_TIMEOUT_MS = 5000;
+/**
+ * How long a guest stands, in the worst case, because the other side hangs within the pause. What it has to do there it has
+ * just done many times, in a millisecond or two each. Giving up too early costs no more than another attempt, because the
+ * fence decides who has the guest; giving up late would cost the guest its connections and wake its watchdogs (10 s of
+ * Linux's soft lockup detector).
+ */
+const PAUSE_TIMEOUT_MS = 1000;
 const MAX_ATTEMPTS = 3;
 
 export interface TransferChannels {
@@ -52,14 +64,42 @@ export interface TransferChannels {
   cpr: MigrationAddress;
 }
 
+export interface TransferOptions {
+  /** How many updates the guest has lived through, this one included. */
+  generation: number;
+  /** For the channels. One for all transfers of a VM: not every runtime gives back all that an ended worker had. */
+  reactor: Reactor;
+}
+
 /** Hands the guest over. @throws VmmError; the guest is here then, stopped if `run` has noted that */
-export async function transfer(run: Outgoing, channels: TransferChannels, generation: number): Promise<void> {
-  const { vm, progress, signal } = run;
+export async function transfer(
+  run: Outgoing,
+  channels: TransferChannels,
+  { generation, reactor }: TransferOptions,
+): Promise<void> {
+  const { signal } = run;
+  // Ends all waiting: `migrate_cancel` does, and the last word of the other side.
+  const ended = new AbortController();
+  signal.addEventListener("abort", () => ended.abort(signal.reason), { once: true });
+  try {
+    await converse(run, channels, { generation, reactor }, ended);
+  } catch (error) {
+    // Of a wait that was ended, the error is only that its channel was closed.
+    throw ended.signal.aborted ? ended.signal.reason : error;
+  }
+}
+
+async function converse(
+  run: Outgoing,
+  channels: TransferChannels,
+  { generation, reactor }: TransferOptions,
+  ended: AbortController,
+): Promise<void> {
+  const { vm, progress } = run;
   // The guest runs meanwhile, and is not to wait for a CPU because of this. Threads started from here on inherit it.
   setSchedulingPolicy(SCHED_BATCH);
   run.atEnd(() => setSchedulingPolicy(SCHED_OTHER));
-  const reactor = new Reactor();
-  run.atEnd(() => void reactor.close());
+  const { signal } = ended;
   const findFd = (name: string): number | undefined => vm.fds.take(name);
   const open = async (address: MigrationAddress): Promise<FrameChannel> => {
     const channel = new FrameChannel(await connectTransport(address, reactor, { signal, findFd }), reactor);
@@ -75,29 +115,37 @@ export async function transfer(run: Outgoing, channels: TransferChannels, genera
   run.atEnd(() => rehearsal.close());
   const info: TransferInfo = { token: randomUUID(), generation };
   await cpr.send(FRAME_HELLO, plan(run, info, rehearsal).take(), [vm.ram.fd!, fence.fd]);
-  await expectFrame(cpr, FRAME_ACCEPTED);
+  await expectFrame(cpr, FRAME_ACCEPTED, { timeoutMs: BUILD_TIMEOUT_MS });
   // For as long as an operator takes to say migrate-incoming over there.
   await expectFrame(cpr, FRAME_LISTENING);
+  untilRefused(cpr).catch((error) => ended.abort(error));
   const main = await open(channels.main);
   await main.send(FRAME_BEGIN, new TextEncoder().encode(info.token));
-  for (let burst = 0; burst < REHEARSAL_BURSTS; burst++) await rehearse(run, main, info, rehearsal);
+  await expectFrame(main, FRAME_ACCEPTED, { timeoutMs: BEGIN_TIMEOUT_MS });
+  for (let burst = 0; burst < REHEARSAL_BURSTS; burst++) {
+    await rehearse(run, main, info, rehearsal);
+    signal.throwIfAborted();
+  }
 
   for (let attempt = 1; ; attempt++) {
     await vm.whenSettled();
+    await announce(main, ROUNDS_PER_BURST + 1);
+    signal.throwIfAborted();
     run.refuseToGoOn();
     progress.setupDone();
     try {
-      await announce(main, ROUNDS_PER_BURST + 1);
       setSchedulingPolicy(SCHED_OTHER);
-      const timeline = handOver(run, main, fence, info, rehearsal);
-      progress.setTimeline(timeline);
-      break;
+      progress.setTimeline(handOver(run, main, fence, info, rehearsal));
+      return;
     } catch (error) {
-      if (!(error instanceof VmmError && error.code === "guest-request") || attempt === MAX_ATTEMPTS) throw error;
+      if (!isGuestRequest(error) || attempt === MAX_ATTEMPTS) throw error;
       run.resumeGuest();
     }
   }
-  run.commit("The guest has moved to another process and may not run here again");
+}
+
+function isGuestRequest(error: unknown): boolean {
+  return error instanceof VmmError && error.code === "guest-request";
 }
 
 /** Lays out the image that is to come. `stamps` are those of the pause so far, when the image is taken. */
@@ -118,12 +166,11 @@ async function announce(main: FrameChannel, count: number): Promise<void> {
 async function rehearse(run: Outgoing, main: FrameChannel, info: TransferInfo, rehearsal: Rehearsal): Promise<void> {
   await announce(main, ROUNDS_PER_BURST);
   for (let round = 0; round < ROUNDS_PER_BURST; round++) rehearseOnce(main, plan(run, info, rehearsal));
-  run.signal.throwIfAborted();
 }
 
 function rehearseOnce(main: FrameChannel, planned: PlannedGuest): void {
-  main.sendNow(FRAME_REHEARSE, planned.take(), [], ANSWER_TIMEOUT_MS);
-  expectType(main.receiveNow(MAX_ANSWER_BYTES, ANSWER_TIMEOUT_MS), FRAME_REHEARSED);
+  main.sendNow(FRAME_REHEARSE, planned.take(), [], REHEARSAL_TIMEOUT_MS);
+  expectType(main.receiveNow(MAX_ANSWER_BYTES, REHEARSAL_TIMEOUT_MS), FRAME_REHEARSED);
 }
 
 const MAX_ANSWER_BYTES = 16 * 1024;
@@ -138,6 +185,7 @@ function handOver(run: Outgoing, main: FrameChannel, fence: Fence, info: Transfe
   const stamps: number[] = [];
   const planned = plan(run, info, vm.accel, stamps);
   const isRunning = vm.isRunning;
+  let failure: unknown;
   stamps.push(monotonicMs());
   try {
     run.noteStop();
@@ -149,20 +197,21 @@ function handOver(run: Outgoing, main: FrameChannel, fence: Fence, info: Transfe
     const image = planned.take();
     stamps.push(monotonicMs());
     fence.offer();
-    main.sendNow(FRAME_STATE, image, [], ANSWER_TIMEOUT_MS);
+    main.sendNow(FRAME_STATE, image, [], PAUSE_TIMEOUT_MS);
     // What is left to be done here must not take the CPU away from the guest.
     setSchedulingPolicy(SCHED_BATCH);
-    const answer = expectType(main.receiveNow(MAX_ANSWER_BYTES, ANSWER_TIMEOUT_MS), FRAME_RUNNING);
-    stamps.push(...decodeNumbers(answer.payload));
+    const answer = expectType(main.receiveNow(MAX_ANSWER_BYTES, PAUSE_TIMEOUT_MS), FRAME_RUNNING);
+    stamps.push(...decodeStamps(answer.payload));
   } catch (error) {
-    const isRequest = error instanceof VmmError && error.code === "guest-request";
-    // The other side has taken the guest, and only its word of that got lost.
-    if (!isRequest && !fence.withdraw()) stamps.push(monotonicMs());
-    else {
-      if (isRunning) vm.events.emit("STOP");
-      throw error;
-    }
+    failure = error;
   }
+  // Whatever the other side has said, or could not say: whether it has the guest stands in the fence alone.
+  if (isGuestRequest(failure) || fence.withdraw()) {
+    if (isRunning) vm.events.emit("STOP");
+    throw failure ?? new VmmError("stream", `${main.transport.name} says that the guest runs there: it does not`);
+  }
+  run.commit("The guest has moved to another process and may not run here again");
+  if (failure !== undefined) stamps.push(monotonicMs());
   // Told earlier, these would have lengthened the pause.
   if (isRunning) vm.events.emit("STOP");
   progress.enter("active");

@@ -44,13 +44,15 @@ interface Arrived {
   isRunning?: boolean;
   /** How many updates it has lived through, when this was one. */
   generation?: number;
-  timeline?: Timeline;
+  timeline?: Timeline | undefined;
 }
 
 export class Incoming {
   readonly #options: IncomingOptions;
   readonly #transfer: IncomingTransfer | undefined;
   #abort = new AbortController();
+  /** Resolves when nothing is under way. */
+  #settled: Promise<void> = Promise.resolve();
 
   constructor(options: IncomingOptions) {
     this.#options = options;
@@ -69,6 +71,7 @@ export class Incoming {
   /** Gives back what waits. */
   async close(): Promise<void> {
     this.cancel();
+    await this.#settled;
     await this.#transfer?.close();
   }
 
@@ -82,7 +85,10 @@ export class Incoming {
     this.#abort = new AbortController();
     progress.start();
     progress.enter("setup");
-    setTimeout(() => void this.#run(main, receive, exitOnError), 0);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#settled = promise;
+    // The reply to `migrate-incoming` goes out first.
+    setTimeout(() => void this.#run(main, receive, exitOnError).finally(resolve), 0);
   }
 
   /** `migrate_cancel`: this side gives up waiting, and can begin anew. */
@@ -94,6 +100,12 @@ export class Incoming {
     const transfer = this.#transfer;
     if (transfer !== undefined) {
       if (main.transport === "file") throw new VmmError("channel", "Migration requires streamable transport (eg unix)");
+      if (main.transport === "socket" && main.type === "inet" && Number(main.port) === 0) {
+        throw new VmmError(
+          "channel",
+          "The main channel of cpr-transfer needs a port that the other side can be told: not 0",
+        );
+      }
       return (signal) => transfer.receive(main, signal, (address) => (this.#options.progress.socketAddress = address));
     }
     if (main.transport === "file") return () => this.#loadFile(main);
@@ -116,8 +128,9 @@ export class Incoming {
     try {
       arrived = await receive(this.#abort.signal);
     } catch (error) {
-      await vm.disassemble();
-      if (this.#abort.signal.aborted && vm.state === "inmigrate") {
+      // It ends, and nobody waits for a guest any more.
+      if (vm.state === "shutdown") return;
+      if (this.#abort.signal.aborted) {
         progress.enter("cancelling");
         progress.enter("cancelled");
         return;
@@ -137,7 +150,7 @@ export class Incoming {
     const { vm, progress, onArrived } = this.#options;
     onArrived(generation);
     vm.serve();
-    for (const port of vm.devices.serialPorts) port.flush();
+    vm.flushOutput();
     if (timeline !== undefined) progress.setTimeline(timeline);
     if (progress.status === "setup") progress.enter("active");
     if (isRunning) vm.runsOn();
@@ -168,6 +181,9 @@ export class Incoming {
       vm.devices.restoreState(reader);
       vm.accel.restoreState(reader);
       return { runState };
+    } catch (error) {
+      await vm.disassemble();
+      throw error;
     } finally {
       close(file.fd);
     }

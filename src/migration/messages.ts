@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the two sides of a migration say to each other, in the frames of channel/frames.ts. docs/migration-protocol.md has
 // the conversations.
+import { close } from "../../ffi/fd.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { MAX_IMAGE_SIZE_BYTES } from "../state/format.ts";
 import type { Frame, FrameChannel } from "./channel/frames.ts";
 
 /** The machine, every section that will come and what the two sides need to know of each other; with fds in cpr-transfer. */
 export const FRAME_HELLO = 1;
-/** The machine is built. */
+/** To HELLO: the machine is built. To BEGIN: the token is right. */
 export const FRAME_ACCEPTED = 2;
 /** The reason, as text: the guest stays where it is. */
 export const FRAME_REFUSED = 3;
@@ -63,37 +64,71 @@ const NAMES: Readonly<Record<number, string>> = {
 
 /**
  * The frame, when it is of one of these types.
- * @throws VmmError "refused" with the peer's reason, "stream" when it is another one
+ * @throws VmmError "refused" with the peer's reason, "stream" when it is another one; its fds are closed
  */
 export function expectType(frame: Frame, ...types: number[]): Frame {
-  if (types.includes(frame.type)) return frame;
+  const isExpected = types.includes(frame.type);
+  if (isExpected && (frame.fds.length === 0 || frame.type === FRAME_HELLO)) return frame;
+  discardFds(frame);
   if (frame.type === FRAME_REFUSED) {
     throw new VmmError("refused", `The other side refused: ${new TextDecoder().decode(frame.payload)}`);
   }
   const got = NAMES[frame.type] ?? `type ${frame.type}`;
-  throw new VmmError("stream", `The other side sent ${got} where ${namesOf(types)} was expected`);
+  const what = isExpected ? `file descriptors with ${got}` : `${got} where ${namesOf(types)} was expected`;
+  throw new VmmError("stream", `The other side sent ${what}`);
 }
 
 function namesOf(types: readonly number[]): string {
   return types.map((type) => NAMES[type]).join(" or ");
 }
 
-/** The next frame, which must be of that type. @throws VmmError "peer-gone" when the stream ends instead */
-export function expectFrame(channel: FrameChannel, type: number, limitBytes = MAX_REASON_BYTES): Promise<Frame> {
-  return expectOneOf(channel, [type], limitBytes);
+/** For a frame that is of no use. */
+export function discardFds(frame: Frame): void {
+  for (const fd of frame.fds) close(fd);
+  frame.fds.length = 0;
 }
 
-/** The next frame, which must be of one of those types. @throws VmmError "peer-gone" when the stream ends instead */
+export interface ExpectOptions {
+  /** The most that the payload may have. */
+  limitBytes?: number | undefined;
+  /** Default: for as long as the peer is there. */
+  timeoutMs?: number;
+}
+
+/** The next frame, which must be of that type. @throws VmmError as `expectOneOf` */
+export function expectFrame(channel: FrameChannel, type: number, options?: ExpectOptions): Promise<Frame> {
+  return expectOneOf(channel, [type], options);
+}
+
+/**
+ * The next frame, which must be of one of those types.
+ * @throws VmmError "peer-gone" when the stream ends instead; "peer-silent", and then the channel is to be closed
+ */
 export async function expectOneOf(
   channel: FrameChannel,
   types: readonly number[],
-  limitBytes = MAX_REASON_BYTES,
+  { limitBytes = MAX_REASON_BYTES, timeoutMs }: ExpectOptions = {},
 ): Promise<Frame> {
-  const frame = await channel.receive(limitBytes);
-  if (frame === undefined) {
-    throw new VmmError("peer-gone", `${channel.transport.name} ended before it sent ${namesOf(types)}`);
+  const { name } = channel.transport;
+  const silence = Promise.withResolvers<never>();
+  const complain = (): void =>
+    silence.reject(new VmmError("peer-silent", `${name} did not send ${namesOf(types)} within ${timeoutMs} ms`));
+  const timer = timeoutMs === undefined ? undefined : setTimeout(complain, timeoutMs);
+  try {
+    const frame = await Promise.race([channel.receive(limitBytes), silence.promise]);
+    if (frame === undefined) throw new VmmError("peer-gone", `${name} ended before it sent ${namesOf(types)}`);
+    return expectType(frame, ...types);
+  } finally {
+    clearTimeout(timer);
   }
-  return expectType(frame, ...types);
+}
+
+/** The peer's reason to end the conversation, on a channel on which nothing else is to come. Never resolves. */
+export async function untilRefused(channel: FrameChannel): Promise<never> {
+  const frame = await channel.receive(MAX_REASON_BYTES);
+  if (frame === undefined) throw new VmmError("peer-gone", `${channel.transport.name}: the other side gave up`);
+  expectType(frame, FRAME_REFUSED);
+  throw new VmmError("refused", `The other side refused: ${new TextDecoder().decode(frame.payload)}`);
 }
 
 /** Tells the peer why nothing comes of it, if it still listens. */
@@ -103,11 +138,17 @@ export async function refusePeer(channel: FrameChannel, error: unknown): Promise
   await channel.send(FRAME_REFUSED, reason).catch(() => {});
 }
 
-export function encodeNumbers(numbers: readonly number[]): Uint8Array {
-  return new Uint8Array(Float64Array.from(numbers).buffer);
+/** Of RUNNING: when the state had come, when it was restored, and when the guest was taken. */
+const RUNNING_STAMPS = 3;
+
+export function encodeStamps(stampsMs: readonly number[]): Uint8Array {
+  return new Uint8Array(Float64Array.from(stampsMs).buffer);
 }
 
-export function decodeNumbers(bytes: Uint8Array): number[] {
+/** @throws VmmError "stream" */
+export function decodeStamps(bytes: Uint8Array): number[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  return Array.from({ length: bytes.length >> 3 }, (_, index) => view.getFloat64(index * 8, true));
+  const stamps = Array.from({ length: bytes.length >> 3 }, (_, index) => view.getFloat64(index * 8, true));
+  if (stamps.length === RUNNING_STAMPS && stamps.every(Number.isFinite)) return stamps;
+  throw new VmmError("stream", `The other side sent ${bytes.length} bytes of times that make no sense`);
 }

@@ -21,6 +21,7 @@ import type {
   MigrationParameters,
 } from "../qmp/schema/migration.ts";
 import type { MigrationTarget } from "../qmp/target.ts";
+import { Reactor } from "../runtime/reactor.ts";
 import { findBlockers } from "./blockers.ts";
 import { type TransferChannels, transfer } from "./cpr-transfer.ts";
 import { updateByExec } from "./exec-update.ts";
@@ -39,6 +40,8 @@ export class Migration implements MigrationTarget {
   readonly #capabilities = defaultCapabilities();
   #parameters = defaultParameters();
   readonly progress: MigrationProgress;
+  /** For the channels of outgoing migrations. */
+  readonly #reactor = new Reactor();
   #outgoing: Outgoing | undefined;
   #incoming: Incoming | undefined;
   /** Updates that this guest has lived through. */
@@ -108,7 +111,7 @@ export class Migration implements MigrationTarget {
     }
     if (mode === "cpr-transfer") {
       const { main, cpr } = channels as TransferChannels;
-      return (run) => transfer(run, { main, cpr }, this.#generation + 1);
+      return (run) => transfer(run, { main, cpr }, { generation: this.#generation + 1, reactor: this.#reactor });
     }
     const stopFirst = mode === "cpr-reboot";
     const address = main!;
@@ -152,9 +155,10 @@ export class Migration implements MigrationTarget {
     this.#generation = generation;
   }
 
-  /** Gives back what an incoming migration waits with. */
+  /** Gives back what migrations wait with. */
   async close(): Promise<void> {
     await this.#incoming?.close();
+    await this.#reactor.close();
   }
 
   /** This VM waits for a guest. */

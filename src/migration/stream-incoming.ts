@@ -81,10 +81,10 @@ export async function receiveStream(
   signal.addEventListener("abort", closeAll, { once: true });
   try {
     const findFd = (name: string): number | undefined => host.vm.fds.take(name);
-    const listener = await TransportListener.listen(address, reactor, { findFd });
+    const listener = await TransportListener.listen(address, reactor, { findFd, takesMany: true });
     open.push(listener);
     host.onListening(listener.address);
-    const main = new FrameChannel(await listener.accept({ signal, isLast: false }), reactor);
+    const main = new FrameChannel(await listener.accept({ signal }), reactor);
     open.push(main);
     try {
       return await receive(host, main, listener, { reactor, signal, open });
@@ -112,7 +112,10 @@ async function receive(
   session: Session,
 ): Promise<StreamArrival> {
   const { vm } = host;
-  const hello = new StateReader((await expectFrame(main, FRAME_HELLO, MAX_STATE_FRAME_BYTES)).payload, SECTIONS);
+  const hello = new StateReader(
+    (await expectFrame(main, FRAME_HELLO, { limitBytes: MAX_STATE_FRAME_BYTES })).payload,
+    SECTIONS,
+  );
   const info = readTransferInfo(hello);
   const { spec } = readMachine(hello);
   const location = readRamLocation(hello, spec.memorySizeBytes);
@@ -150,7 +153,7 @@ async function acceptFurther(
 ): Promise<FrameChannel[]> {
   const channels: FrameChannel[] = [];
   for (let missing = streams; missing > 0; ) {
-    const channel = new FrameChannel(await listener.accept({ signal, isLast: false }), reactor);
+    const channel = new FrameChannel(await listener.accept({ signal }), reactor);
     open.push(channel);
     const join = await expectFrame(channel, FRAME_JOIN).catch(() => undefined);
     const [given, index] = new TextDecoder().decode(join?.payload).split(" ");
@@ -213,7 +216,7 @@ async function takeAtEnd(
   location: RamLocation,
   info: TransferInfo,
 ): Promise<StreamArrival> {
-  const state = await expectFrame(main, FRAME_STATE, MAX_STATE_FRAME_BYTES);
+  const state = await expectFrame(main, FRAME_STATE, { limitBytes: MAX_STATE_FRAME_BYTES });
   await expectFrame(main, FRAME_END);
   return { runState: restore(vm, state.payload, location), isRunning: false, generation: info.generation };
 }

@@ -198,8 +198,16 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     for (const { vcpu, control } of this.#threads) if (control.state === VCPU_STATE_PARKED) vcpu.notePause();
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
     if (this.#areWorkersStarted) return;
-    for (const index of this.#threads.keys()) this.#startWorker(index);
+    if (this.#isPrepared) this.#offerFirst();
+    else for (const index of this.#threads.keys()) this.#startWorker(index);
     this.#areWorkersStarted = true;
+  }
+
+  /** The first vCPU's worker, which waits for the main thread to have run it, gets it without that. */
+  #offerFirst(): void {
+    const { control } = this.#threads[0]!;
+    control.state = VCPU_STATE_PARKED;
+    control.offer();
   }
 
   runLent(): void {
@@ -287,10 +295,10 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       this.#kick(thread);
       thread.control.request = VCPU_REQUEST_EXIT;
     }
-    for (const { index, control, worker } of this.#threads) {
+    if (this.#isPrepared && !this.#areWorkersStarted) this.#offerFirst();
+    for (const { control, worker } of this.#threads) {
       // Its fd number and its kvm_run must not become something else while the thread still uses them.
-      if (this.#areWorkersStarted || (this.#isPrepared && index > 0))
-        control.waitForState(VCPU_STATE_GONE, PARK_TIMEOUT_MS);
+      if (this.#areWorkersStarted || this.#isPrepared) control.waitForState(VCPU_STATE_GONE, PARK_TIMEOUT_MS);
       worker?.terminate();
     }
     for (const [index, { vcpu }] of this.#threads.entries()) {

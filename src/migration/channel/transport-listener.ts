@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where an incoming migration is waited for.
-import { localAddress } from "../../../ffi/socket.ts";
+import { isOpen, setCloseOnExec, setNonBlocking, status } from "../../../ffi/fd.ts";
+import { isListening, localAddress } from "../../../ffi/socket.ts";
 import { SocketListener } from "../../backends/chardev/listener.ts";
 import type { MigrationAddress } from "../../config/types.ts";
 import { VmmError } from "../../errors.ts";
@@ -8,6 +9,7 @@ import { formatMigrationUri } from "../../qmp/migration-address.ts";
 import type { SocketAddress } from "../../qmp/schema/migration.ts";
 import type { Reactor } from "../../runtime/reactor.ts";
 import {
+  findFdOf,
   type InetOrUnix,
   isInetOrUnix,
   openTransport,
@@ -16,9 +18,15 @@ import {
   type TransportOptions,
 } from "./transport.ts";
 
+export interface ListenOptions extends Omit<TransportOptions, "signal"> {
+  /** Listens on after a connection, until `close`: one `accept` after the other. */
+  takesMany?: boolean;
+}
+
 /**
- * Takes connections. With the last one the socket is closed and a unix socket's path is gone: whoever comes later is
- * refused, and whoever waits in the queue is hung up on. An fd or a command is there at once, and is the only one.
+ * Takes one connection, if not told otherwise. With it the socket is closed and a unix socket's path is gone: whoever comes
+ * later is refused, and whoever waits in the queue is hung up on. A connected fd or a command is there at once; an fd that
+ * listens is listened on, and its path left alone.
  *
  * @example
  * const listener = await TransportListener.listen({ transport: "socket", type: "unix", path: "/tmp/in" }, reactor);
@@ -28,15 +36,16 @@ export class TransportListener {
   /** For `socket-address` of query-migrate: numeric, with the port that was really bound. Undefined for a command. */
   readonly address: SocketAddress | undefined;
   readonly #name: string;
+  readonly #takesMany: boolean;
   #listener: SocketListener | undefined;
   /** There already, but nobody has asked for it yet. */
   #transport: Transport | undefined;
   #waiting: PromiseWithResolvers<Transport> | undefined;
-  #isLast = true;
 
-  private constructor(name: string, address: SocketAddress | undefined) {
+  private constructor(name: string, address: SocketAddress | undefined, takesMany: boolean) {
     this.#name = name;
     this.address = address;
+    this.#takesMany = takesMany;
   }
 
   /**
@@ -46,17 +55,35 @@ export class TransportListener {
   static async listen(
     address: MigrationAddress,
     reactor: Reactor,
-    options: Omit<TransportOptions, "signal"> = {},
+    { findFd, takesMany = false }: ListenOptions = {},
   ): Promise<TransportListener> {
     const name = formatMigrationUri(address);
-    if (isInetOrUnix(address)) return TransportListener.#listenOn(address, name, reactor);
+    if (isInetOrUnix(address)) return TransportListener.#listenOn(address, name, takesMany, reactor);
     const fdAddress = address.transport === "socket" && address.type === "fd" ? address : undefined;
-    const opened = new TransportListener(name, fdAddress && { type: "fd", str: fdAddress.str });
-    opened.#transport = await openTransport(address, "incoming", options);
+    if (fdAddress !== undefined) {
+      const fd = findFdOf(fdAddress.str, findFd);
+      const opened = TransportListener.#listenOnFd(fd, fdAddress.str, takesMany, reactor);
+      if (opened !== undefined) return opened;
+      // No listening socket: what it is may be taken as a transport. It is looked for by the same name, and once only.
+      const transport = await openTransport(fdAddress, "incoming", { findFd: () => fd });
+      return TransportListener.#opened(transport, name, { type: "fd", str: fdAddress.str }, takesMany);
+    }
+    const transport = await openTransport(address, "incoming", findFd === undefined ? {} : { findFd });
+    return TransportListener.#opened(transport, name, undefined, takesMany);
+  }
+
+  static #opened(
+    transport: Transport,
+    name: string,
+    address: SocketAddress | undefined,
+    takesMany: boolean,
+  ): TransportListener {
+    const opened = new TransportListener(name, address, takesMany);
+    opened.#transport = transport;
     return opened;
   }
 
-  static #listenOn(address: InetOrUnix, name: string, reactor: Reactor): TransportListener {
+  static #listenOn(address: InetOrUnix, name: string, takesMany: boolean, reactor: Reactor): TransportListener {
     const { transport: _transport, ...spec } = address;
     let listener: SocketListener;
     try {
@@ -64,18 +91,36 @@ export class TransportListener {
     } catch (error) {
       throw new VmmError("listen-failed", `Cannot listen on ${name}`, { cause: error });
     }
-    const opened: TransportListener = new TransportListener(name, boundAddress(address, listener.fd));
+    const opened: TransportListener = new TransportListener(name, boundAddress(address, listener.fd), takesMany);
+    opened.#listener = listener;
+    return opened;
+  }
+
+  /** Undefined when it is no listening socket. The fd is the listener's from then on. */
+  static #listenOnFd(fd: number, str: string, takesMany: boolean, reactor: Reactor): TransportListener | undefined {
+    if (!isOpen(fd) || status(fd).kind !== "socket" || !isListening(fd)) return undefined;
+    setCloseOnExec(fd, true);
+    setNonBlocking(fd, true);
+    const { path, host, port } = localAddress(fd);
+    const spec =
+      host === undefined
+        ? ({ type: "unix", path: path ?? "" } as const)
+        : ({ type: "inet", host, port: String(port) } as const);
+    const address: InetOrUnix = { transport: "socket", ...spec };
+    const listener = SocketListener.restore({ fd, address: spec, file: null }, reactor, (connection) =>
+      opened.#accepted(socketTransport(connection, address)),
+    );
+    const opened: TransportListener = new TransportListener(`fd:${str}`, { type: "fd", str }, takesMany);
     opened.#listener = listener;
     return opened;
   }
 
   /**
-   * The next connection, which is the last unless `isLast` is false. May be called again after it was aborted.
-   * @throws VmmError "listener-closed" when `close` comes first or the last connection has been taken; the signal's reason
+   * The connection, or the next one. May be called again after it was aborted.
+   * @throws VmmError "listener-closed" when `close` comes first or the connection has been taken; the signal's reason
    */
-  async accept({ signal, isLast = true }: { signal?: AbortSignal; isLast?: boolean } = {}): Promise<Transport> {
+  async accept({ signal }: { signal?: AbortSignal } = {}): Promise<Transport> {
     signal?.throwIfAborted();
-    this.#isLast = isLast;
     if (this.#waiting !== undefined) throw new Error(`An accept() on ${this.#name} is under way`);
     const transport = this.#transport;
     if (transport !== undefined) {
@@ -112,11 +157,11 @@ export class TransportListener {
   #accepted(transport: Transport): void {
     const waiting = this.#waiting;
     this.#waiting = undefined;
-    if (this.#isLast) {
+    if (this.#takesMany) {
+      this.#listener?.pause();
+    } else {
       this.#listener?.close();
       this.#listener = undefined;
-    } else {
-      this.#listener?.pause();
     }
     waiting?.resolve(transport);
   }

@@ -168,18 +168,25 @@ function untilWritable(fd: number, reactor: Reactor, signal: AbortSignal | undef
   });
 }
 
-/** A number names an fd that this process has inherited, anything else one of QMP's `getfd`. */
 function openFd(text: string, direction: Direction, findFd: FindFd | undefined): Transport {
-  const name = `fd:${text}`;
-  if (/^\d+$/.test(text)) return fdTransport(Number(text), name, direction);
-  const fd = findFd?.(text);
-  if (fd === undefined) throw new VmmError("fd-unusable", `File descriptor named '${text}' has not been found`);
+  const fd = findFdOf(text, findFd);
   try {
-    return fdTransport(fd, name, direction);
+    return fdTransport(fd, `fd:${text}`, direction);
   } catch (error) {
-    close(fd);
+    if (!isFdNumber(text)) close(fd);
     throw error;
   }
+}
+
+/** A number names an fd that this process has inherited, anything else one of QMP's `getfd`. */
+export function findFdOf(text: string, findFd: FindFd | undefined): number {
+  const fd = isFdNumber(text) ? Number(text) : findFd?.(text);
+  if (fd === undefined) throw new VmmError("fd-unusable", `File descriptor named '${text}' has not been found`);
+  return fd;
+}
+
+function isFdNumber(text: string): boolean {
+  return /^\d+$/.test(text);
 }
 
 function fdTransport(fd: number, name: string, direction: Direction): Transport {

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Two VMM processes and what goes on between them, for the tests of cpr-transfer.
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { MigrationAddress } from "../../../src/config/types.ts";
 import type { QmpClient } from "../../../src/qmp/client.ts";
 import type { CommandResult } from "../../../src/qmp/schema.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
-import { type GuestOptions, GuestProcess, thisRuntime, until } from "../../guest.ts";
+import { type GuestOptions, GuestProcess, program, type Runtime, thisRuntime, until } from "../../guest.ts";
+import { assert } from "../../harness.ts";
 
 export interface Sockets {
   main: string;
@@ -16,18 +20,33 @@ export function sockets(): Sockets {
   return { main: join(dir, "main.sock"), cpr: join(dir, "cpr.sock") };
 }
 
-const unix = (path: string) => ({ transport: "socket" as const, type: "unix" as const, path });
+export const unix = (path: string) => ({ transport: "socket" as const, type: "unix" as const, path });
+
+/** `-incoming` for the cpr channel, as JSON. */
+export function cprChannel(path: string): string {
+  return JSON.stringify({ "channel-type": "cpr", addr: unix(path) });
+}
 
 /** A VMM that waits for a guest. Its RAM is looked at through the process that has the guest now. */
 export function waiting({ main, cpr }: Sockets, options: GuestOptions & { defer?: boolean } = {}): GuestProcess {
   const { defer = false, extra = [], ...others } = options;
-  const channel = JSON.stringify({ "channel-type": "cpr", addr: unix(cpr) });
-  return new GuestProcess({
-    runtime: thisRuntime,
-    bare: true,
-    ...others,
-    extra: ["-incoming", defer ? "defer" : `unix:${main}`, "-incoming", channel, ...extra],
-  });
+  return waitingWith(["-incoming", defer ? "defer" : `unix:${main}`, "-incoming", cprChannel(cpr), ...extra], others);
+}
+
+/** A VMM that is told with `options` to wait for a guest. */
+export function waitingWith(options: string[], others: GuestOptions = {}): GuestProcess {
+  return new GuestProcess({ runtime: thisRuntime, bare: true, ...others, extra: options });
+}
+
+/** Another program than Baton itself, of this folder, to start in `GuestOptions`. */
+export function variant(name: string, env: Record<string, string>): GuestOptions {
+  const path = fileURLToPath(new URL(name, import.meta.url));
+  return { program: [...program(thisRuntime).slice(0, -1), path], env };
+}
+
+/** A Baton that sends itself `signal` at a step of faulty-baton.ts. */
+export function faulty(step: string, signal: "SIGKILL" | "SIGSTOP" = "SIGKILL"): GuestOptions {
+  return variant("faulty-baton.ts", { BATON_TEST_FAULT: `${step}:${signal}` });
 }
 
 /** `migrate` by cpr-transfer; returns when it is over. */
@@ -36,11 +55,15 @@ export async function transferTo(qmp: QmpClient, place: Sockets): Promise<Comman
   return over(qmp);
 }
 
-export async function beginTransfer(qmp: QmpClient, { main, cpr }: Sockets): Promise<void> {
+export async function beginTransfer(
+  qmp: QmpClient,
+  { main, cpr }: { main: string | MigrationAddress; cpr: string },
+): Promise<void> {
   await qmp.execute("migrate-set-parameters", { mode: "cpr-transfer" });
+  const addr = typeof main === "string" ? unix(main) : main;
   await qmp.execute("migrate", {
     channels: [
-      { "channel-type": "main", addr: unix(main) },
+      { "channel-type": "main", addr },
       { "channel-type": "cpr", addr: unix(cpr) },
     ],
   });
@@ -52,3 +75,96 @@ export async function over(qmp: QmpClient): Promise<CommandResult<"query-migrate
     return ["completed", "failed", "cancelled"].includes(info.status ?? "") ? info : undefined;
   });
 }
+
+/** What has been written to standard error by both, for messages of failing tests. */
+export function complaints(...guests: GuestProcess[]): string {
+  return guests.map(({ error }, index) => `\nprocess ${index}: ${error}`).join("");
+}
+
+/** Moves the guest to a process that waits for it: it runs on there, and here it is fenced. */
+export async function moved(
+  old: GuestProcess,
+  next: GuestProcess,
+  place: { main: string | MigrationAddress; cpr: string },
+): Promise<void> {
+  await using qmp = await old.qmp();
+  await using nextQmp = await next.qmp();
+  const updates = (await qmp.execute("query-migrate")).updates ?? 0;
+  const counter = old.counter();
+  await beginTransfer(qmp, place);
+  const info = await over(qmp);
+  assert.is(info.status, "completed", `${info["error-desc"]} ${complaints(old, next)}`);
+  assert.is((await over(nextQmp)).status, "completed");
+  await hasMoved(old, next);
+  assert.ok(next.counter() >= counter, "the guest's RAM is the same");
+  assert.is((await nextQmp.execute("query-migrate")).updates, updates + 1);
+}
+
+/** The guest runs in `next`, is clean, and stands for good in `old`. */
+export async function hasMoved(old: GuestProcess, next: GuestProcess): Promise<void> {
+  await using qmp = await old.qmp();
+  await using nextQmp = await next.qmp();
+  assert.equal(await qmp.execute("query-status"), { running: false, status: "postmigrate" });
+  assert.equal(await nextQmp.execute("query-status"), { running: true, status: "running" });
+  await stands(old, async () => next.runsOn());
+}
+
+/** What a parked thread may use: its runtime wakes it now and then. One that runs a guest uses all that it gets. */
+const PARKED_TICKS = 2;
+
+/** No vCPU of `guest` runs while `meanwhile` goes on. */
+export async function stands(guest: GuestProcess, meanwhile: () => Promise<void>): Promise<void> {
+  await using qmp = await guest.qmp();
+  const threads = (await qmp.execute("query-cpus-fast")).map((cpu) => cpu["thread-id"]);
+  const before = threads.map((thread) => cpuTicks(guest.pid, thread));
+  await meanwhile();
+  for (const [index, thread] of threads.entries()) {
+    const used = cpuTicks(guest.pid, thread) - before[index]!;
+    assert.ok(
+      used <= PARKED_TICKS,
+      `vCPU ${index} of the process that has not got the guest used ${used} ticks of CPU time`,
+    );
+  }
+}
+
+/** utime and stime of a thread, proc(5), in ticks of 10 ms; 0 for one that has gone or never was. */
+function cpuTicks(pid: number, thread: number): number {
+  if (!readdirSync(`/proc/${pid}/task`).includes(String(thread))) return 0;
+  const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "latin1");
+  const [utime, stime] = stat
+    .slice(stat.lastIndexOf(")") + 2)
+    .split(" ")
+    .slice(11, 13);
+  return Number(utime) + Number(stime);
+}
+
+/** The transfer has failed: the guest runs on where it was, whole, and can go on to somebody else. */
+export async function hasStayed(guest: GuestProcess, qmp: QmpClient): Promise<string> {
+  const info = await over(qmp);
+  assert.is(info.status, "failed", JSON.stringify(info));
+  assert.equal(await qmp.execute("query-status"), { running: true, status: "running" });
+  await guest.runsOn();
+  return info["error-desc"]!;
+}
+
+/** Flag of a listening socket in /proc/net/unix, linux/net.h. */
+const SO_ACCEPTCON = "00010000";
+
+/** Waits until a process listens on a unix socket: its file is there a moment before that. */
+export async function untilListening(guest: GuestProcess, path: string): Promise<void> {
+  await guest.until(`somebody to listen on ${path}`, () =>
+    readFileSync("/proc/net/unix", "utf8")
+      .split("\n")
+      .some((line) => line.endsWith(` ${path}`) && line.includes(` ${SO_ACCEPTCON} `)),
+  );
+}
+
+/** Waits until a process is stopped by a signal. */
+export async function untilStopped(guest: GuestProcess): Promise<void> {
+  await guest.until("SIGSTOP", () => {
+    const stat = readFileSync(`/proc/${guest.pid}/stat`, "latin1");
+    return stat.slice(stat.lastIndexOf(")") + 2).startsWith("T");
+  });
+}
+
+export const ALL_RUNTIMES: readonly Runtime[] = ["compiled", "bun", "deno"];

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// Baton as a program that dies or hangs at a certain step of a transfer, on either side of it.
+//
+//   BATON_TEST_FAULT   STEP:SIGNAL. The process sends itself the signal when it comes to the step:
+//     send N           before it sends the first frame of that type, sent N after it (src/migration/messages.ts)
+//     built            when the machine of a hello is built
+//     restored         when the state of the guest has been restored, and not been taken
+//     taken, offered   when the fence has been changed
+import { KvmAcceleratedVm } from "../../../src/accel/kvm/vm.ts";
+import { FrameChannel } from "../../../src/migration/channel/frames.ts";
+import { Fence } from "../../../src/migration/fence.ts";
+
+const [wanted = "", signal = "SIGKILL"] = (process.env.BATON_TEST_FAULT ?? "").split(":");
+let isDone = false;
+
+function comeTo(step: string): void {
+  if (isDone || step !== wanted) return;
+  isDone = true;
+  process.kill(process.pid, signal);
+}
+
+const { send, sendNow } = FrameChannel.prototype;
+FrameChannel.prototype.send = async function (type, ...rest) {
+  comeTo(`send ${type}`);
+  await send.call(this, type, ...rest);
+  comeTo(`sent ${type}`);
+};
+FrameChannel.prototype.sendNow = function (type, ...rest) {
+  comeTo(`send ${type}`);
+  sendNow.call(this, type, ...rest);
+  comeTo(`sent ${type}`);
+};
+
+const { prepareToRun, restoreState } = KvmAcceleratedVm.prototype;
+KvmAcceleratedVm.prototype.prepareToRun = async function () {
+  await prepareToRun.call(this);
+  comeTo("built");
+};
+KvmAcceleratedVm.prototype.restoreState = function (...args) {
+  restoreState.apply(this, args);
+  comeTo("restored");
+};
+
+const { offer, take } = Fence.prototype;
+Fence.prototype.offer = function () {
+  offer.call(this);
+  comeTo("offered");
+};
+Fence.prototype.take = function () {
+  const isTaken = take.call(this);
+  comeTo("taken");
+  return isTaken;
+};
+
+await import("../../../src/cli/main.ts");
