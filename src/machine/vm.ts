@@ -256,10 +256,10 @@ export class Vm {
       this.#startsWhenComplete = true;
       return;
     }
-    this.#releaseRam();
-    this.#refuseFenced();
     const reason = CANNOT_RUN[this.#state];
     if (reason !== undefined) throw new VmmError("cannot-run", reason);
+    this.#releaseRam();
+    this.#refuseFenced();
     this.resumeFrom();
   }
 
