@@ -103,13 +103,8 @@ export async function restoreRetained(guest: RetainedGuest, devicePath?: string)
   } catch (cause) {
     if (!guest.vm.isBuilt) close(ram.ramFd);
     finish(ram);
-    throw new VmmError(
-      "ram-lost",
-      "The guest is lost: its RAM came from the last kernel, but it could not be restored",
-      {
-        cause,
-      },
-    );
+    const message = "The guest is lost: its RAM came from the last kernel, but it could not be restored";
+    throw new VmmError("ram-lost", message, { cause });
   }
   finish(ram);
 }
