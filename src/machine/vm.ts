@@ -82,6 +82,8 @@ export class Vm {
   #fence: string | undefined;
   /** RAM of a guest that has been saved, when it ends with this process. */
   #held: HeldRam | undefined;
+  /** What that guest has written and no console has got, of each serial port: it is in its state, too. */
+  #heldOutput: Uint8Array[] = [];
   #isClosed = false;
   /** Resets, ends and sleeps that are being carried out. */
   #changesUnderWay = 0;
@@ -227,6 +229,8 @@ export class Vm {
   /** The guest has been saved, but its RAM is here until the kernel is replaced; `cont` takes it back. */
   holdRam(held: HeldRam): void {
     this.#held = held;
+    this.#heldOutput = this.devices.serialPorts.map((port) => port.pendingOutput());
+    for (const port of this.devices.serialPorts) port.discardOutput();
   }
 
   /** @throws VmmError "ram-retained" the first time, when the end of this process would lose the guest */
@@ -234,9 +238,14 @@ export class Vm {
     this.#held?.refuseFirstQuit();
   }
 
-  #releaseRam(): void {
-    this.#held?.release();
+  #takeRamBack(): void {
+    if (this.#held === undefined) return;
+    this.#held.release();
     this.#held = undefined;
+    for (const [index, port] of this.devices.serialPorts.entries()) {
+      port.restoreOutput(this.#heldOutput[index]!);
+      port.flush();
+    }
   }
 
   stop(): void {
@@ -258,7 +267,7 @@ export class Vm {
     }
     const reason = CANNOT_RUN[this.#state];
     if (reason !== undefined) throw new VmmError("cannot-run", reason);
-    this.#releaseRam();
+    this.#takeRamBack();
     this.#refuseFenced();
     this.resumeFrom();
   }
@@ -401,7 +410,7 @@ export class Vm {
     this.#isClosed = true;
     openVms.delete(this);
     this.fds.closeAll();
-    this.#releaseRam();
+    this.#held?.release();
     if (!this.isBuilt) return;
     this.devices.stopTimers();
     this.#ring();

@@ -2,6 +2,7 @@
 // What can be told of retained RAM without a kernel that retains any: test/lab/scenarios/luo-cpr-reboot.ts has the rest.
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Chardev } from "../../../src/backends/chardev/types.ts";
 import { resolveConfig } from "../../../src/config/resolve.ts";
 import { describeError, VmmError } from "../../../src/errors.ts";
 import { buildVm } from "../../../src/machine/build.ts";
@@ -33,7 +34,9 @@ const SESSION = `baton-${crypto.randomUUID()}`;
 
 function newVm(): Vm {
   const kernel = payloadFile({ touchBytes: 3 << 20, serial: false });
-  return buildVm(resolveConfig({ m: "16M", kernel, nodefaults: true, machine: "microvm,aux-ram-share=on" }));
+  return buildVm(
+    resolveConfig({ m: "16M", kernel, nodefaults: true, machine: "microvm,aux-ram-share=on", serial: "null" }),
+  );
 }
 
 const retained = (changes: Partial<RamRetained> = {}): RamRetained => {
@@ -89,7 +92,15 @@ test.skipIf(skip, "a guest whose RAM waits is neither reset nor forgotten, and c
     vm.holdRam(new HeldRam({ sessionName: SESSION, sessionFd: -1, close: () => closed++ }, "vm.state"));
     vm.assumeState("postmigrate");
   };
+  let printed = "";
+  const [port] = vm.devices.serialPorts;
+  const write = (bytes: Uint8Array) => (printed += new TextDecoder().decode(bytes));
+  port!.attach({ queuedBytes: 0, attach: () => {}, acceptInput: () => {}, write } as unknown as Chardev);
+  port!.restoreOutput(new TextEncoder().encode("last words"));
   hold();
+  // They are in the state: whoever has the guest in the end prints them, once.
+  port!.flush();
+  assert.is(printed, "");
   assert.match(await refusal("ram-retained", () => vm.reset("host-qmp-system-reset", false)), "'cont' takes it back");
   await refusal("ram-retained", () => vm.refuseToLoseRam());
   vm.refuseToLoseRam();
@@ -97,6 +108,7 @@ test.skipIf(skip, "a guest whose RAM waits is neither reset nor forgotten, and c
   vm.cont();
   assert.is(closed, 1);
   assert.is(vm.state, "running");
+  assert.is(printed, "last words");
   vm.refuseToLoseRam();
   await until("the guest to count", () => (readReport(vm.ramView())?.counters[0] ?? 0n) > 0n);
   vm.stop();
