@@ -7,6 +7,7 @@ import { connect as connectSocket, type Socket } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { close, O_RDWR, open, pread, pwrite } from "../ffi/fd.ts";
+import { describeError } from "../src/errors.ts";
 import {
   COMMAND_SHUTDOWN,
   counterGpa,

@@ -19,3 +19,24 @@ export function parseVerbArguments<T extends ParseArgsOptionsConfig>(
     throw new UsageError(`${verb}: ${(error as Error).message.split(". ")[0]}`);
   }
 }
+
+/** The value of `--option`, a whole number. @throws UsageError */
+export function parseNumber(
+  verb: string,
+  option: string,
+  text: string,
+  { least, most }: { least: number; most: number },
+): number {
+  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (value >= least && value <= most) return value;
+  throw new UsageError(`${verb}: --${option} ${text}: not a whole number from ${least} to ${most}`);
+}
+
+const MAX_TIMEOUT_SECONDS = 86_400;
+
+/** The value of `--timeout` in ms. @throws UsageError */
+export function parseTimeout(verb: string, text: string): number {
+  const seconds = Number(text);
+  if (seconds > 0 && seconds <= MAX_TIMEOUT_SECONDS) return seconds * 1000;
+  throw new UsageError(`${verb}: --timeout ${text}: not a number of seconds up to ${MAX_TIMEOUT_SECONDS}`);
+}

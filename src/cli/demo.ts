@@ -9,8 +9,8 @@ import { picture } from "./demo/picture.ts";
 import { checkAll, kvmProblem } from "./demo/preconditions.ts";
 import { summaryText } from "./demo/summary.ts";
 import { Table } from "./demo/table.ts";
-import { Terminal } from "./demo/terminal.ts";
 import { describeVmm, findVmm } from "./demo/vmm.ts";
+import { Terminal } from "./terminal.ts";
 
 /** Between two updates the guest works, and its VMM settles: the old program's memory is given back. */
 const INTERVAL_MS = 200;
@@ -19,7 +19,7 @@ const EXIT_INTERRUPTED = 130;
 /** Returns the exit code: 1 when the guest noticed more than a pause. @throws UsageError, VmmError */
 export async function demo(args: string[]): Promise<number> {
   const options = parseDemoOptions(args);
-  const terminal = Terminal.ofProcess();
+  const terminal = Terminal.of(process.stdout);
   if (options.help) {
     terminal.print(USAGE);
     return 0;

@@ -20,6 +20,7 @@ const EXIT_USAGE = 2;
 /** What `baton VERB` does: takes the arguments after the verb, gives the exit code. */
 const VERBS: Readonly<Record<string, () => Promise<(args: string[]) => Promise<number>>>> = {
   demo: async () => (await importEntry<typeof import("./demo.ts")>("cli/demo.ts")).demo,
+  migrate: async () => (await importEntry<typeof import("./migrate.ts")>("cli/migrate.ts")).migrate,
   state: async () => (await importEntry<typeof import("./state.ts")>("cli/state.ts")).state,
   status: async () => (await importEntry<typeof import("./status.ts")>("cli/status.ts")).status,
   update: async () => (await importEntry<typeof import("./update.ts")>("cli/update.ts")).update,

@@ -6,7 +6,7 @@ import { VmmError } from "../errors.ts";
 import { check } from "../qmp/schema/check.ts";
 import { any, arrayOf, bool, enumOf, optional, str, struct, uint } from "../qmp/schema/types.ts";
 import { machineDifferences, refuseDifferences } from "./same-machine.ts";
-import type { ChardevSpec, MachineSpec, WantedSpec } from "./types.ts";
+import type { ChardevSpec, MachineSpec, MonitorSpec, WantedSpec } from "./types.ts";
 
 const MAX_CPUS = 8;
 const MAX_SERIAL_PORTS = 4;
@@ -119,4 +119,64 @@ export function incomingSpec(
 
 function pick<T extends object, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
   return Object.fromEntries(keys.filter((key) => from[key] !== undefined).map((key) => [key, from[key]])) as Pick<T, K>;
+}
+
+/** Connections that come to a machine from another process of the same guest, as specs. */
+export interface ArrivingConnections {
+  chardevs: readonly ChardevSpec[];
+  monitors: readonly { spec: MonitorSpec; chardev: ChardevSpec }[];
+  /** The other process's serial ports: ids of chardevs, some of which come. */
+  serials: readonly (string | null)[];
+}
+
+export interface ConnectedSpec {
+  spec: MachineSpec;
+  /** What the chardevs that come are called here, where that is another name. */
+  names: ReadonlyMap<string, string>;
+  /** The ports that have a chardev that came. */
+  ports: ReadonlySet<number>;
+  /** Chardevs that these ports had. */
+  replaced: readonly string[];
+}
+
+/** The machine with the connections of another process in addition to its own; its serial ports have that one's. */
+export function withConnections(
+  spec: MachineSpec,
+  { chardevs, monitors, serials }: ArrivingConnections,
+): ConnectedSpec {
+  const arriving = new Set(chardevs.map(({ id }) => id));
+  const ports = new Set<number>();
+  for (const [port, id] of serials.entries()) {
+    if (id !== null && arriving.has(id) && spec.serials[port] != null) ports.add(port);
+  }
+  const replaced = spec.serials.filter((id, port): id is string => id !== null && ports.has(port));
+  const own = spec.chardevs.filter(({ id }) => !replaced.includes(id));
+  const taken = new Set(own.map(({ id }) => id));
+  const names = new Map<string, string>();
+  const named = <Chardev extends ChardevSpec>(chardev: Chardev): Chardev => {
+    const id = freeName(chardev.id, taken);
+    taken.add(id);
+    if (id !== chardev.id) names.set(chardev.id, id);
+    return { ...chardev, id };
+  };
+  const others = [...chardevs, ...monitors.map(({ chardev }) => chardev)].map(named);
+  const nameOf = (id: string): string => names.get(id) ?? id;
+  return {
+    spec: {
+      ...spec,
+      chardevs: [...own, ...others],
+      serials: spec.serials.map((id, port) => (ports.has(port) ? nameOf(serials[port]!) : id)),
+      monitors: [...spec.monitors, ...monitors.map((m) => ({ ...m.spec, chardev: nameOf(m.spec.chardev) }))],
+    },
+    names,
+    ports,
+    replaced,
+  };
+}
+
+/** `id`, or `id.1`, `id.2`, … */
+function freeName(id: string, taken: ReadonlySet<string>): string {
+  let name = id;
+  for (let number = 1; taken.has(name); number++) name = `${id}.${number}`;
+  return name;
 }

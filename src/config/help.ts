@@ -6,8 +6,9 @@ const COLUMN = 26;
 
 const VERBS = [
   "  baton demo                a guest whose VMM is replaced again and again, and what it noticed of it",
-  "  baton status SOCKET       what the VM with this QMP socket is, and whether it can be updated",
-  "  baton update SOCKET       replace the program under the VM with this QMP socket",
+  "  baton migrate SOCKET URI  move the guest of the VM with this QMP socket to another VMM or into a file",
+  "  baton status SOCKET       what that VM is, and in which modes it can be updated and moved",
+  "  baton update SOCKET       replace the program under that VM",
   "  baton state show FILE     print a saved state; baton state diff A B compares two",
 ];
 

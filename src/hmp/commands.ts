@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every command of the human monitor. https://www.qemu.org/docs/master/system/monitor.html
+import { parseSize } from "../config/qemu-options.ts";
 import { cont, wakeup } from "../qmp/commands/machine.ts";
 import { migrate } from "../qmp/commands/migration.ts";
 import { QmpError } from "../qmp/errors.ts";
@@ -202,6 +203,13 @@ function setParameter(target: QmpTarget, name: string, text: string): MaybePromi
   const member = Object.hasOwn(members, name) ? members[name] : undefined;
   if (member === undefined) throw new QmpError(`invalid parameter value: ${name}`);
   const isList = member.meta === "optional" && member.type.meta === "array";
-  const value = isList ? text.trim().split(/\s+/) : text;
+  const value = isList ? text.trim().split(/\s+/) : name === "max-bandwidth" ? parseBandwidth(text) : text;
   return target.migration.setParameters(check(MigrateSetParameters, { [name]: value }, "", { keyval: true }));
+}
+
+/** Bytes per second; without a suffix it is MiB, here but not in QMP. */
+function parseBandwidth(text: string): number {
+  const bytesPerSecond = parseSize(text, 2 ** 20);
+  if (bytesPerSecond === undefined) throw new QmpError(`Invalid size ${text}`);
+  return bytesPerSecond;
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The subcommands of `info`. Layouts are QEMU's, since scripts read them.
 import { listCapabilities } from "../qmp/commands/migration.ts";
-import type { MigrationInfo } from "../qmp/schema/migration.ts";
+import { formatMigrationUri } from "../qmp/migration-address.ts";
+import type { MigrationInfo, MigrationStats } from "../qmp/schema/migration.ts";
 import { versionInfo } from "../qmp/version.ts";
 import type { HmpCommand, HmpContext } from "./commands.ts";
+import { formatSize } from "./size.ts";
 
 export const INFO_COMMANDS: readonly HmpCommand[] = [
   info("chardev", "show the character devices", ({ target, print }) => {
@@ -19,7 +21,13 @@ export const INFO_COMMANDS: readonly HmpCommand[] = [
     const { present, enabled } = target.kvm();
     print(`kvm support: ${present ? (enabled ? "enabled" : "disabled") : "not compiled"}\n`);
   }),
-  info("migrate", "show migration status", ({ target, print }) => showMigration(print, target.migration.query())),
+  {
+    names: ["migrate"],
+    flags: ["a"],
+    usage: "[-a]",
+    help: "show migration status (-a: all, throttling included)",
+    run: ({ target, print }, { flags }) => showMigration(print, target.migration.query(), flags.has("a")),
+  },
   info("migrate_capabilities", "show current migration capabilities", ({ target, print }) => {
     for (const { capability, state } of listCapabilities(target.migration)) {
       print(`${capability}: ${state ? "on" : "off"}\n`);
@@ -51,14 +59,15 @@ function info(name: string, help: string, run: (context: HmpContext) => void): H
   return { names: [name], usage: "", help, run };
 }
 
-function showMigration(print: HmpContext["print"], info: MigrationInfo): void {
+function showMigration(print: HmpContext["print"], info: MigrationInfo, showsAll: boolean): void {
   const blockers = info["blocked-reasons"] ?? [];
   if (blockers.length > 0) {
     print("Outgoing migration blocked:\n");
     for (const reason of blockers) print(`  ${reason}\n`);
   }
   if (info.status !== undefined) {
-    const reason = info.status === "failed" && info["error-desc"] !== undefined ? ` (${info["error-desc"]})` : "";
+    const hasFailed = info.status === "failing" || info.status === "failed";
+    const reason = hasFailed && info["error-desc"] !== undefined ? ` (${info["error-desc"]})` : "";
     print(`Status: \t\t${info.status}${reason}\n`);
   }
   if (info["total-time"]) {
@@ -71,19 +80,27 @@ function showMigration(print: HmpContext["print"], info: MigrationInfo): void {
     const known = times.filter(([, ms]) => ms !== undefined).map(([name, ms]) => `${name}=${ms}`);
     print(`Time (ms): \t\t${known.join(", ")}\n`);
   }
-  if (info.ram !== undefined) {
-    print("RAM info:\n");
-    print(`  Throughput (Mbps): \t${info.ram.mbps.toFixed(2)}\n`);
-    print(`  Sizes: \t\tpagesize=${formatSize(info.ram["page-size"])}, total=${formatSize(info.ram.total)}\n`);
-    print(`  Transfers: \t\ttransferred=${formatSize(info.ram.transferred)}`);
-    print(`, remain=${formatSize(info.ram.remaining)}\n`);
+  const sockets = info["socket-address"] ?? [];
+  if (sockets.length > 0) {
+    const uris = sockets.map((address) => formatMigrationUri({ transport: "socket", ...address }));
+    print(`Sockets: [\n${uris.map((uri) => `\t${uri}\n`).join("")}]\n`);
   }
+  if (info.ram !== undefined) showRam(print, info.ram);
+  const throttle = info["cpu-throttle-percentage"];
+  if (showsAll && throttle !== undefined) print(`CPU Throttle (%): ${throttle}\n`);
 }
 
-function formatSize(sizeBytes: number): string {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let size = sizeBytes;
-  let unit = 0;
-  for (; size >= 1000 && unit < units.length - 1; unit++) size /= 1024;
-  return `${Number(size.toPrecision(3))} ${units[unit]}`;
+function showRam(print: HmpContext["print"], ram: MigrationStats): void {
+  const size = (name: keyof MigrationStats): string => formatSize(ram[name]);
+  const ifAny = (name: string, value: number): string => (value === 0 ? "" : `, ${name}=${value}`);
+  print("RAM info:\n");
+  print(`  Throughput (Mbps): \t${ram.mbps.toFixed(2)}\n`);
+  print(`  Sizes: \t\tpagesize=${size("page-size")}, total=${size("total")}\n`);
+  print(`  Transfers: \t\ttransferred=${size("transferred")}, remain=${size("remaining")}\n`);
+  print(`    Channels: \t\tprecopy=${size("precopy-bytes")}, multifd=${size("multifd-bytes")}`);
+  print(`, postcopy=${size("postcopy-bytes")}\n`);
+  print(`    Page Types: \tnormal=${ram.normal}, zero=${ram.duplicate}\n`);
+  print(`  Page Rates (pps): \ttransfer=${ram["pages-per-second"]}${ifAny("dirty", ram["dirty-pages-rate"])}\n`);
+  print(`  Others: \t\tdirty_syncs=${ram["dirty-sync-count"]}`);
+  print(`${ifAny("downtime_bytes", ram["downtime-bytes"])}\n`);
 }

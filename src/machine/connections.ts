@@ -2,36 +2,30 @@
 // Everybody who is connected to a VM: the other ends of its serial ports and its monitors. They stay over an update.
 
 import { close } from "../../ffi/fd.ts";
-import type { HostChardev, HostChardevState } from "../backends/chardev/base.ts";
+import type { HostChardev } from "../backends/chardev/base.ts";
 import { reportToStderr } from "../backends/chardev/base.ts";
 import { create, restore } from "../backends/chardev/create.ts";
 import { type ListenerState, SocketListener } from "../backends/chardev/listener.ts";
 import { SocketChardev, type SocketSpec } from "../backends/chardev/socket.ts";
+import { withConnections } from "../config/carried-spec.ts";
 import type { MachineSpec, MonitorSpec } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
 import { HmpSession, type HmpSessionState } from "../hmp/session.ts";
 import { type MonitorPort, QmpSession, type QmpSessionState } from "../qmp/session.ts";
 import type { QmpTarget } from "../qmp/target.ts";
 import { Reactor } from "../runtime/reactor.ts";
+import {
+  type ClientState,
+  type ConnectionsState,
+  fdsOf,
+  type MonitorState,
+  mapConnections,
+  monitorChardev,
+  type SessionState,
+} from "./connections-state.ts";
 import type { SerialPort } from "./serial-port.ts";
 
 type Session = QmpSession | HmpSession;
-type SessionState = QmpSessionState | HmpSessionState;
-
-interface ClientState {
-  chardev: HostChardevState;
-  /** Absent while nobody is connected. */
-  session: SessionState | undefined;
-}
-
-/** Saved form of all connections: plain JSON, with fd numbers that stay open across the exec. */
-export interface ConnectionsState {
-  chardevs: HostChardevState[];
-  monitors: (
-    | { spec: MonitorSpec; client: ClientState }
-    | { spec: MonitorSpec; listener: ListenerState; clients: ClientState[] }
-  )[];
-}
 
 /** One monitor client: a chardev and, while somebody is there, a session. */
 class MonitorClient {
@@ -75,6 +69,11 @@ class MonitorClient {
   close(): void {
     this.#session?.close();
     this.chardev.close();
+  }
+
+  release(): void {
+    this.#session?.close();
+    this.chardev.release();
   }
 
   #open(state?: SessionState): void {
@@ -206,13 +205,11 @@ export class Connections {
     }
   }
 
-  #restoreMonitor(monitor: ConnectionsState["monitors"][number]): void {
+  #restoreMonitor(monitor: MonitorState): void {
     if ("listener" in monitor) {
       const { spec, listener, clients } = monitor;
-      const socket = monitor.clients[0]?.chardev.spec ?? serverSpec(spec.chardev, listener);
-      this.#servers.push(
-        new MonitorServer(spec, socket as SocketSpec, this.#reactor, this.#target, { listener, clients }),
-      );
+      const socket = monitorChardev(monitor) as SocketSpec;
+      this.#servers.push(new MonitorServer(spec, socket, this.#reactor, this.#target, { listener, clients }));
     } else {
       const { spec, client } = monitor;
       const chardev = restore(client.chardev, this.#reactor);
@@ -269,17 +266,51 @@ export class Connections {
         })),
       ],
     };
-    const states = [
-      ...value.chardevs,
-      ...value.monitors
-        .flatMap((monitor) => ("listener" in monitor ? monitor.clients : [monitor.client]))
-        .map(({ chardev }) => chardev),
-    ];
-    const fds = [
-      ...states.flatMap(({ fds }) => Object.values(fds)),
-      ...this.#servers.map(({ listener }) => listener.fd),
-    ];
-    return { value, fds: [...new Set(fds)] };
+    return { value, fds: fdsOf(value) };
+  }
+
+  /** Output that clients have not taken yet. While everything is frozen it can only grow. */
+  get queuedBytes(): number {
+    const chardevs = new Set([...this.#chardevs.values(), ...this.#allClients().map(({ chardev }) => chardev)]);
+    return [...chardevs].reduce((sum, { queuedBytes }) => sum + queuedBytes, 0);
+  }
+
+  /**
+   * Takes over connections that another process has frozen and will never touch again, in addition to those that are
+   * here. `serials` are its serial ports: those of this VM get its chardevs, and what they had is closed. Returns what the
+   * machine is then. Everything waits for `thaw`.
+   */
+  adopt(
+    state: ConnectionsState,
+    serials: readonly (string | null)[],
+    { spec, ports }: { spec: MachineSpec; ports: readonly SerialPort[] },
+  ): MachineSpec {
+    const merged = withConnections(spec, {
+      chardevs: state.chardevs.map((chardev) => chardev.spec),
+      monitors: state.monitors.map((monitor) => ({ spec: monitor.spec, chardev: monitorChardev(monitor) })),
+      serials,
+    });
+    for (const id of merged.replaced) {
+      this.#chardevs.get(id)?.close();
+      this.#chardevs.delete(id);
+    }
+    this.#restore(mapConnections(state, { id: (id) => merged.names.get(id) ?? id }));
+    for (const port of ports) {
+      const { instance } = port.device;
+      const chardev = merged.ports.has(instance) ? this.#chardevs.get(merged.spec.serials[instance]!) : undefined;
+      if (chardev !== undefined) port.attach(chardev);
+    }
+    return merged.spec;
+  }
+
+  /** After the connections went to another process: lets go of them without anybody's noticing. */
+  release(): void {
+    for (const client of this.#allClients()) client.release();
+    for (const { listener } of this.#servers) listener.release();
+    for (const chardev of this.#chardevs.values()) chardev.release();
+    this.#clients.clear();
+    this.#servers.length = 0;
+    this.#chardevs.clear();
   }
 
   /** Waits for output that is still queued, but not longer than `timeoutMs`. */
@@ -311,8 +342,4 @@ function attempt(what: string, action: () => void): void {
   } catch (error) {
     reportToStderr(new VmmError("connection-lost", `The connection of ${what} is lost`, { cause: error }));
   }
-}
-
-function serverSpec(id: string, { address }: ListenerState): SocketSpec {
-  return { backend: "socket", id, address, server: true, wait: false };
 }

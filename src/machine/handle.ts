@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A running VM for its owner: the CLI, or a program that embeds Baton.
-import { rmSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import type { Migration } from "../migration/migration.ts";
 import type { QmpEvent } from "../qmp/events.ts";
 import { parseMigrationUri } from "../qmp/migration-address.ts";
@@ -113,10 +113,20 @@ export class VmHandle implements AsyncDisposable {
     await this.#migration.close();
     await this.#vm.close();
     await this.#connections.close();
-    if (this.#vm.spec.pidfile !== undefined) rmSync(this.#vm.spec.pidfile, { force: true });
+    const { pidfile } = this.#vm.spec;
+    // The process that has the guest now may have written the same one since.
+    if (pidfile !== undefined && isOurs(pidfile)) rmSync(pidfile, { force: true });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+}
+
+function isOurs(pidfile: string): boolean {
+  try {
+    return readFileSync(pidfile, "utf8").trim() === String(process.pid);
+  } catch {
+    return false;
   }
 }

@@ -17,9 +17,10 @@ export class SerialPort {
   readonly #bytes: Uint8Array;
   readonly #exports: () => Uart16550Exports;
   readonly #dropped: Uint32Array;
-  /** Taken from the ring when there was no chardev yet; older than what is in the ring. */
+  /** Taken from the ring when there was no chardev yet, or none that may be used; older than what is in the ring. */
   readonly #backlog = new OutputQueue();
   #chardev: Chardev | undefined;
+  #isHeld = false;
   #isInputBlocked = false;
 
   /** `exports` gives this thread's instance of the UART module, made when it is first needed. */
@@ -55,9 +56,26 @@ export class SerialPort {
       },
       drained: () => this.flush(),
     });
-    if (this.#backlog.byteLength > 0) chardev.write(this.#backlog.peek().slice());
-    this.#backlog.clear();
+    if (!this.#isHeld) this.#writeBacklog();
     this.renewReserve();
+  }
+
+  /** Gives the chardev nothing more, whatever the guest writes: it is kept here, as part of the device's state. */
+  hold(): void {
+    this.#isHeld = true;
+  }
+
+  /** Undoes `hold`: the chardev, which may be another one by now, gets what was kept. */
+  release(): void {
+    if (!this.#isHeld) return;
+    this.#isHeld = false;
+    this.#writeBacklog();
+    this.flush();
+  }
+
+  #writeBacklog(): void {
+    if (this.#backlog.byteLength > 0) this.#chardev?.write(this.#backlog.peek().slice());
+    this.#backlog.clear();
   }
 
   /**
@@ -66,11 +84,14 @@ export class SerialPort {
    */
   renewReserve(): void {
     const missing = RING_RESERVE_BYTES - (RING_CAPACITY_BYTES - this.#ringBytes);
-    if (missing > 0 && this.#chardev !== undefined) this.#chardev.write(this.#take(missing));
+    if (missing <= 0 || this.#chardev === undefined) return;
+    if (this.#isHeld) this.#backlog.push(this.#take(missing));
+    else this.#chardev.write(this.#take(missing));
   }
 
   /** Gives what the guest has written to the chardev, and asks for input if the receiver has room again. */
   flush(): void {
+    if (this.#isHeld) return;
     const taken = this.#take(MAX_QUEUED_BYTES - (this.#chardev?.queuedBytes ?? 0));
     if (taken.length > 0) {
       this.#chardev?.write(taken);
@@ -119,7 +140,7 @@ export class SerialPort {
    */
   #emptyRing(): void {
     const taken = this.#take(RING_CAPACITY_BYTES);
-    if (this.#chardev !== undefined) this.#chardev.write(taken);
+    if (this.#chardev !== undefined && !this.#isHeld) this.#chardev.write(taken);
     else if (this.chardevId !== null) this.#backlog.push(taken);
     // Other vCPUs may wait for the room, each in its own thread.
     Atomics.notify(this.#words, RING_HEAD >> 2);

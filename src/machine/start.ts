@@ -3,11 +3,13 @@
 import { writeFileSync } from "node:fs";
 import type { MachineSpec, MigrationAddress, WantedSpec } from "../config/types.ts";
 import { excludeFromDumps, selfTestMapping } from "../memory/ram.ts";
+import type { ReceivedConnections } from "../migration/connection-handover.ts";
 import { Incoming } from "../migration/incoming.ts";
 import { Migration } from "../migration/migration.ts";
 import { loadDirtyModule } from "../migration/ram/dirty-module.ts";
 import { buildVm } from "./build.ts";
-import { Connections, type ConnectionsState } from "./connections.ts";
+import { Connections } from "./connections.ts";
+import type { ConnectionsState } from "./connections-state.ts";
 import { VmHandle } from "./handle.ts";
 import { VmTarget } from "./target.ts";
 import { Vm } from "./vm.ts";
@@ -70,8 +72,14 @@ async function awaitGuest(
   try {
     const { handle, migration, connections } = connectVm(vm, { startsBaton });
     const onBuilt = (): void => connectParts(vm, connections);
-    const onArrived = (generation: number): void => migration.arrived(generation);
-    const incoming = new Incoming({ vm, progress: migration.progress, own, wanted, onBuilt, onArrived });
+    const onArrived = (generation: number, events: boolean): void => migration.arrived(generation, events);
+    const adopt = ({ state, serials }: ReceivedConnections): { thaw(): void } => {
+      const ports = vm.devices.serialPorts;
+      vm.assumeSpec(connections.adopt(state, serials, { spec: vm.spec, ports }));
+      for (const port of ports) port.release();
+      return connections;
+    };
+    const incoming = new Incoming({ vm, progress: migration.progress, own, wanted, onBuilt, onArrived, adopt });
     migration.await(incoming);
     await incoming.listen();
     if (own.pidfile !== undefined) writeFileSync(own.pidfile, `${process.pid}\n`, { mode: 0o600 });

@@ -105,6 +105,11 @@ export class Vm {
     this.#take(parts);
   }
 
+  /** Other back ends are connected with the same machine. */
+  assumeSpec(spec: MachineSpec): void {
+    this.#spec = spec;
+  }
+
   /** Takes the parts away again: the guest did not come. No error when there are none. */
   async disassemble(): Promise<void> {
     const parts = this.#parts;
@@ -397,6 +402,12 @@ export class Vm {
   /** Ends a VM whose guest did not come. */
   giveUp(): void {
     this.#end({ reason: "host-error", exitCode: 1 }, false);
+  }
+
+  /** Ends here without a word: the guest, and everybody who would want to hear of it, is another process's. */
+  leave(): void {
+    this.#state = "shutdown";
+    this.#exit.resolve({ reason: "none", exitCode: 0 });
   }
 
   /** A vCPU's thread died. */

@@ -3,7 +3,7 @@
 
 import { KVM_SECTIONS } from "../accel/kvm/power-on.ts";
 import type { MachineSpec } from "../config/types.ts";
-import type { ConnectionsState } from "../machine/connections.ts";
+import type { ConnectionsState } from "../machine/connections-state.ts";
 import { DEVICE_SECTIONS } from "../machine/device-set.ts";
 import type { Vm } from "../machine/vm.ts";
 import type { RunState } from "../qmp/schema/machine.ts";

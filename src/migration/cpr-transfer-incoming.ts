@@ -22,15 +22,17 @@ import { StateReader } from "../state/reader.ts";
 import { awaitCaller, type Caller } from "./callers.ts";
 import type { Frame, FrameChannel } from "./channel/frames.ts";
 import { TransportListener } from "./channel/transport-listener.ts";
+import { type ReceivedConnections, receiveConnections } from "./connection-handover.ts";
 import { Fence } from "./fence.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine, readRunState } from "./guest-image.ts";
 import {
   discardFds,
   encodeStamps,
-  expectFrame,
+  expectOneOf,
   FRAME_ACCEPTED,
   FRAME_BEGIN,
   FRAME_BURST,
+  FRAME_HANDOVER,
   FRAME_HELLO,
   FRAME_LISTENING,
   FRAME_REHEARSE,
@@ -71,6 +73,8 @@ export interface Arrival {
   isRunning: boolean;
   generation: number;
   timeline: Timeline | undefined;
+  /** Who was connected to the other side, to be taken over. */
+  connections: ReceivedConnections | undefined;
 }
 
 /** What a hello has brought about. */
@@ -80,6 +84,7 @@ interface Expected {
   readonly rehearsal: Rehearsal;
   readonly info: TransferInfo;
   isClosed: boolean;
+  connections?: ReceivedConnections;
 }
 
 export class IncomingTransfer {
@@ -281,6 +286,8 @@ export class IncomingTransfer {
       signal.throwIfAborted();
       await channel.send(FRAME_ACCEPTED, NOTHING);
       const arrival = await this.#takeOver(channel, expected);
+      // They are the arrival's now.
+      delete expected.connections;
       closeExpected(expected);
       this.#listener?.close();
       return arrival;
@@ -299,14 +306,24 @@ export class IncomingTransfer {
 
   async #takeOver(main: FrameChannel, expected: Expected): Promise<Arrival> {
     for (;;) {
-      const burst = await expectFrame(main, FRAME_BURST);
-      const arrival = this.#serveBurst(main, expected, countOf(burst));
-      if (arrival !== undefined) return arrival;
+      const frame = await expectOneOf(main, [FRAME_BURST, FRAME_HANDOVER]);
+      let arrival: Arrival | "handover" | undefined = "handover";
+      if (frame.type === FRAME_BURST) arrival = this.#serveBurst(main, expected, countOf(frame));
+      if (arrival === "handover") await this.#receiveConnections(main, expected);
+      else if (arrival !== undefined) return arrival;
     }
   }
 
+  /** Those that have come before are void: the other side has more to say of them. */
+  async #receiveConnections(main: FrameChannel, expected: Expected): Promise<void> {
+    expected.connections?.discard();
+    delete expected.connections;
+    expected.connections = await receiveConnections(main, expected.cpr);
+    for (const port of this.#host.vm.devices.serialPorts) port.hold();
+  }
+
   /** Synchronous, as the guest's pause is in it: nothing else of this process runs meanwhile. */
-  #serveBurst(main: FrameChannel, expected: Expected, announced: number): Arrival | undefined {
+  #serveBurst(main: FrameChannel, expected: Expected, announced: number): Arrival | "handover" | undefined {
     for (let left = announced; left > 0; left--) {
       const frame = main.receiveNow(MAX_STATE_FRAME_BYTES, FRAME_TIMEOUT_MS, this.#buffer);
       switch (frame.type) {
@@ -319,6 +336,8 @@ export class IncomingTransfer {
         case FRAME_BURST:
           left = countOf(frame) + 1;
           break;
+        case FRAME_HANDOVER:
+          return "handover";
         default:
           throw new VmmError("stream", `${main.transport.name} sent a frame of type ${frame.type} within a burst`);
       }
@@ -333,7 +352,7 @@ export class IncomingTransfer {
     rehearsal.restoreState(reader);
   }
 
-  #take(main: FrameChannel, { fence, info }: Expected, image: Uint8Array): Arrival {
+  #take(main: FrameChannel, { fence, info, connections }: Expected, image: Uint8Array): Arrival {
     const { vm } = this.#host;
     const receivedMs = monotonicMs();
     const reader = new StateReader(image, SECTIONS);
@@ -350,7 +369,7 @@ export class IncomingTransfer {
     } catch (error) {
       process.stderr.write(`baton: the guest runs here, but the other side was not told: ${describeError(error)}\n`);
     }
-    return { runState, isRunning, generation: info.generation, timeline: timelineOf(reader, stamps) };
+    return { runState, isRunning, generation: info.generation, timeline: timelineOf(reader, stamps), connections };
   }
 }
 
@@ -366,6 +385,7 @@ function promised<T>(): PromiseWithResolvers<T> {
 function closeExpected(expected: Expected): void {
   if (expected.isClosed) return;
   expected.isClosed = true;
+  expected.connections?.discard();
   expected.rehearsal.close();
   expected.fence.close();
   expected.cpr.close();

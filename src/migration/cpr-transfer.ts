@@ -5,6 +5,7 @@
 //                 wait       the other side builds the VM and fills its page tables; then its main channel listens
 //                 begin      on the main channel: both sides know that they talk to the right one
 //                 rehearse   both sides save, carry and restore a scratch VM until their code is warm
+//                 hand over  consoles and monitors, if they go along: see connection-handover.ts
 //   ┌ pause       park       vCPUs leave the guest                                   quiesce
 //   │             fill       the state image                                         save
 //   │             send       it is offered, and on its way                           carry
@@ -21,6 +22,7 @@ import { VmmError } from "../errors.ts";
 import type { Reactor } from "../runtime/reactor.ts";
 import { FrameChannel } from "./channel/frames.ts";
 import { connectTransport } from "./channel/transport.ts";
+import { ConnectionHandover } from "./connection-handover.ts";
 import { Fence } from "./fence.ts";
 import { type PlannedGuest, planGuest } from "./guest-image.ts";
 import {
@@ -127,19 +129,22 @@ async function converse(
     signal.throwIfAborted();
   }
 
+  const handover = run.capabilities["x-handover-connections"] ? await ConnectionHandover.freeze(run) : undefined;
   for (let attempt = 1; ; attempt++) {
     await vm.whenSettled();
-    await announce(main, ROUNDS_PER_BURST + 1);
-    signal.throwIfAborted();
-    run.refuseToGoOn();
     progress.setupDone();
     try {
+      await handover?.offer(main, cpr);
+      await announce(main, ROUNDS_PER_BURST + 1);
+      signal.throwIfAborted();
+      run.refuseToGoOn();
       setSchedulingPolicy(SCHED_OTHER);
-      progress.setTimeline(handOver(run, main, fence, info, rehearsal));
+      progress.setTimeline(handOver(run, main, fence, info, rehearsal, handover));
       return;
     } catch (error) {
       if (!isGuestRequest(error) || attempt === MAX_ATTEMPTS) throw error;
       run.resumeGuest();
+      handover?.tellResume();
     }
   }
 }
@@ -179,9 +184,17 @@ const MAX_ANSWER_BYTES = 16 * 1024;
  * The pause, and the rehearsals right before it. Synchronous on purpose: nothing else of this process runs in between.
  * @throws VmmError: the other side does not have the guest and never will
  */
-function handOver(run: Outgoing, main: FrameChannel, fence: Fence, info: TransferInfo, rehearsal: Rehearsal): Timeline {
+function handOver(
+  run: Outgoing,
+  main: FrameChannel,
+  fence: Fence,
+  info: TransferInfo,
+  rehearsal: Rehearsal,
+  handover: ConnectionHandover | undefined,
+): Timeline {
   const { vm, progress } = run;
   for (let round = 0; round < ROUNDS_PER_BURST; round++) rehearseOnce(main, plan(run, info, rehearsal));
+  handover?.stopping();
   const stamps: number[] = [];
   const planned = plan(run, info, vm.accel, stamps);
   const isRunning = vm.isRunning;
@@ -207,15 +220,18 @@ function handOver(run: Outgoing, main: FrameChannel, fence: Fence, info: Transfe
   }
   // Whatever the other side has said, or could not say: whether it has the guest stands in the fence alone.
   if (isGuestRequest(failure) || fence.withdraw()) {
-    if (isRunning) vm.events.emit("STOP");
+    if (isRunning && handover === undefined) vm.events.emit("STOP");
     throw failure ?? new VmmError("stream", `${main.transport.name} says that the guest runs there: it does not`);
   }
+  handover?.commit();
   run.commit("The guest has moved to another process and may not run here again");
   if (failure !== undefined) stamps.push(monotonicMs());
-  // Told earlier, these would have lengthened the pause.
-  if (isRunning) vm.events.emit("STOP");
-  progress.enter("active");
-  progress.pass(2);
-  progress.enter("device");
+  if (handover === undefined) {
+    // Told earlier, these would have lengthened the pause.
+    if (isRunning) vm.events.emit("STOP");
+    progress.enter("active");
+    progress.pass(2);
+    progress.enter("device");
+  }
   return new Timeline(stamps, TRANSFER_PHASES);
 }

@@ -11,6 +11,7 @@ import { formatMigrationUri } from "../qmp/migration-address.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
 import type { SocketAddress } from "../qmp/schema/migration.ts";
 import { StateReader } from "../state/reader.ts";
+import type { ReceivedConnections } from "./connection-handover.ts";
 import { IncomingTransfer } from "./cpr-transfer-incoming.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine } from "./guest-image.ts";
 import { SPARE_BITMAP } from "./precopy.ts";
@@ -33,8 +34,10 @@ export interface IncomingOptions {
   wanted: WantedSpec;
   /** The VM has its parts now: connects them with the world. */
   onBuilt(): void;
-  /** The guest has come; it has lived through so many updates. */
-  onArrived(generation: number): void;
+  /** The guest has come; it has lived through so many updates. `events`: there are clients who want that capability. */
+  onArrived(generation: number, events: boolean): void;
+  /** Others were connected to it where it comes from: they are this VM's from now on, and wait until `thaw` is called. */
+  adopt(connections: ReceivedConnections): { thaw(): void };
 }
 
 /** What a way in has brought. */
@@ -45,6 +48,7 @@ interface Arrived {
   /** How many updates it has lived through, when this was one. */
   generation?: number;
   timeline?: Timeline | undefined;
+  connections?: ReceivedConnections | undefined;
 }
 
 export class Incoming {
@@ -146,17 +150,24 @@ export class Incoming {
   }
 
   /** The guest is here and whole: from now on it is this process that has it. */
-  #goOn({ runState, isRunning = false, generation = 0, timeline }: Arrived): void {
-    const { vm, progress, onArrived } = this.#options;
-    onArrived(generation);
+  #goOn({ runState, isRunning = false, generation = 0, timeline, connections }: Arrived): void {
+    const { vm, progress, onArrived, adopt } = this.#options;
+    onArrived(generation, connections?.events ?? false);
     vm.serve();
     vm.flushOutput();
+    if (connections !== undefined) {
+      progress.start(connections.startedMs);
+      progress.setupDone(connections.setupMs);
+    }
     if (timeline !== undefined) progress.setTimeline(timeline);
     if (progress.status === "setup") progress.enter("active");
+    // Not earlier: those clients have been told of all this by the other side.
+    const adopted = connections === undefined ? undefined : adopt(connections);
     if (isRunning) vm.runsOn();
     else if (runState === "running" && vm.startsWhenComplete) vm.resumeFrom();
     else vm.assumeState(runState === "running" ? "paused" : runState);
     progress.enter("completed");
+    adopted?.thaw();
   }
 
   async #loadFile(address: FileAddress): Promise<Arrived> {

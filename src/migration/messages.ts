@@ -25,6 +25,14 @@ export const FRAME_REHEARSED = 8;
 export const FRAME_STATE = 9;
 /** The guest runs: when which phase was over, f64 ms each on CLOCK_MONOTONIC. */
 export const FRAME_RUNNING = 10;
+/** On the main channel: the connections follow on the cpr channel. Once more if they have changed since. */
+export const FRAME_HANDOVER = 17;
+/** On the cpr channel: the connections as JSON, and the first of their fds. */
+export const FRAME_CONNECTIONS = 18;
+/** On the cpr channel: more of their fds. */
+export const FRAME_FDS = 19;
+/** The connections are here and make sense. */
+export const FRAME_HELD = 20;
 
 /** First on a further connection of a stream: the token of the hello, a space, and the number of the connection. */
 export const FRAME_JOIN = 11;
@@ -38,6 +46,9 @@ export const FRAME_READY = 14;
 export const FRAME_COMMIT = 15;
 /** Of a stream that nothing can come back on: it was all. */
 export const FRAME_END = 16;
+
+/** All others have no file descriptors. */
+const CARRY_FDS: readonly number[] = [FRAME_HELLO, FRAME_CONNECTIONS, FRAME_FDS];
 
 /** A reason is a sentence or two. */
 const MAX_REASON_BYTES = 16 * 1024;
@@ -60,6 +71,10 @@ const NAMES: Readonly<Record<number, string>> = {
   [FRAME_READY]: "READY",
   [FRAME_COMMIT]: "COMMIT",
   [FRAME_END]: "END",
+  [FRAME_HANDOVER]: "HANDOVER",
+  [FRAME_CONNECTIONS]: "CONNECTIONS",
+  [FRAME_FDS]: "FDS",
+  [FRAME_HELD]: "HELD",
 };
 
 /**
@@ -68,7 +83,7 @@ const NAMES: Readonly<Record<number, string>> = {
  */
 export function expectType(frame: Frame, ...types: number[]): Frame {
   const isExpected = types.includes(frame.type);
-  if (isExpected && (frame.fds.length === 0 || frame.type === FRAME_HELLO)) return frame;
+  if (isExpected && (frame.fds.length === 0 || CARRY_FDS.includes(frame.type))) return frame;
   discardFds(frame);
   if (frame.type === FRAME_REFUSED) {
     throw new VmmError("refused", `The other side refused: ${new TextDecoder().decode(frame.payload)}`);

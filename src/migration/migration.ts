@@ -150,9 +150,10 @@ export class Migration implements MigrationTarget {
     }
   }
 
-  /** A guest has come that has lived through so many updates. */
-  arrived(generation: number): void {
+  /** A guest has come that has lived through so many updates; `events` as in `PastUpdate`. */
+  arrived(generation: number, events: boolean): void {
     this.#generation = generation;
+    this.#capabilities.events ||= events;
   }
 
   /** Gives back what migrations wait with. */

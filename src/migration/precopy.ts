@@ -26,6 +26,8 @@ export interface PrecopyOptions {
   sink: RamSink;
   progress: MigrationProgress;
   signal: AbortSignal;
+  /** RAM goes on streams of its own. */
+  isMultifd: boolean;
   /** The pause may take so long, in ms. */
   downtimeLimitMs: number;
   /** Slows a guest down that writes faster than its pages can be moved. */
@@ -43,6 +45,7 @@ export function precopyOptions(run: Outgoing, sink: RamSink, tracker: DirtyTrack
     sink,
     progress,
     signal,
+    isMultifd: capabilities.multifd,
     downtimeLimitMs: parameters["downtime-limit"],
     ...(capabilities["auto-converge"]
       ? {
@@ -74,6 +77,8 @@ export class Precopy {
   readonly #module: DirtyModule;
   readonly #pageCount: number;
   readonly #startedMs = performance.now();
+  /** From here on the rates are those of the whole migration. */
+  #endedMs: number | undefined;
   /** Pages of RAM that never were written: they are zero, and need not be said to be. */
   #holePages = 0;
   #rounds = 0;
@@ -83,7 +88,6 @@ export class Precopy {
   #bytesPerMs = 0;
   #dirtyPagesPerSecond = 0;
   #downtimeBytes = 0;
-  #throttlePercent = 0;
 
   constructor(options: PrecopyOptions) {
     this.#options = options;
@@ -133,18 +137,18 @@ export class Precopy {
 
   /** Stops noting what the guest writes, and lets it run at full speed. */
   end(): void {
-    const { vm, tracker } = this.#options;
-    if (this.#throttlePercent > 0) vm.accel.throttle(0);
-    this.#throttlePercent = 0;
+    const { tracker } = this.#options;
+    this.#endedMs ??= performance.now();
+    if (this.throttlePercent > 0) this.#throttle(0);
     if (tracker.isOn) tracker.stop();
   }
 
   /** For `query-migrate`. */
   stats(): MigrationStats {
-    const { sink } = this.#options;
+    const { sink, isMultifd } = this.#options;
     const { normalPages, zeroPages, bytes } = sink.progress;
     const moved = normalPages + zeroPages - this.#movedBefore;
-    const elapsedMs = Math.max(performance.now() - this.#startedMs, 1);
+    const elapsedMs = Math.max((this.#endedMs ?? performance.now()) - this.#startedMs, 1);
     return {
       transferred: bytes,
       remaining: Math.max(0, this.#roundPages - moved) * PAGE_SIZE_BYTES,
@@ -157,9 +161,9 @@ export class Precopy {
       "dirty-sync-count": this.#rounds,
       "postcopy-requests": 0,
       "page-size": PAGE_SIZE_BYTES,
-      "multifd-bytes": 0,
+      "multifd-bytes": isMultifd ? bytes : 0,
       "pages-per-second": Math.round(((normalPages + zeroPages) * 1000) / elapsedMs),
-      "precopy-bytes": Math.max(0, bytes - this.#downtimeBytes),
+      "precopy-bytes": isMultifd ? 0 : Math.max(0, bytes - this.#downtimeBytes),
       "downtime-bytes": this.#downtimeBytes,
       "postcopy-bytes": 0,
       "dirty-sync-missed-zero-copy": 0,
@@ -168,7 +172,13 @@ export class Precopy {
 
   /** By how many percent auto-converge slows the guest down now. */
   get throttlePercent(): number {
-    return this.#throttlePercent;
+    return this.#options.progress.throttlePercent;
+  }
+
+  #throttle(percent: number): void {
+    const { vm, progress } = this.#options;
+    vm.accel.throttle(percent);
+    progress.throttlePercent = percent;
   }
 
   async #round(): Promise<void> {
@@ -206,11 +216,10 @@ export class Precopy {
   }
 
   #slowDown(): void {
-    const { autoConverge, vm } = this.#options;
+    const { autoConverge } = this.#options;
     if (autoConverge === undefined) return;
     const { initialPercent, incrementPercent, maximumPercent } = autoConverge;
-    const percent = this.#throttlePercent === 0 ? initialPercent : this.#throttlePercent + incrementPercent;
-    this.#throttlePercent = Math.min(percent, maximumPercent);
-    vm.accel.throttle(this.#throttlePercent);
+    const percent = this.throttlePercent === 0 ? initialPercent : this.throttlePercent + incrementPercent;
+    this.#throttle(Math.min(percent, maximumPercent));
   }
 }

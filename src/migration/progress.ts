@@ -17,6 +17,8 @@ export class MigrationProgress {
   ram: (() => MigrationStats) | undefined;
   /** Estimate of the pause that is to come, in ms. */
   expectedDowntimeMs: number | undefined;
+  /** By how many percent the guest is slowed down, 0 when it is not. */
+  throttlePercent = 0;
   /** Where an incoming migration is waited for. */
   socketAddress: SocketAddress | undefined;
 
@@ -48,6 +50,7 @@ export class MigrationProgress {
     this.#timeline = undefined;
     this.ram = undefined;
     this.expectedDowntimeMs = undefined;
+    this.throttlePercent = 0;
   }
 
   /** All that can be done while the guest runs has been done. */
@@ -78,12 +81,15 @@ export class MigrationProgress {
   info(): MigrationInfo {
     if (this.#status === "none") return {};
     const socketAddress = this.socketAddress === undefined ? {} : { "socket-address": [this.socketAddress] };
+    // As in QEMU: an estimate while it is to come, the figure when it is over.
+    const expectedMs = this.#status === "completed" ? undefined : this.expectedDowntimeMs;
     return {
       status: this.#status,
       ...(this.#errorDescription === undefined ? {} : { "error-desc": this.#errorDescription }),
       "total-time": Math.round((this.isBusy ? monotonicMs() : this.#endedMs) - this.#startedMs),
       "setup-time": Math.round(this.#setupMs),
-      ...(this.expectedDowntimeMs === undefined ? {} : { "expected-downtime": Math.round(this.expectedDowntimeMs) }),
+      ...(expectedMs === undefined ? {} : { "expected-downtime": Math.round(expectedMs) }),
+      ...(this.throttlePercent === 0 ? {} : { "cpu-throttle-percentage": this.throttlePercent }),
       ...(this.ram === undefined ? {} : { ram: this.ram() }),
       ...(this.#timeline === undefined ? {} : describeTimeline(this.#timeline)),
       ...socketAddress,

@@ -13,6 +13,12 @@ export function commandLine(): string[] {
   return text.split("\0").slice(0, -1);
 }
 
+/** What started this process, without its last `argumentCount` arguments: it can be started again with others. */
+export function programBefore(argumentCount: number): string[] {
+  const args = commandLine().slice(1);
+  return [process.execPath, ...args.slice(0, args.length - argumentCount)];
+}
+
 export function environment(): Record<string, string | undefined> {
   return { ...process.env };
 }

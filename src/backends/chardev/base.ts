@@ -30,8 +30,10 @@ export interface HostChardev extends Chardev {
 export interface HostChardevState extends ChardevState {
   /** Settings of the terminal before raw mode, base64. */
   termios?: string;
-  /** Standard streams (0, 1) that were made non-blocking for everybody who shares them, to be undone at the end. */
+  /** Fds whose open files were made non-blocking for everybody who shares them, to be undone at the end. */
   madeNonBlocking?: number[];
+  /** The device came from another process; its standard streams are not this one's. */
+  isForeign?: boolean;
   /** Identity of a listening unix socket's file; null when it is not known. */
   listenerFile?: string | null;
 }

@@ -29,8 +29,10 @@ let inUse = false;
 
 export class StdioChardev extends PlainChardev<StdioSpec> {
   readonly #terminal: RawTerminal | undefined;
-  /** Standard streams to make blocking again. */
+  /** Streams to make blocking again. */
   readonly #shared: NonBlockingStreams;
+  /** They are the standard streams of a process that this device came from. */
+  readonly #isForeign: boolean;
 
   private constructor(
     spec: StdioSpec,
@@ -41,7 +43,8 @@ export class StdioChardev extends PlainChardev<StdioSpec> {
     restored?: HostChardevState,
   ) {
     super(spec, reactor, report, fds, restored);
-    inUse = true;
+    this.#isForeign = restored?.isForeign ?? false;
+    if (!this.#isForeign) inUse = true;
     this.#shared = shared;
     if (restored === undefined) {
       if (isTerminal(fds.in!)) this.#terminal = new RawTerminal(fds.in!, spec.signal);
@@ -69,7 +72,7 @@ export class StdioChardev extends PlainChardev<StdioSpec> {
   }
 
   static restore(spec: StdioSpec, reactor: Reactor, report: Report, state: HostChardevState): StdioChardev {
-    assertUnused(spec);
+    if (!state.isForeign) assertUnused(spec);
     return new StdioChardev(
       spec,
       reactor,
@@ -83,6 +86,7 @@ export class StdioChardev extends PlainChardev<StdioSpec> {
   override save(): HostChardevState {
     const state: HostChardevState = { ...super.save(), madeNonBlocking: [...this.#shared.fds] };
     if (this.#terminal !== undefined) state.termios = Buffer.from(this.#terminal.original).toString("base64");
+    if (this.#isForeign) state.isForeign = true;
     return state;
   }
 
@@ -91,7 +95,7 @@ export class StdioChardev extends PlainChardev<StdioSpec> {
   }
 
   protected override dispose(undo: boolean): void {
-    inUse = false;
+    if (!this.#isForeign) inUse = false;
     if (undo) this.#terminal?.leave();
     else this.#terminal?.release();
     if (undo) this.#shared.undo();
@@ -103,7 +107,7 @@ export class StdioChardev extends PlainChardev<StdioSpec> {
   }
 }
 
-/** Standard streams that this program made non-blocking, until `undo` or its end. */
+/** Duplicates of standard streams that this program made non-blocking, until `undo` or its end. */
 class NonBlockingStreams {
   readonly fds: number[];
   readonly #undo = (): void => this.undo();
@@ -114,6 +118,7 @@ class NonBlockingStreams {
     if (fds.length > 0) process.on("exit", this.#undo);
   }
 
+  /** O_NONBLOCK is the open file's, so that it is the standard stream that this is done to. */
   add(fd: number): void {
     // Standard input and output may be one open file.
     if ((statusFlags(fd) & O_NONBLOCK) !== 0) return;
@@ -153,6 +158,7 @@ function privateFd(fd: number, flags: number, shared: NonBlockingStreams): numbe
       if (!(error instanceof SysError)) throw error;
     }
   }
-  if (kind !== "file") shared.add(fd);
-  return duplicate(fd);
+  const own = duplicate(fd);
+  if (kind !== "file") shared.add(own);
+  return own;
 }

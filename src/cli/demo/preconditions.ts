@@ -4,7 +4,7 @@ import { close } from "../../../ffi/fd.ts";
 import { KvmSystem } from "../../../ffi/kvm/kvm.ts";
 import { describeError } from "../../errors.ts";
 import { buildSelfCheck } from "../../payload/self-check.ts";
-import type { Terminal } from "./terminal.ts";
+import type { Terminal } from "../terminal.ts";
 import { describeVmm } from "./vmm.ts";
 
 const NO_KVM =

@@ -3,8 +3,8 @@
 import { existsSync } from "node:fs";
 import { medianOf } from "../../meter/format.ts";
 import type { MeasuredVm } from "../../meter/measured-vm.ts";
+import type { Terminal } from "../terminal.ts";
 import type { Row } from "./table.ts";
-import type { Terminal } from "./terminal.ts";
 
 const SPARKS = "▁▂▃▄▅▆▇█";
 const MAX_SPARKS = 60;

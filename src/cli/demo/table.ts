@@ -4,7 +4,7 @@ import { medianOf } from "../../meter/format.ts";
 import type { MeasuredUpdate } from "../../meter/measured-vm.ts";
 import { linearTicks } from "../../meter/svg.ts";
 import { PHASES } from "../../migration/timeline.ts";
-import type { Terminal } from "./terminal.ts";
+import type { Terminal } from "../terminal.ts";
 
 /** What an update was made of. */
 export interface Row {

@@ -18,8 +18,18 @@ export const MigrationStatus = enumOf(
 );
 export type MigrationStatus = Static<typeof MigrationStatus>;
 
-/** A capability is listed here when Baton has it, not before. */
-export const MigrationCapability = enumOf("events", "x-ignore-shared", "auto-converge", "multifd", "mapped-ram");
+/**
+ * A capability is listed here when Baton has it, not before. `x-handover-connections` is Baton's own, for cpr-transfer: the
+ * new process gets the consoles and monitors too, and the old one ends.
+ */
+export const MigrationCapability = enumOf(
+  "events",
+  "x-ignore-shared",
+  "x-handover-connections",
+  "auto-converge",
+  "multifd",
+  "mapped-ram",
+);
 export type MigrationCapability = Static<typeof MigrationCapability>;
 
 export const MigrationCapabilityStatus = struct({ capability: MigrationCapability, state: bool });
@@ -113,6 +123,8 @@ export const MigrationInfo = struct({
   "setup-time": optional(uint),
   downtime: optional(uint),
   "expected-downtime": optional(uint),
+  /** Percent of the vCPUs' time that auto-converge takes from the guest. */
+  "cpu-throttle-percentage": optional(uint),
   "error-desc": optional(str),
   "blocked-reasons": optional(arrayOf(str)),
   "socket-address": optional(arrayOf(SocketAddress)),

@@ -135,7 +135,13 @@ export class Reports {
 /** What a carrier does: the state as JSON, the fds as duplicates (as SCM_RIGHTS makes them). */
 export function carry(device: HostChardev): HostChardevState {
   const state = JSON.parse(JSON.stringify(device.save())) as HostChardevState;
-  for (const [role, fd] of Object.entries(state.fds)) state.fds[role] = duplicate(fd);
+  const copies = new Map<number, number>();
+  for (const [role, fd] of Object.entries(state.fds)) {
+    const copy = duplicate(fd);
+    copies.set(fd, copy);
+    state.fds[role] = copy;
+  }
+  if (state.madeNonBlocking !== undefined) state.madeNonBlocking = state.madeNonBlocking.map((fd) => copies.get(fd)!);
   return state;
 }
 

@@ -7,7 +7,7 @@ import { parseDemoOptions } from "../../../src/cli/demo/options.ts";
 import { kvmProblem } from "../../../src/cli/demo/preconditions.ts";
 import { sparkline } from "../../../src/cli/demo/summary.ts";
 import { rowOf, Table } from "../../../src/cli/demo/table.ts";
-import { Terminal } from "../../../src/cli/demo/terminal.ts";
+import { Terminal } from "../../../src/cli/terminal.ts";
 import type { MeasuredUpdate } from "../../../src/meter/measured-vm.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
 import { assert, describe, rejection } from "../../harness.ts";

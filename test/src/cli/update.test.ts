@@ -1,45 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
-// `baton update` and `baton status` as a person or a script runs them, against real VMs.
-import { spawn } from "node:child_process";
-import { createServer } from "node:net";
+// `baton update` as a person or a script runs it, against real VMs.
+import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { MigrationCapability } from "../../../src/qmp/schema/migration.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
-import { GuestProcess, program, programMissing, thisRuntime } from "../../guest.ts";
+import { GuestProcess, program, programMissing, until } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
 import { kvmMissing } from "../../kvm.ts";
+import { baton } from "./support.ts";
 
-const test = describe("baton update, baton status");
-const skip = kvmMissing() ?? programMissing("compiled");
+const test = describe("baton update");
 
-function baton(...args: string[]): Promise<{ exitCode: number | null; output: string; error: string }> {
-  const [command, ...rest] = [...program(thisRuntime), ...args];
-  const child = spawn(command!, rest, { stdio: ["ignore", "pipe", "pipe"] });
-  let [output, error] = ["", ""];
-  child.stdout.setEncoding("utf8").on("data", (text: string) => (output += text));
-  child.stderr.setEncoding("utf8").on("data", (text: string) => (error += text));
-  return new Promise((resolve) => child.once("close", (exitCode) => resolve({ exitCode, output, error })));
+/** Fields of /proc/PID/stat from the third one on: state, parent, group, session. */
+function statOf(pid: number): string[] | undefined {
+  const path = `/proc/${pid}/stat`;
+  return existsSync(path) ? readFileSync(path, "utf8").split(") ")[1]!.split(" ") : undefined;
 }
+const skip = kvmMissing() ?? programMissing("compiled");
+const knowsHandover = (MigrationCapability.values as readonly string[]).includes("x-handover-connections");
+const skipTransfer = skip ?? (knowsHandover ? undefined : "this version has no x-handover-connections");
 
-test.skipIf(skip, "update replaces the program, and says how long the guest stood still", async () => {
+test.skipIf(skip, "replaces the program, and says how long the guest stood still", async () => {
   await using guest = await GuestProcess.start();
   const socket = join(guest.dir, "qmp");
   const before = guest.imageIdentity();
   const { exitCode, output, error } = await baton("update", socket);
   assert.is(exitCode, 0, error);
-  assert.match(output, /^Updated: the guest stood still for \d+\.\d\d ms\n {2}quiesce +\d/);
+  assert.match(
+    output,
+    /^By cpr-exec: nothing forbids it.*\nUpdated: the guest stood still for \d+\.\d\d ms\n {2}quiesce +\d/,
+  );
   assert.match(output, /\n {2}resume +\d+\.\d\d ms\n$/);
   assert.ok(guest.imageIdentity() !== before, "the program was replaced");
   await guest.runsOn();
 
   const image = program("compiled")[0]!;
-  const second = await baton("update", `unix:${socket}`, "--image", image, "--json");
+  const second = await baton("update", `unix:${socket}`, "--image", image, "--mode", "cpr-exec", "--json");
   assert.is(second.exitCode, 0, second.error);
   const info = JSON.parse(second.output);
-  assert.equal([info.status, info.updates], ["completed", 2]);
+  assert.equal([info.mode, info["mode-reason"]], ["cpr-exec", "as was asked for"]);
+  assert.equal([info.status, info.updates, info.pid], ["completed", 2, undefined]);
   await guest.runsOn();
 });
 
-test.skipIf(skip, "update says why it failed, and the guest runs on", async () => {
+test.skipIf(skip, "says why it failed, and the guest runs on", async () => {
   await using guest = await GuestProcess.start();
   const socket = join(guest.dir, "qmp");
   const missing = await baton("update", socket, "--image", "/no/baton");
@@ -52,65 +56,84 @@ test.skipIf(skip, "update says why it failed, and the guest runs on", async () =
   await guest.runsOn();
 });
 
-test.skipIf(skip, "update and status tell of RAM that cannot be handed over, and what to do", async () => {
+test.skipIf(skip, "tells of RAM that cannot be handed over, and what to do", async () => {
   await using guest = new GuestProcess({ ram: ["-object", "memory-backend-ram,id=ram0,size=32M"] });
   await using qmp = await guest.qmp();
-  const socket = join(guest.dir, "qmp");
-  const update = await baton("update", socket);
-  assert.equal([update.exitCode, update.output], [1, ""]);
-  assert.match(update.error, /^baton: The VM cannot be updated: Memory region ram0 .* Start the VM with .*\.\n$/);
-  const status = await baton("status", socket);
-  assert.is(status.exitCode, 0, status.error);
-  assert.match(status.output, /\ncpr-exec +blocked\n +Memory region ram0/);
+  for (const mode of ["auto", "cpr-exec", "cpr-transfer"]) {
+    const update = await baton("update", join(guest.dir, "qmp"), "--mode", mode);
+    assert.equal([update.exitCode, update.output], [1, ""]);
+    const how = mode === "auto" ? "" : ` by ${mode}`;
+    assert.ok(update.error.startsWith(`baton: The VM cannot be updated${how}: Memory region ram0 `), update.error);
+    assert.match(update.error, / Start the VM with .*\.\n$/);
+  }
   assert.is((await qmp.execute("query-status")).status, "running");
 });
 
-test.skipIf(skip, "status tells what the VM is", async () => {
-  await using guest = await GuestProcess.start({ extra: ["-name", "web1"], payload: { cpuCount: 2 } });
-  const socket = join(guest.dir, "qmp");
-  const { exitCode, output, error } = await baton("status", socket);
-  assert.is(exitCode, 0, error);
-  assert.match(
-    output,
-    /^name +web1\nstatus +running\nprogram +\S.*\nvCPUs +2\nRAM +32 MiB\nupdates +0\ncpr-exec +possible\n$/,
-  );
-  await baton("update", socket);
-  const json = JSON.parse((await baton("status", socket, "--json")).output);
-  assert.equal([json.name, json.cpus, json.status.status], ["web1", 2, "running"]);
-  assert.equal([json.migrate.status, json.migrate.updates], ["completed", 1]);
-  assert.equal(json["migrate-blockers"], []);
-});
-
-test("a socket that is no monitor is named, with the reason", async () => {
-  const dir = temporaryDirectory();
-  const none = join(dir, "none");
-  for (const verb of ["update", "status"]) {
-    const { exitCode, output, error } = await baton(verb, none);
-    assert.equal([exitCode, output], [1, ""]);
-    assert.ok(error.startsWith(`baton: The monitor at ${none} cannot be reached`), error);
-    assert.match(error, /ENOENT|No such file/);
-  }
-  const path = join(dir, "talker");
-  const server = createServer((socket) => socket.end("220 ready\r\n"));
-  await new Promise<void>((resolve) => server.listen(path, resolve));
-  const { exitCode, error } = await baton("status", path);
-  server.close();
+test.skipIf(skip, "refuses a VM that waits for its guest", async () => {
+  await using guest = new GuestProcess({ bare: true, extra: ["-incoming", "defer"] });
+  await using _qmp = await guest.qmp();
+  const { exitCode, error } = await baton("update", join(guest.dir, "qmp"));
   assert.is(exitCode, 1);
-  assert.match(error, /cannot be reached.*Not a QMP server/);
+  assert.is(error, "baton: The VM cannot be updated: It waits for its guest itself\n");
 });
 
-test("a wrong command line exits with 2, and --help tells the right one", async () => {
-  for (const verb of ["update", "status"]) {
-    for (const args of [[], ["a", "b"], ["a", "--no-such"]]) {
-      const { exitCode, output, error } = await baton(verb, ...args);
-      assert.equal([exitCode, output], [2, ""], error);
-      assert.ok(error.startsWith(`baton: ${verb}: `), error);
+test.skipIf(
+  skipTransfer,
+  "by cpr-transfer starts the new process, and the old one ends; its socket goes on",
+  async () => {
+    await using guest = await GuestProcess.start();
+    const socket = join(guest.dir, "qmp");
+    await using qmp = await guest.qmp();
+    using serial = await guest.stream("serial");
+    const { exitCode, output, error } = await baton("update", socket, "--mode", "cpr-transfer");
+    assert.is(exitCode, 0, error);
+    assert.match(
+      output,
+      /^By cpr-transfer: as was asked for\nUpdated: the guest stood still for \d+\.\d\d ms\n {2}quiesce/,
+    );
+    const pid = Number(/\nThe VM is process (\d+) now\n$/.exec(output)![1]);
+    assert.equal(await guest.ended, { exitCode: 0, signal: null }, guest.error);
+    try {
+      // It is nobody's child who waited for it, and in a session of its own.
+      const session = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ")[3];
+      assert.is(Number(session), pid);
+      assert.is((await qmp.execute("query-status")).status, "running");
+      assert.not(serial.hasEnded);
+      const log = join(guest.dir, "log");
+      const again = await baton("update", socket, "--mode", "cpr-transfer", "--json", "--log", log);
+      const info = JSON.parse(again.output);
+      assert.equal([info.mode, info.status, info.updates], ["cpr-transfer", "completed", 2]);
+      assert.ok(info.pid > 0 && info.pid !== pid);
+      assert.is(readFileSync(log, "utf8"), "");
+      await until("the end of the first new process", () => (statOf(pid)?.[0] ?? "Z") === "Z");
+    } finally {
+      await qmp.execute("quit");
+      await qmp.closed;
     }
-    const help = await baton(verb, "--help");
-    assert.is(help.exitCode, 0);
-    assert.ok(help.output.startsWith(`Usage: baton ${verb} SOCKET`));
-  }
+  },
+);
+
+test.skipIf(skipTransfer, "by cpr-transfer to a program that ends at once leaves the guest where it is", async () => {
+  await using guest = await GuestProcess.start();
+  const image = join(temporaryDirectory(), "baton");
+  writeFileSync(
+    image,
+    '#!/bin/sh\n[ "$1" = --version ] && echo baton 9.9.9 && exit\necho no such machine >&2; exit 3\n',
+  );
+  chmodSync(image, 0o700);
+  const log = join(guest.dir, "log");
+  const args = ["update", join(guest.dir, "qmp"), "--mode", "cpr-transfer", "--image", image, "--log", log];
+  const { exitCode, error } = await baton(...args);
+  assert.is(exitCode, 1);
+  assert.is(error, `baton: The new process of ${image} ended at once (exit code 3): see ${log}\n`);
+  assert.is(readFileSync(log, "utf8"), "no such machine\n");
+  await guest.runsOn();
+});
+
+test("wrong options exit with 2", async () => {
   assert.is((await baton("update", "a", "--timeout", "soon")).exitCode, 2);
+  const { exitCode, error } = await baton("update", "a", "--mode", "normal");
+  assert.equal([exitCode, error], [2, "baton: update: --mode normal: give auto, cpr-exec, cpr-transfer\n"]);
 });
 
 test.run();

@@ -76,6 +76,87 @@ test("info migrate tells status, times and why not", async () => {
   ]);
 });
 
+test("info migrate tells where RAM stands, as QEMU lays it out", async () => {
+  const vm = new FakeTarget();
+  vm.migration.info = {
+    status: "active",
+    "total-time": 6092,
+    "setup-time": 9,
+    "expected-downtime": 300,
+    "cpu-throttle-percentage": 30,
+    "socket-address": [{ type: "unix", path: "/a b" }],
+    ram: {
+      transferred: 481296384,
+      remaining: 291504128,
+      total: 2 ** 33,
+      duplicate: 1946319,
+      normal: 112561,
+      "normal-bytes": 461049856,
+      "dirty-pages-rate": 0,
+      mbps: 1169.8391,
+      "dirty-sync-count": 1,
+      "postcopy-requests": 0,
+      "page-size": 4096,
+      "multifd-bytes": 0,
+      "pages-per-second": 66560,
+      "precopy-bytes": 481296384,
+      "downtime-bytes": 0,
+      "postcopy-bytes": 0,
+      "dirty-sync-missed-zero-copy": 0,
+    },
+  };
+  const active = `Status: \t\tactive
+Time (ms): \t\ttotal=6092, setup=9, exp_down=300
+Sockets: [
+\tunix:/a b
+]
+RAM info:
+  Throughput (Mbps): \t1169.84
+  Sizes: \t\tpagesize=4 KiB, total=8 GiB
+  Transfers: \t\ttransferred=459 MiB, remain=278 MiB
+    Channels: \t\tprecopy=459 MiB, multifd=0 B, postcopy=0 B
+    Page Types: \tnormal=112561, zero=1946319
+  Page Rates (pps): \ttransfer=66560
+  Others: \t\tdirty_syncs=1
+`;
+  await expectOutput(vm, [
+    ["info migrate", active],
+    ["info migrate -a", `${active}CPU Throttle (%): 30\n`],
+    ["info migrate -x", 'migrate: unsupported option -x\nTry "help info migrate" for more information\n'],
+  ]);
+  const { ram } = vm.migration.info;
+  vm.migration.info = { ram: { ...ram!, "dirty-pages-rate": 4, "downtime-bytes": 8192 }, status: "completed" };
+  const ended = await executeLine({ target: vm, cpuIndex: 0 }, "info migrate");
+  assert.match(ended, "Page Rates (pps): \ttransfer=66560, dirty=4\r\n");
+  assert.match(ended, "Others: \t\tdirty_syncs=1, downtime_bytes=8192\r\n");
+  vm.migration.info = { status: "failing", "error-desc": "No peer" };
+  await expectOutput(vm, [["info migrate", "Status: \t\tfailing (No peer)\n"]]);
+});
+
+test("migrate_set_parameter takes a bandwidth as a size, in MiB where nothing else is said", async () => {
+  const vm = new FakeTarget();
+  for (const [text, bytesPerSecond] of [
+    ["100", 100 * 2 ** 20],
+    ["100M", 100 * 2 ** 20],
+    ["1.5G", 1.5 * 2 ** 30],
+    ["4096b", 4096],
+    ["0", 0],
+  ] as const) {
+    await expectOutput(vm, [[`migrate_set_parameter max-bandwidth ${text}`, ""]]);
+    assert.is(vm.migration.current["max-bandwidth"], bytesPerSecond, text);
+  }
+  await expectOutput(vm, [
+    ["migrate_set_parameter downtime-limit 20", ""],
+    ["migrate_set_parameter max-bandwidth fast", "Error: Invalid size fast\n"],
+    ["migrate_set_parameter max-bandwidth -1", "Error: Invalid size -1\n"],
+    [
+      "migrate_set_parameter downtime-limit soon",
+      "Error: Invalid parameter type for 'downtime-limit', expected: integer\n",
+    ],
+  ]);
+  assert.is(vm.migration.current["downtime-limit"], 20);
+});
+
 test("the cpr-exec transcript", async () => {
   const vm = new FakeTarget();
   await expectOutput(vm, [

@@ -138,6 +138,30 @@ test("what was taken before there was a chardev is saved, before what is in the 
   assert.is(chardev.check.byteCount, machine.sentBytes);
 });
 
+test("while a port is held its chardev gets nothing, and the next one everything, in order", () => {
+  const machine = new Machine();
+  const [first, second] = [new StalledChardev(), new StalledChardev()];
+  machine.attach(first);
+  machine.send(100);
+  machine.port.flush();
+  machine.port.hold();
+  machine.send(RING_CAPACITY_BYTES + 10);
+  machine.port.flush();
+  machine.freeze();
+  machine.devices.thawOutput();
+  machine.send(50);
+  assert.is(first.check.byteCount, 100);
+  second.check.add(streamBytes(0, 100));
+  machine.attach(second);
+  assert.is(second.check.byteCount, 100);
+  machine.port.release();
+  second.read();
+  machine.port.flush();
+  assert.is(first.check.byteCount, 100);
+  assert.is(second.check.byteCount, machine.sentBytes);
+  assert.is(machine.port.droppedBytes, 0);
+});
+
 test("an unconnected port's output goes nowhere, whoever runs the guest", () => {
   const memory = new WebAssembly.Memory({ initial: 64, maximum: 65536, shared: true });
   const table = [{ ...COM1, chardev: null }];

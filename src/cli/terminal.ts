@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the demo writes: a terminal with colours and a line that is rewritten, or plain text.
+// Where a verb writes for people: a terminal with colours and a line that is rewritten, or plain text.
 
 export interface TerminalOptions {
   /** Colours, and a progress line that is written over. */
@@ -26,12 +26,12 @@ export class Terminal {
     this.#write = write;
   }
 
-  /** stdout; plain when it is no terminal, a dumb one, or NO_COLOR is set (https://no-color.org). */
-  static ofProcess(): Terminal {
-    const { stdout, env } = process;
-    const isFancy = stdout.isTTY === true && !env.NO_COLOR && env.TERM !== "dumb";
-    const write = (text: string): void => void stdout.write(text);
-    return new Terminal({ isFancy, columns: stdout.isTTY === true ? stdout.columns : PLAIN_COLUMNS, write });
+  /** A standard stream; plain when it is no terminal, a dumb one, or NO_COLOR is set (https://no-color.org). */
+  static of(stream: NodeJS.WriteStream): Terminal {
+    const { env } = process;
+    const isFancy = stream.isTTY === true && !env.NO_COLOR && env.TERM !== "dumb";
+    const write = (text: string): void => void stream.write(text);
+    return new Terminal({ isFancy, columns: stream.isTTY === true ? stream.columns : PLAIN_COLUMNS, write });
   }
 
   print(...lines: readonly string[]): void {
