@@ -41,7 +41,7 @@ export async function createVm(config: VmConfig, options: { signal?: AbortSignal
     await handle.close();
     options.signal.throwIfAborted();
   }
-  options.signal?.addEventListener("abort", () => handle.quit(), { once: true });
+  options.signal?.addEventListener("abort", () => void handle.close(), { once: true });
   return handle;
 }
 

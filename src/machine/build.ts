@@ -8,7 +8,11 @@ import { deviceTable } from "./device-table.ts";
 import { Vm, type VmParts } from "./vm.ts";
 
 /** What a restored VM takes over instead of making it. */
-export type Inherited = Pick<KvmVmOptions, "cpuids" | "isFromElsewhere" | "workers"> & { ramFd?: number };
+export type Inherited = Pick<KvmVmOptions, "cpuids" | "isFromElsewhere" | "workers"> & {
+  ramFd?: number;
+  /** The back end has the guest's RAM: it must be there. */
+  ramIsInPlace?: boolean;
+};
 
 /**
  * Builds the VM with its vCPUs parked and its RAM as the back end has it: empty, or the running guest's.
@@ -29,7 +33,7 @@ export function buildParts(
   inherited?: Inherited,
 ): VmParts {
   const memory = createMemory(spec.memorySizeBytes);
-  const ram = mapRam(memory, ramBackend(spec), inherited?.ramFd);
+  const ram = mapRam(memory, ramBackend(spec), inherited?.ramFd ?? (inherited?.ramIsInPlace ? "in-place" : undefined));
   const table = deviceTable(spec);
   const accel = new KvmAcceleratedVm({
     memory,

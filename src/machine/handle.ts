@@ -46,7 +46,7 @@ export class VmHandle implements AsyncDisposable {
     this.#vm.cont();
   }
 
-  /** Ends the VM as QMP's `quit` does. */
+  /** Ends the VM as QMP's `quit` does. @throws VmmError "ram-retained" the first time, when that would lose the guest */
   quit(): void {
     this.#target.quit();
   }

@@ -62,6 +62,7 @@ export class VmTarget implements QmpTarget {
   }
 
   quit(): void {
+    this.#vm.refuseToLoseRam();
     this.#vm.quit("host-qmp-quit");
     // The reply is queued when this returns.
     setTimeout(() => void this.#finishQuit(), 0);

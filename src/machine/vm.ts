@@ -15,6 +15,7 @@ import type { AcceleratedVm } from "../accel/types.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { type MappedRam, releaseRam } from "../memory/ram.ts";
+import type { HeldRam } from "../migration/held-ram.ts";
 import { QmpEventSource } from "../qmp/events.ts";
 import type { RunState, ShutdownCause } from "../qmp/schema/machine.ts";
 import { importEntry } from "../runtime/entry.ts";
@@ -83,6 +84,10 @@ export class Vm {
   /** Why the guest may not run in this process any more. */
   #fence: string | undefined;
   #lossReason: string | undefined;
+  /** RAM of a guest that has been saved, when it ends with this process. */
+  #held: HeldRam | undefined;
+  /** What that guest has written and no console has got, of each serial port: it is in its state, too. */
+  #heldOutput: Uint8Array[] = [];
   #isClosed = false;
   /** Resets, ends and sleeps that are being carried out. */
   #changesUnderWay = 0;
@@ -247,6 +252,28 @@ export class Vm {
     if (this.#lossReason !== undefined) throw new VmmError("lost", this.#lossReason);
   }
 
+  /** The guest has been saved, but its RAM is here until the kernel is replaced; `cont` takes it back. */
+  holdRam(held: HeldRam): void {
+    this.#held = held;
+    this.#heldOutput = this.devices.serialPorts.map((port) => port.pendingOutput());
+    for (const port of this.devices.serialPorts) port.discardOutput();
+  }
+
+  /** @throws VmmError "ram-retained" the first time, when the end of this process would lose the guest */
+  refuseToLoseRam(): void {
+    this.#held?.refuseFirstQuit();
+  }
+
+  #takeRamBack(): void {
+    if (this.#held === undefined) return;
+    this.#held.release();
+    this.#held = undefined;
+    for (const [index, port] of this.devices.serialPorts.entries()) {
+      port.restoreOutput(this.#heldOutput[index]!);
+      port.flush();
+    }
+  }
+
   stop(): void {
     if (this.#state === "inmigrate") {
       this.#startsWhenComplete = false;
@@ -264,15 +291,17 @@ export class Vm {
       this.#startsWhenComplete = true;
       return;
     }
-    this.#refuseFenced();
     const reason = CANNOT_RUN[this.#state];
     if (reason !== undefined) throw new VmmError("cannot-run", reason);
+    this.#takeRamBack();
+    this.#refuseFenced();
     this.resumeFrom();
   }
 
   /** @throws VmmError when the guest is on its way to or from somebody, or is somebody else's */
   #refuseFenced(): void {
     if (this.#fence !== undefined) throw new VmmError("fenced", this.#fence);
+    if (this.#held !== undefined) throw new VmmError("ram-retained", this.#held.reason);
     if (this.#state === "inmigrate") throw new VmmError("inmigrate", "Guest is waiting for an incoming migration");
     if (this.#state === "finish-migrate") throw new VmmError("cannot-run", "Migration is not finalized yet");
   }
@@ -413,6 +442,7 @@ export class Vm {
     this.#isClosed = true;
     openVms.delete(this);
     this.fds.closeAll();
+    this.#held?.release();
     if (!this.isBuilt) return;
     this.devices.stopTimers();
     this.#ring();

@@ -46,21 +46,26 @@ export interface MappedRam {
 }
 
 /**
- * Opens the back end and maps it into `memory`. `inheritedFd` is RAM of a running guest, taken as it is.
+ * Opens the back end and maps it into `memory`. `existing` is RAM of a guest, taken as it is: an fd, or what the back end
+ * has, which must be there then.
  * @throws VmmError "memory-backend" naming the back end; the cause has the system call
  */
-export function mapRam(memory: WebAssembly.Memory, backend: MemoryBackendSpec, inheritedFd?: number): MappedRam {
+export function mapRam(
+  memory: WebAssembly.Memory,
+  backend: MemoryBackendSpec,
+  existing?: number | "in-place",
+): MappedRam {
   const bytes = new Uint8Array(memory.buffer);
   const base = alignOffset(bytes, RAM_MIN_BASE, RAM_ALIGNMENT_BYTES);
   new Uint32Array(memory.buffer)[CONTROL_RAM_BASE >> 2] = base;
   try {
-    const fd = inheritedFd ?? openBackend(backend);
+    const fd = typeof existing === "number" ? existing : openBackend(backend, existing === "in-place");
     if (fd === undefined) {
       mapAnonymousOver(bytes, base, backend.sizeBytes);
     } else {
       mapOver(bytes, base, { fd, sizeBytes: backend.sizeBytes, private: !backend.share });
     }
-    if (backend.prealloc === true && inheritedFd === undefined) advise(bytes, base, backend.sizeBytes, "populate");
+    if (backend.prealloc === true && existing === undefined) advise(bytes, base, backend.sizeBytes, "populate");
     return { backend, base, fd, isShared: fd !== undefined && backend.share };
   } catch (error) {
     throw new VmmError("memory-backend", `Memory back end '${backend.id}' (${backend.qomType}) cannot be set up`, {
@@ -137,7 +142,7 @@ export function excludeFromDumps(memory: WebAssembly.Memory, ram: MappedRam): vo
   advise(new Uint8Array(memory.buffer), ram.base, ram.backend.sizeBytes, "no-dump");
 }
 
-function openBackend(backend: MemoryBackendSpec): number | undefined {
+function openBackend(backend: MemoryBackendSpec, isInPlace: boolean): number | undefined {
   switch (backend.qomType) {
     case "memory-backend-memfd":
       return memfdCreate(backend.id, backend.sizeBytes, {
@@ -147,20 +152,23 @@ function openBackend(backend: MemoryBackendSpec): number | undefined {
     case "memory-backend-ram":
       return backend.share ? memfdCreate(backend.id, backend.sizeBytes) : undefined;
     case "memory-backend-file":
-      return openFile(backend);
+      return openFile(backend, isInPlace);
   }
 }
 
-/** A directory gets an unnamed file of its own (hugetlbfs is used that way); a file is made, and grown, as needed. */
-function openFile(backend: MemoryBackendSpec): number {
+/**
+ * A directory gets an unnamed file of its own (hugetlbfs is used that way); a file is made, and grown, as needed, unless it
+ * is to have a guest's RAM.
+ */
+function openFile(backend: MemoryBackendSpec, isInPlace: boolean): number {
   const path = backend.memPath!;
   const { statSync } = process.getBuiltinModule("node:fs");
   const isDirectory = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
-  const fd = open(path, isDirectory ? O_RDWR | O_TMPFILE : O_RDWR | O_CREAT, 0o600);
+  const fd = isInPlace ? openExisting(path) : open(path, O_RDWR | (isDirectory ? O_TMPFILE : O_CREAT), 0o600);
   try {
     const { kind, sizeBytes, deviceNumber } = status(fd);
     if (kind === "file" && sizeBytes < backend.sizeBytes) {
-      if (sizeBytes !== 0 && !isDirectory) {
+      if (isInPlace || (sizeBytes !== 0 && !isDirectory)) {
         throw new VmmError(
           "memory-backend",
           `${path} has ${sizeBytes} bytes, fewer than the ${backend.sizeBytes} of RAM`,
@@ -176,6 +184,14 @@ function openFile(backend: MemoryBackendSpec): number {
   } catch (error) {
     close(fd);
     throw error;
+  }
+}
+
+function openExisting(path: string): number {
+  try {
+    return open(path, O_RDWR);
+  } catch (cause) {
+    throw new VmmError("ram-absent", `The guest's RAM is to be in '${path}', and that cannot be opened`, { cause });
   }
 }
 

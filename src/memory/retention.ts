@@ -129,6 +129,15 @@ function sessionNameOf(name: string): string {
   return sessionName;
 }
 
+/** The VM name that `retainRam` made this session for. @throws VmmError "session-name" when it is not one of ours */
+export function nameOfSession(sessionName: string): string {
+  if (sessionName.startsWith(SESSION_PREFIX)) return sessionName.slice(SESSION_PREFIX.length);
+  throw new VmmError(
+    "session-name",
+    `Live update session '${sessionName}' is not Baton's: it begins with no '${SESSION_PREFIX}'`,
+  );
+}
+
 /** Says in our words what the kernel would answer with a bare ENOENT. */
 function checkRam(ramFd: number): void {
   const type = fileSystemType(ramFd);
@@ -188,7 +197,11 @@ function takeNamed(deviceFd: number, sessionName: string): number {
   } catch (cause) {
     const code = cause instanceof SysError ? cause.code : undefined;
     if (code === "ENOENT") {
-      throw new VmmError("session-absent", `The last kernel left no live update session '${sessionName}'`, { cause });
+      throw new VmmError(
+        "session-absent",
+        `The last kernel left no live update session '${sessionName}': did the host boot by kexec, while the VMM that held it lived?`,
+        { cause },
+      );
     }
     if (code === "EINVAL") {
       throw new VmmError("session-taken", `Live update session '${sessionName}' was taken over already`, { cause });

@@ -19,6 +19,7 @@ import { SPARE_BITMAP } from "./precopy.ts";
 import type { MigrationProgress } from "./progress.ts";
 import { pageChecks, readRam } from "./ram/ram-file.ts";
 import { checkSamples, type FilePages, type RamInFile, readPages, readRamLocation } from "./ram-section.ts";
+import { restoreRetained } from "./retained-ram.ts";
 import { type FileAddress, openStateFile, type StateFile } from "./state-file.ts";
 import { receiveStream } from "./stream-incoming.ts";
 import type { Timeline } from "./timeline.ts";
@@ -201,7 +202,14 @@ export class Incoming {
       const reader = new StateReader(file.image, GUEST_SECTIONS);
       const { spec, runState } = readMachine(reader);
       const location = readRamLocation(reader, spec.memorySizeBytes);
-      this.#build(spec, { cpuids: readCpuids(reader, spec.cpuCount), isFromElsewhere: true });
+      const cpuids = readCpuids(reader, spec.cpuCount);
+      if (location.where === "retained") {
+        const ownSpec = this.#specFor(spec, { inheritsRam: true });
+        const build = (ramFd: number): void => this.#build(spec, { cpuids, ramFd, isFromElsewhere: true });
+        await restoreRetained({ vm, spec: ownSpec, cpuids, reader, location, build });
+        return { runState };
+      }
+      this.#build(spec, { cpuids, isFromElsewhere: true, ramIsInPlace: location.where === "in-place" });
       if (location.where === "in-place") checkSamples(vm.memory, vm.ram, location);
       else if (location.where === "in-file") await this.#loadRam(file, reader, location, signal);
       else throw new VmmError("state-refused", "The state is that of a stream, and its RAM is not in the file");
@@ -245,12 +253,16 @@ export class Incoming {
 
   /** Builds the machine of the guest that comes. @throws VmmError when the command line contradicts it */
   #build(carried: MachineSpec, inherited: Inherited): void {
-    const { vm, own, wanted, onBuilt } = this.#options;
-    const spec = incomingSpec(carried, own, wanted, { inheritsRam: inherited.ramFd !== undefined });
+    const { vm, onBuilt } = this.#options;
+    const spec = this.#specFor(carried, { inheritsRam: inherited.ramFd !== undefined });
     vm.assemble(
       spec,
       buildParts(spec, (index, message) => vm.vcpuFailed(index, message), inherited),
     );
     onBuilt();
+  }
+
+  #specFor(carried: MachineSpec, options: { inheritsRam: boolean }): MachineSpec {
+    return incomingSpec(carried, this.#options.own, this.#options.wanted, options);
   }
 }

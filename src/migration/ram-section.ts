@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Section `ram` of a state image: where the guest's RAM is, and how to tell that it is the right one.
+import { statSync } from "node:fs";
 import { DIRTY_BITMAP_SIZE_BYTES } from "../../assembly/layout.ts";
 import { VmmError } from "../errors.ts";
 import type { Vm } from "../machine/vm.ts";
@@ -66,17 +67,27 @@ export interface RamInFile {
   offset: number;
 }
 
+/** RAM in a memfd that the next kernel is to have. */
+export interface RamRetained {
+  where: "retained";
+  sizeBytes: number;
+  /** The live update session. */
+  session: string;
+  /** As in `RamInPlace`. */
+  samples: [number, string][];
+}
+
 /** RAM that came before the image, on the same stream. */
 export interface RamInStream {
   where: "in-stream";
   sizeBytes: number;
 }
 
-export type RamLocation = RamInPlace | RamInFile | RamInStream;
+export type RamLocation = RamInPlace | RamInFile | RamRetained | RamInStream;
 
 /**
  * Where RAM is to be: where it is, if that is asked for and possible, else `otherwise`. As in QEMU only RAM in a shared file
- * that has a name is left where it is: a memfd ends with its last process.
+ * that has a name is left where it is: a memfd ends with its last process, as does the file of a back end in a directory.
  */
 export function locateRam<T extends { where: RamLocation["where"] }>(
   vm: Vm,
@@ -84,7 +95,9 @@ export function locateRam<T extends { where: RamLocation["where"] }>(
   otherwise: T,
 ): (T & { sizeBytes: number }) | RamInPlace {
   const { sizeBytes, qomType, memPath } = vm.ram.backend;
-  if (!inPlace || !vm.ram.isShared || qomType !== "memory-backend-file") return { ...otherwise, sizeBytes };
+  const isNamed =
+    qomType === "memory-backend-file" && statSync(memPath!, { throwIfNoEntry: false })?.isDirectory() === false;
+  if (!inPlace || !vm.ram.isShared || !isNamed) return { ...otherwise, sizeBytes };
   return { where: "in-place", sizeBytes, path: memPath!, samples: [] };
 }
 
@@ -97,7 +110,7 @@ const SAMPLE_SIZE_BYTES = 32;
  */
 export function planRam(writer: StateWriter, vm: Vm, location: RamLocation, pages?: FilePages): BindSection {
   const json = (value: RamLocation): Uint8Array => new TextEncoder().encode(JSON.stringify(value));
-  const isSampled = location.where === "in-place";
+  const isSampled = location.where === "in-place" || location.where === "retained";
   // JSON may end with any number of spaces.
   const sizeBytes = json(location).length + (isSampled ? SAMPLE_COUNT * SAMPLE_SIZE_BYTES : 0);
   const presentSizeBytes = bitmapSize(location.sizeBytes);
@@ -152,16 +165,17 @@ function formatHash(hash: bigint): string {
 }
 
 /** @throws VmmError "ram-differs" when the RAM is not the one whose pages were sampled */
-export function checkSamples(memory: WebAssembly.Memory, ram: MappedRam, location: RamInPlace): void {
+export function checkSamples(memory: WebAssembly.Memory, ram: MappedRam, location: RamInPlace | RamRetained): void {
   const { hashPage } = loadDirtyModule(memory);
   const path = ram.backend.memPath ?? ram.backend.id;
+  const left = location.where === "in-place" ? location.path : location.session;
   for (const [page, expected] of location.samples) {
     const found = formatHash(hashPage(ram.base + page * PAGE_SIZE_BYTES));
     if (found === expected) continue;
     throw new VmmError(
       "ram-differs",
       `The RAM in '${path}' is not what the state belongs to: page ${page} has hash ${found} instead of ${expected}. ` +
-        `The guest left its RAM in '${location.path}': was it cleared by the reboot, written to, or is it older?`,
+        `The guest left its RAM in '${left}': was it cleared by the reboot, written to, or is it older?`,
     );
   }
 }
@@ -170,7 +184,7 @@ export function checkSamples(memory: WebAssembly.Memory, ram: MappedRam, locatio
 export function readRamLocation(reader: StateReader, ramSizeBytes: number): RamLocation {
   const section = reader.section(RAM_SECTION);
   const location = section.json() as
-    | (Partial<Omit<RamInPlace, "where"> & Omit<RamInFile, "where">> & { where?: string })
+    | (Partial<Omit<RamInPlace, "where"> & Omit<RamInFile, "where"> & Omit<RamRetained, "where">> & { where?: string })
     | null;
   const refuse = (what: string): VmmError =>
     new VmmError("state-refused", `State section ${section.title} has ${what}`);
@@ -179,12 +193,14 @@ export function readRamLocation(reader: StateReader, ramSizeBytes: number): RamL
   }
   switch (location.where) {
     case "in-place": {
-      const isSampled =
-        typeof location.path === "string" &&
-        Array.isArray(location.samples) &&
-        location.samples.every((sample) => isSample(sample, ramSizeBytes));
+      const isSampled = typeof location.path === "string" && areSamples(location.samples, ramSizeBytes);
       if (!isSampled) throw refuse("page hashes that make no sense");
       return location as unknown as RamInPlace;
+    }
+    case "retained": {
+      if (typeof location.session !== "string") throw refuse("RAM in no live update session");
+      if (!areSamples(location.samples, ramSizeBytes)) throw refuse("page hashes that make no sense");
+      return location as unknown as RamRetained;
     }
     case "in-stream":
       return { where: "in-stream", sizeBytes: ramSizeBytes };
@@ -194,6 +210,10 @@ export function readRamLocation(reader: StateReader, ramSizeBytes: number): RamL
     default:
       throw refuse(`RAM in a place that is not known: ${JSON.stringify(location.where)}`);
   }
+}
+
+function areSamples(samples: unknown, ramSizeBytes: number): boolean {
+  return Array.isArray(samples) && samples.every((sample) => isSample(sample, ramSizeBytes));
 }
 
 function isSample(sample: unknown, ramSizeBytes: number): boolean {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Migration to a file. Whoever loads the file has the guest. RAM goes into it behind the state: while the guest runs (mode
-// normal), or while it stands (mode cpr-reboot); or it stays where it is (capability x-ignore-shared).
+// normal), or while it stands (mode cpr-reboot); or it stays where it is (capability x-ignore-shared), or in its memfd, for the
+// next kernel (retained-ram.ts).
 //
 //   guest runs    create    the file, under another name
 //                 rounds    RAM, then what the guest wrote meanwhile; mode normal only
@@ -16,6 +17,7 @@ import type { Outgoing } from "./outgoing.ts";
 import { Precopy, SPARE_BITMAP, untilAborted } from "./precopy.ts";
 import { pageChecks, RamFileWriter } from "./ram/ram-file.ts";
 import { type FilePages, locateRam, planRam, type RamInFile, type RamInPlace } from "./ram-section.ts";
+import { canRetain, saveRetained } from "./retained-ram.ts";
 import { type FileAddress, StateFileWriter } from "./state-file.ts";
 
 /** RAM begins at a multiple of this in the file: no page of it shares a block with the image. */
@@ -32,8 +34,9 @@ export async function saveToFile(
   const file = StateFileWriter.create(address);
   run.onFailure(() => file.discard());
   const location = locateRam(vm, capabilities["x-ignore-shared"], { where: "in-file" as const, offset: 0 });
-  if (location.where === "in-file") await saveWithRam(run, file, location, stopFirst);
-  else await saveWithoutRam(run, file, location, address);
+  if (location.where === "in-place") await saveWithoutRam(run, file, location, address);
+  else if (stopFirst && capabilities["x-ignore-shared"] && canRetain(vm.ram)) await saveRetained(run, file, address);
+  else await saveWithRam(run, file, location, stopFirst);
 }
 
 async function saveWithoutRam(

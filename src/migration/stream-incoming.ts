@@ -140,7 +140,14 @@ async function receive(
   const info = readTransferInfo(hello);
   const { spec } = readMachine(hello);
   const location = readRamLocation(hello, spec.memorySizeBytes);
-  host.build(spec, { cpuids: readCpuids(hello, spec.cpuCount), isFromElsewhere: true });
+  if (location.where !== "in-stream" && location.where !== "in-place") {
+    throw new VmmError("state-refused", `The RAM is said to be ${location.where}, and this is a stream`);
+  }
+  host.build(spec, {
+    cpuids: readCpuids(hello, spec.cpuCount),
+    isFromElsewhere: true,
+    ramIsInPlace: location.where === "in-place",
+  });
   if (location.where === "in-stream") clearRam(vm.memory, vm.ram);
   await using postcopy = info.postcopy === true ? PostcopyDestination.prepare(vm, WRITTEN_BITMAP) : undefined;
   await vm.accel.prepareToRun();

@@ -38,6 +38,7 @@ export interface QmpTarget {
   /**
    * Ends the VM for reason `host-qmp-quit`: emits SHUTDOWN before it returns, but leaves the process alive until the
    * reply that follows has been written.
+   * @throws VmmError "ram-retained" the first time, when that would lose the guest
    */
   quit(): MaybePromise<void>;
 

@@ -26,6 +26,8 @@ export interface LabAssets {
   labKernel: Kernel;
   /** What a host runs before its kernel is replaced. Absent where the distribution has none: Debian 13. */
   olderLabKernel?: Kernel;
+  /** One with the Live Update Orchestrator. Absent unless somebody has built it: `LUO_FOLDER`. */
+  luoKernel?: Kernel;
   /** A series is absent where the distribution has no such package: Debian 13 has no 6.1. */
   guestKernels: Partial<Record<GuestSeries, Kernel>>;
 }
@@ -48,6 +50,12 @@ const OLDER_LAB_KERNEL: KernelPackage = {
   folder: "lab-6.1",
   namePattern: "^linux-image-6\\.1\\.[0-9]+-[0-9]+-amd64-unsigned$",
 };
+
+/**
+ * Linux ≥ 6.19 with CONFIG_LIVEUPDATE=y and what the lab needs built in, as `boot/vmlinuz-RELEASE` and
+ * `lib/modules/RELEASE/`. It is not fetched: Debian's kernels, 7.2 in sid too, are built without CONFIG_KEXEC_HANDOVER.
+ */
+const LUO_FOLDER = "lab-luo";
 
 const GUEST_KERNELS: Record<GuestSeries, KernelPackage> = {
   "6.1": { folder: "guest-6.1", namePattern: "^linux-image-6\\.1\\.[0-9]+-[0-9]+-cloud-amd64-unsigned$" },
@@ -124,12 +132,18 @@ export function findAssets(): AssetSearch {
   }
 
   const olderLabKernel = findKernel(OLDER_LAB_KERNEL.folder);
+  const luoKernel = findKernel(LUO_FOLDER);
   const guestKernels: LabAssets["guestKernels"] = {};
   for (const series of Object.keys(GUEST_KERNELS) as GuestSeries[]) {
     const kernel = findKernel(GUEST_KERNELS[series].folder);
     if (kernel !== undefined) guestKernels[series] = kernel;
   }
-  const kernels = { labKernel, ...(olderLabKernel === undefined ? {} : { olderLabKernel }), guestKernels };
+  const kernels = {
+    labKernel,
+    ...(olderLabKernel === undefined ? {} : { olderLabKernel }),
+    ...(luoKernel === undefined ? {} : { luoKernel }),
+    guestKernels,
+  };
   return { ok: true, assets: { qemuPath, busyboxPath, ...kernels } };
 }
 
@@ -137,6 +151,13 @@ export function findAssets(): AssetSearch {
 export function missingGuestKernel(assets: LabAssets, series: GuestSeries): string | undefined {
   return assets.guestKernels[series] === undefined
     ? `no Debian cloud kernel ${series} in ${cacheDir} (${FETCH_COMMAND})`
+    : undefined;
+}
+
+/** Why no lab can have a Live Update Orchestrator, or `undefined` when one can. */
+export function missingLuoKernel(assets: LabAssets): string | undefined {
+  return assets.luoKernel === undefined
+    ? `no kernel with CONFIG_LIVEUPDATE in ${join(cacheDir, LUO_FOLDER)} (Debian has none)`
     : undefined;
 }
 

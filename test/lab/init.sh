@@ -14,7 +14,7 @@ while read module; do insmod $modules/$module.ko; done < $modules/order
 
 # The persistent memory is a block device at first. What makes it /dev/dax0.0, a character device that is nothing but
 # memory, is written into it: after a kexec the kernel finds it there.
-if [ ! -e /dev/dax0.0 ]; then
+if [ -e /sys/bus/nd ] && [ ! -e /dev/dax0.0 ]; then
   nd=/sys/bus/nd
   echo namespace0.0 > $nd/drivers/nd_pmem/unbind
   read dax < $nd/devices/region0/dax_seed

@@ -14,11 +14,11 @@ const libc = koffi.load("libc.so.6");
 
 /**
  * Boots `kernelPath` with this kernel's command line and the lab's initramfs; the lab's command runs again there, with
- * LAB_STAGE in its environment. Does not return. No process is told and nothing is written back, as with `kexec -e`.
+ * LAB_STAGE in its environment; `more` is for the kernel. Does not return. No process is told and nothing is written back, as with `kexec -e`.
  */
-export function kexec(kernelPath: string, stage: string): never {
+export function kexec(kernelPath: string, stage: string, more = ""): never {
   const load = libc.func("long syscall(long, long kernel, long initrd, size_t length, str line, size_t flags)");
-  const commandLine = `${readFileSync("/proc/cmdline", "utf8").trim()} LAB_STAGE=${stage}`;
+  const commandLine = `${readFileSync("/proc/cmdline", "utf8").trim()} LAB_STAGE=${stage} ${more}`.trimEnd();
   const files = [kernelPath, join(labWorkDir, LAB_INITRD)].map((path) => openSync(path, "r"));
   // The length counts the terminating NUL.
   const loaded = load(SYS_KEXEC_FILE_LOAD, files[0], files[1], Buffer.byteLength(commandLine) + 1, commandLine, 0);

@@ -41,7 +41,8 @@ function machineArguments(kernel: Kernel, workDir: string): string[] {
   // again: no host that anybody would use for guests does that.
   const commandLine =
     "console=ttyS0 quiet panic=-1 intel_iommu=on tsc=reliable clocksource=tsc mitigations=off " +
-    `memmap=${PERSISTENT_MEMORY}`;
+    // Older kernels pass these two on to init, which takes no notice.
+    `memmap=${PERSISTENT_MEMORY} kho=on liveupdate=on`;
   return [
     // One CPU: with more, TCG runs each in a thread of its own, and its SVM loses guests and the lab's own kernel.
     ...["-accel", "tcg", "-smp", "1", "-cpu", "max"],

@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs scenarios one after another in one boot of the lab and tells how each went.
-import { cacheDir, type GuestSeries, type Kernel, type LabAssets, missingGuestKernel, projectDir } from "./assets.ts";
+import {
+  cacheDir,
+  type GuestSeries,
+  type Kernel,
+  type LabAssets,
+  missingGuestKernel,
+  missingLuoKernel,
+  projectDir,
+} from "./assets.ts";
 import { type LabRun, runLab } from "./machine.ts";
 import { EXIT_SKIPPED } from "./scenario.ts";
 
@@ -9,6 +17,8 @@ export interface Scenario {
   spec: string;
   /** The kernel that its guest boots. */
   guestSeries?: GuestSeries;
+  /** It needs /dev/liveupdate. */
+  usesLuo?: boolean;
 }
 
 /** Scenarios that run one after another in one boot of the lab. */
@@ -16,6 +26,8 @@ export interface Boot {
   scenarios: readonly Scenario[];
   /** Its one scenario replaces the lab's kernel, and runs again under the new one. */
   kexecs?: boolean;
+  /** The lab's kernel, before and after, is the one with the Live Update Orchestrator. */
+  luo?: boolean;
 }
 
 /** Two at a time run side by side. */
@@ -34,6 +46,8 @@ export const BOOTS: readonly Boot[] = [
     ],
   },
   { kexecs: true, scenarios: [{ spec: "kexec-cpr-reboot", guestSeries: "6.12" }] },
+  { kexecs: true, luo: true, scenarios: [{ spec: "luo-kexec", usesLuo: true }] },
+  { kexecs: true, luo: true, scenarios: [{ spec: "luo-cpr-reboot", usesLuo: true }] },
 ];
 
 /**
@@ -68,12 +82,14 @@ export interface SuiteOptions {
   labTimeoutMs: number;
   /** The lab's kernel is to be replaced: it starts with an older one where there is one. */
   kexecs?: boolean;
+  luo?: boolean;
   onOutput?: (chunk: string) => void;
 }
 
 /** Why a scenario cannot run with these assets, or `undefined`. */
 export function whySkipped(scenario: Scenario, assets: LabAssets): string | undefined {
-  return scenario.guestSeries === undefined ? undefined : missingGuestKernel(assets, scenario.guestSeries);
+  const missingLuo = scenario.usesLuo ? missingLuoKernel(assets) : undefined;
+  return scenario.guestSeries === undefined ? missingLuo : missingGuestKernel(assets, scenario.guestSeries);
 }
 
 const quote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
@@ -124,6 +140,15 @@ function readOutcome(spec: string, run: LabRun): Outcome {
   return { verdict: "failed", reason: ranOut ? "It ran out of time" : `Exit code ${exitCode}: ${failure}`, output };
 }
 
+function kernelsFor(assets: LabAssets, { kexecs, luo }: Pick<SuiteOptions, "kexecs" | "luo">): Kernel[] {
+  if (luo) {
+    const missing = missingLuoKernel(assets);
+    if (missing !== undefined) throw new Error(missing);
+    return [assets.luoKernel!];
+  }
+  return kexecs && assets.olderLabKernel !== undefined ? [assets.olderLabKernel, assets.labKernel] : [assets.labKernel];
+}
+
 /** Boots the lab once and runs the scenarios in it. The guests' image must be there: `writeGuestInitramfs`. */
 export async function runScenarios(
   assets: LabAssets,
@@ -131,10 +156,8 @@ export async function runScenarios(
   options: SuiteOptions,
 ): Promise<Map<string, Outcome>> {
   const command = labPrologue() + specs.map((spec) => scenarioCommand(spec, options.scenarioTimeoutSeconds)).join("");
-  const kernels: Kernel[] = [assets.labKernel];
-  if (options.kexecs && assets.olderLabKernel !== undefined) kernels.unshift(assets.olderLabKernel);
   const run = await runLab(assets, {
-    kernels,
+    kernels: kernelsFor(assets, options),
     command,
     interactive: false,
     timeoutMs: options.labTimeoutMs,

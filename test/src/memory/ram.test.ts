@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CONTROL_RAM_BASE, RAM_ALIGNMENT_BYTES, RAM_MAX_SIZE_BYTES, RAM_MIN_BASE } from "../../../assembly/layout.ts";
@@ -102,6 +102,31 @@ test("a file that is too small for the RAM is refused by name and left alone", a
   );
   assert.match(describeError(error), /'ram0' \(memory-backend-file\) cannot be set up: .*small has 1 bytes/);
   assert.is(readFileSync(memPath, "utf8"), "x");
+});
+
+test("a file that is to have a guest's RAM must be there, with all of it", async () => {
+  const refused = async (memPath: string): Promise<string> =>
+    describeError(
+      await rejection(() =>
+        mapRam(createMemory(SIZE_BYTES), backend({ qomType: "memory-backend-file", memPath }), "in-place"),
+      ),
+    );
+  const absent = join(dir, "dax0.0");
+  assert.match(
+    await refused(absent),
+    /RAM is to be in '.*dax0\.0', and that cannot be opened: open\(.*\) failed: ENOENT/,
+  );
+  assert.is(existsSync(absent), false);
+  assert.match(await refused(dir), "EISDIR");
+  writeFileSync(absent, "");
+  assert.match(await refused(absent), "has 0 bytes, fewer than");
+  assert.is(statSync(absent).size, 0);
+
+  writeFileSync(absent, new Uint8Array(SIZE_BYTES).fill(6));
+  const memory = createMemory(SIZE_BYTES);
+  const ram = mapRam(memory, backend({ qomType: "memory-backend-file", memPath: absent }), "in-place");
+  assert.is(new Uint8Array(memory.buffer)[ram.base], 6);
+  close(ram.fd!);
 });
 
 test("a directory gets an unnamed file", () => {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A guest that goes through a file from one VMM process to the next, its RAM staying where it is.
-import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { QmpClient } from "../../../src/qmp/client.ts";
 import type { CommandResult } from "../../../src/qmp/schema.ts";
@@ -187,6 +187,12 @@ test.skipIf(skip, "what does not belong together is refused, and the state stays
   const ram = readFileSync(files.ramFile);
   writeFileSync(files.ramFile, new Uint8Array(ram.length));
   await refused(/The RAM in '.*' is not what the state belongs to/);
+  // What would be a DAX device is not made into a file, nor is an empty one made longer.
+  rmSync(files.ramFile);
+  await refused(/The guest's RAM is to be in '.*ram', and that cannot be opened: .*ENOENT/);
+  assert.is(existsSync(files.ramFile), false);
+  writeFileSync(files.ramFile, "");
+  await refused(/ram has 0 bytes, fewer than the \d+ of RAM/);
   writeFileSync(files.ramFile, ram);
   await qmp.execute("migrate-incoming", { uri: `file:${files.stateFile}` });
   assert.is((await over(qmp)).status, "completed");
@@ -194,6 +200,34 @@ test.skipIf(skip, "what does not belong together is refused, and the state stays
   const again = await rejection(() => qmp.execute("migrate-incoming", { uri: `file:${files.stateFile}` }));
   assert.is(again.message, "The incoming migration has already been started");
 });
+
+/** Where a host has one, memfds stay where they are: test/lab/scenarios/luo-cpr-reboot.ts. */
+const withLuo = existsSync("/dev/liveupdate") ? "this host has /dev/liveupdate" : undefined;
+
+for (const [what, ram] of [
+  ["a memfd", ["-object", "memory-backend-memfd,id=ram0,size=32M,share=on"]],
+  ["a directory", ["-object", `memory-backend-file,id=ram0,size=32M,share=on,mem-path=${temporaryDirectory()}`]],
+] as const) {
+  test.skipIf(skip ?? withLuo, `RAM in ${what} ends with its process: it goes into the file`, async () => {
+    const { stateFile } = place();
+    // A back end without a name is looked into over the monitor alone.
+    await using guest = new GuestProcess({ runtime: thisRuntime, ram: [...ram] });
+    {
+      await using qmp = await guest.qmp();
+      await guest.until("the guest to run", async () => (await qmp.execute("query-status")).running);
+    }
+    await saveAndQuit(guest, { ramFile: "", stateFile });
+    assert.ok(statSync(stateFile).size > 2 ** 20);
+    await using next = new GuestProcess({
+      runtime: thisRuntime,
+      bare: true,
+      extra: ["-incoming", `file:${stateFile}`],
+    });
+    await using qmp = await next.qmp();
+    assert.is((await over(qmp)).status, "completed");
+    await next.until("the guest to run", async () => (await qmp.execute("query-status")).running);
+  });
+}
 
 test.skipIf(skip, "another machine on the command line is refused, and ends the process", async () => {
   const files = place();
