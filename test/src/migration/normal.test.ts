@@ -57,6 +57,7 @@ test.skipIf(skip, "moves a running guest over a unix socket, with the events of 
   assert.is(ram["page-size"], 4096);
   assert.is(ram["normal-bytes"], ram.normal * 4096);
   assert.ok((ram.normal + ram.duplicate) * 4096 >= ram.total, "every page was accounted for");
+  assert.ok((ram.normal + ram.duplicate) * 4096 < ram.total + (8 << 20), "and not sent again without need");
   assert.ok(ram.transferred > ram["normal-bytes"], "headers included");
   assert.is(ram["precopy-bytes"] + ram["downtime-bytes"], ram.transferred);
   assert.ok(ram["dirty-sync-count"] >= 1 && ram["multifd-bytes"] === 0);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import { defaultParameters } from "../../../src/migration/parameters.ts";
 import { check } from "../../../src/qmp/schema/check.ts";
 import { MigrationCapability } from "../../../src/qmp/schema/migration.ts";
 import type { CommandSpec } from "../../../src/qmp/schema/types.ts";
@@ -25,7 +26,7 @@ test("argument errors are QEMU's", async () => {
     ["migrate-incoming", { uri: "unix:a" }, "'-incoming' was not specified on the command line"],
     ["migrate-set-parameters", { mode: "bogus" }, "Parameter 'mode' does not accept value 'bogus'"],
     ["migrate-set-parameters", { mode: 7 }, "Invalid parameter type for 'mode', expected: string"],
-    ["migrate-set-parameters", { "max-bandwidth": 1 }, "Parameter 'max-bandwidth' is unexpected"],
+    ["migrate-set-parameters", { "announce-rounds": 1 }, "Parameter 'announce-rounds' is unexpected"],
     [
       "migrate-set-parameters",
       { "cpr-exec-command": "x" },
@@ -131,12 +132,18 @@ test("wakeup", async () => {
 
 test("parameters are read back as they were set", async () => {
   const client = await TestClient.negotiated(new FakeTarget());
-  assert.equal(await client.returnOf("query-migrate-parameters"), { mode: "normal", "cpr-exec-command": [] });
+  assert.equal(await client.returnOf("query-migrate-parameters"), defaultParameters());
   const command = ["/new/baton", "-m", "64M", ""];
   await client.returnOf("migrate-set-parameters", { "cpr-exec-command": command });
   await client.returnOf("migrate-set-parameters", { mode: "cpr-exec" });
   await client.returnOf("migrate-set-parameters", {});
-  assert.equal(await client.returnOf("query-migrate-parameters"), { mode: "cpr-exec", "cpr-exec-command": command });
+  await client.returnOf("migrate-set-parameters", { "max-bandwidth": 1 << 20 });
+  assert.equal(await client.returnOf("query-migrate-parameters"), {
+    ...defaultParameters(),
+    mode: "cpr-exec",
+    "cpr-exec-command": command,
+    "max-bandwidth": 1 << 20,
+  });
 });
 
 test("migrate gives the target checked channels", async () => {
