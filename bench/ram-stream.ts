@@ -9,6 +9,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DIRTY_BITMAP_SIZE_BYTES, PAGE_SIZE_BYTES, SCRATCH_BITMAPS } from "../assembly/layout.ts";
+import { O_RDONLY, open } from "../ffi/fd.ts";
 import { advise } from "../ffi/mmap.ts";
 import { addressOf, libcFunction } from "../ffi/native.ts";
 import { unixAddress } from "../ffi/sockaddr.ts";
@@ -16,20 +17,36 @@ import { accept, connect, listen } from "../ffi/socket.ts";
 import { createMemory, mapRam } from "../src/memory/ram.ts";
 import { RamReceiver } from "../src/migration/ram/ram-receiver.ts";
 import { RamSender } from "../src/migration/ram/ram-sender.ts";
+import { RamSource } from "../src/migration/ram/ram-source.ts";
 
 const BITMAP = SCRATCH_BITMAPS;
 const FRESH = SCRATCH_BITMAPS + DIRTY_BITMAP_SIZE_BYTES;
 const LAST_ROUNDS = 200;
 const LAST_PAGES = 20;
 
-function makeRam(sizeBytes: number) {
-  const memory = createMemory(sizeBytes);
-  const { base } = mapRam(memory, { qomType: "memory-backend-memfd", id: "ram0", sizeBytes, share: true });
-  const bytes = new Uint8Array(memory.buffer, base, sizeBytes);
-  return { memory, ramBase: base, ramSizeBytes: sizeBytes, bytes };
+interface ReceiveOptions {
+  path: string;
+  sizeBytes: number;
+  streams: number;
+  isPopulated: boolean;
+  /** The sender's RAM, for pages by reference; else empty. */
+  ramPath: string;
 }
 
-async function receive(path: string, sizeBytes: number, streams: number, isPopulated: boolean): Promise<void> {
+interface Measurement extends Pick<ReceiveOptions, "sizeBytes" | "streams" | "isPopulated"> {
+  isZero: boolean;
+  isByReference: boolean;
+}
+
+function makeRam(sizeBytes: number) {
+  const memory = createMemory(sizeBytes);
+  const ram = mapRam(memory, { qomType: "memory-backend-memfd", id: "ram0", sizeBytes, share: true });
+  const bytes = new Uint8Array(memory.buffer, ram.base, sizeBytes);
+  return { memory, ramBase: ram.base, ramSizeBytes: sizeBytes, bytes, ram };
+}
+
+async function receive(options: ReceiveOptions): Promise<void> {
+  const { path, sizeBytes, streams, isPopulated, ramPath } = options;
   const ram = makeRam(sizeBytes);
   if (isPopulated) advise(new Uint8Array(ram.memory.buffer), ram.ramBase, sizeBytes, "populate");
   const fds = Array.from({ length: streams }, () => {
@@ -38,24 +55,37 @@ async function receive(path: string, sizeBytes: number, streams: number, isPopul
     connect(fd, address);
     return fd;
   });
-  await using receiver = new RamReceiver({ ...ram, fds, ...(isPopulated ? {} : { freshBitmap: FRESH }) });
-  for (let round = 0; round < 2 + 2 * LAST_ROUNDS; round++) await receiver.receiveRound();
+  const source = ramPath === "" ? undefined : RamSource.adopt(open(ramPath, O_RDONLY), ram.ram);
+  await using receiver = new RamReceiver({
+    ...ram,
+    fds,
+    ...(isPopulated ? {} : { freshBitmap: FRESH }),
+    ...(source === undefined ? {} : { source: source.pages }),
+  });
+  for (let round = 0; round < 2 + 2 * LAST_ROUNDS; round++) {
+    await receiver.receiveRound();
+    if (round === 1) process.stdout.write("received\n");
+  }
 }
 
 const gbps = (bytes: number, ms: number): string => (bytes / 1e6 / ms).toFixed(2);
 const median = (values: number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1]!;
 
-async function measure(sizeBytes: number, streams: number, isPopulated: boolean, isZero: boolean): Promise<void> {
+async function measure(measurement: Measurement): Promise<void> {
+  const { sizeBytes, streams, isPopulated, isZero, isByReference } = measurement;
   const dir = mkdtempSync(join(tmpdir(), "ram-stream-"));
   const path = join(dir, "socket");
   const listener = listen(unixAddress(path));
-  const args = ["run", import.meta.filename, "receive", path, String(sizeBytes), String(streams), String(isPopulated)];
-  const peer = spawn(process.execPath, args, { stdio: "inherit" });
   const ram = makeRam(sizeBytes);
+  const ramPath = isByReference ? `/proc/${process.pid}/fd/${ram.ram.fd}` : "";
+  const receiving: ReceiveOptions = { path, sizeBytes, streams, isPopulated, ramPath };
+  const args = ["run", import.meta.filename, "receive", JSON.stringify(receiving)];
+  const peer = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+  const received = new Promise((resolve) => peer.stdout.once("data", resolve));
   if (isZero) advise(new Uint8Array(ram.memory.buffer), ram.ramBase, sizeBytes, "populate");
   else ram.bytes.fill(0x5a);
   const copy = makeRam(sizeBytes);
-  copy.bytes.fill(1);
+  if (isPopulated) copy.bytes.fill(1);
   const memcpy = libcFunction("uintptr_t memcpy(uintptr_t to, uintptr_t from, size_t size)");
   const startMs = performance.now();
   memcpy(addressOf(copy.bytes), addressOf(ram.bytes), sizeBytes);
@@ -67,12 +97,15 @@ async function measure(sizeBytes: number, streams: number, isPopulated: boolean,
     else fds.push(fd);
   }
   await new Promise((resolve) => setTimeout(resolve, 300));
-  await using sender = new RamSender({ ...ram, fds });
+  await using sender = new RamSender({ ...ram, fds, isByReference });
   const bits = new Uint8Array(ram.memory.buffer, BITMAP, sizeBytes / PAGE_SIZE_BYTES / 8);
   // Workers start with the first round, which is empty.
   await sender.sendRound(BITMAP);
   bits.fill(0xff);
-  const { durationMs } = await sender.sendRound(BITMAP);
+  const roundMs = performance.now();
+  await sender.sendRound(BITMAP);
+  await received;
+  const durationMs = performance.now() - roundMs;
   const last: Record<"worker" | "here", number[]> = { worker: [], here: [] };
   sender.prepareNow();
   for (const way of ["worker", "here"] as const) {
@@ -86,23 +119,26 @@ async function measure(sizeBytes: number, streams: number, isPopulated: boolean,
   }
   await new Promise((resolve) => peer.once("exit", resolve));
   rmSync(dir, { recursive: true });
-  const what = `${isZero ? "zero pages" : "pages"}, ${streams} stream${streams > 1 ? "s" : ""}, ${isPopulated ? "populated" : "fresh"}`;
+  const what = `${isByReference ? "by reference" : "sent"}, ${isZero ? "zero pages" : "pages"}, ${streams} stream${streams > 1 ? "s" : ""}, ${isPopulated ? "populated" : "fresh"}`;
   console.log(
-    `${what.padEnd(36)} ${gbps(sizeBytes, durationMs).padStart(7)} GB/s   memcpy ${gbps(sizeBytes, copyMs).padStart(6)}   ratio ` +
+    `${what.padEnd(48)} ${gbps(sizeBytes, durationMs).padStart(7)} GB/s   memcpy ${gbps(sizeBytes, copyMs).padStart(6)}   ratio ` +
       `${(copyMs / durationMs).toFixed(2).padStart(5)}   ${LAST_PAGES} pages: worker ${(median(last.worker) * 1000).toFixed(0)} us, ` +
       `here ${(median(last.here) * 1000).toFixed(0)} us`,
   );
 }
 
 if (process.argv[2] === "receive") {
-  const [, , , path, size, streams, isPopulated] = process.argv;
-  await receive(path!, Number(size), Number(streams), isPopulated === "true");
+  await receive(JSON.parse(process.argv[3]!) as ReceiveOptions);
   process.exit(0);
 }
 const sizeBytes = Number(process.argv[2] ?? 512) * 2 ** 20;
 for (const isZero of [false, true]) {
-  for (const streams of [1, 2]) {
-    for (const isPopulated of [true, false]) await measure(sizeBytes, streams, isPopulated, isZero);
+  for (const isByReference of isZero ? [false] : [false, true]) {
+    for (const streams of [1, 2]) {
+      for (const isPopulated of [true, false]) {
+        await measure({ sizeBytes, streams, isPopulated, isZero, isByReference });
+      }
+    }
   }
 }
 process.exit(0);

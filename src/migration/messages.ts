@@ -37,6 +37,10 @@ export const FRAME_READY = 14;
 export const FRAME_COMMIT = 15;
 /** Of a stream that nothing can come back on: it was all. */
 export const FRAME_END = 16;
+/** The fd of the RAM, read-only; without it when something between the two sides lost it (ram-by-reference.ts). */
+export const FRAME_RAM_FILE = 20;
+/** The pages that a round refers to have been taken. */
+export const FRAME_ROUND_DONE = 21;
 
 /** A reason is a sentence or two. */
 const MAX_REASON_BYTES = 16 * 1024;
@@ -59,6 +63,8 @@ const NAMES: Readonly<Record<number, string>> = {
   [FRAME_READY]: "READY",
   [FRAME_COMMIT]: "COMMIT",
   [FRAME_END]: "END",
+  [FRAME_RAM_FILE]: "RAM_FILE",
+  [FRAME_ROUND_DONE]: "ROUND_DONE",
 };
 
 /**

@@ -22,7 +22,6 @@ import {
   expectFrame,
   expectOneOf,
   expectType,
-  FRAME_ACCEPTED,
   FRAME_BURST,
   FRAME_COMMIT,
   FRAME_END,
@@ -31,6 +30,7 @@ import {
   FRAME_JOIN,
   FRAME_READY,
   FRAME_ROUND,
+  FRAME_ROUND_DONE,
   FRAME_RUNNING,
   FRAME_STATE,
   MAX_STATE_FRAME_BYTES,
@@ -38,6 +38,7 @@ import {
 } from "./messages.ts";
 import { SPARE_BITMAP } from "./precopy.ts";
 import { RamReceiver } from "./ram/ram-receiver.ts";
+import { acceptRam } from "./ram-by-reference.ts";
 import { checkSamples, type RamLocation, readRamLocation } from "./ram-section.ts";
 import { serveBurst } from "./rehearse.ts";
 import { readTransferInfo, TRANSFER_SECTION, TRANSFER_SECTION_VERSION, type TransferInfo } from "./transfer-section.ts";
@@ -122,7 +123,7 @@ async function receive(
   const rehearsal = vm.accel.rehearse();
   session.open.push(rehearsal);
   const { isDuplex } = main.transport;
-  if (isDuplex) await main.send(FRAME_ACCEPTED, NOTHING);
+  using source = isDuplex ? await acceptRam(main, info, location, vm) : undefined;
   const further = await acceptFurther(listener, info, session);
   listener.close();
   new Uint8Array(vm.memory.buffer, WRITTEN_BITMAP, DIRTY_BITMAP_SIZE_BYTES).fill(0);
@@ -132,10 +133,11 @@ async function receive(
     ramSizeBytes: vm.ram.backend.sizeBytes,
     fds: (further.length > 0 ? further : [main]).map(({ transport }) => transport.fd),
     freshBitmap: WRITTEN_BITMAP,
+    ...(source === undefined ? {} : { source: source.pages }),
   });
   session.signal.addEventListener("abort", () => receiver.cancel(), { once: true });
   host.onActive();
-  await receiveRounds(host, main, { receiver, rehearsal, location });
+  await receiveRounds(host, main, { receiver, rehearsal, location, isByReference: source !== undefined });
   return isDuplex ? takeOver(host, main, location, info) : await takeAtEnd(host, main, location, info);
 }
 
@@ -166,13 +168,14 @@ interface Receiving {
   receiver: RamReceiver;
   rehearsal: Rehearsal;
   location: RamLocation;
+  isByReference: boolean;
 }
 
 /** Until the guest stands over there and the last of its RAM is here. */
 async function receiveRounds(
   { vm }: StreamHost,
   main: FrameChannel,
-  { receiver, rehearsal, location }: Receiving,
+  { receiver, rehearsal, location, isByReference }: Receiving,
 ): Promise<void> {
   const buffer = new Uint8Array(BUFFER_SIZE_BYTES);
   for (;;) {
@@ -183,6 +186,7 @@ async function receiveRounds(
     }
     if (location.where === "in-stream") await receiver.receiveRound();
     if (frame.type === FRAME_FINAL) return;
+    if (isByReference) await main.send(FRAME_ROUND_DONE, NOTHING);
   }
 }
 

@@ -11,6 +11,8 @@
 //   │             ◀── ready                                        restore
 //   └             commit    ── point of no return ──  ◀── running  resume
 //
+// Between two processes of one host RAM is not sent: ram-by-reference.ts.
+//
 // On a stream that nothing comes back on (a pipe, exec:) there is no ready: whoever reads it later has the guest.
 import { randomUUID } from "node:crypto";
 import { monotonicMs } from "../../ffi/clock.ts";
@@ -41,6 +43,7 @@ import {
 import type { Outgoing } from "./outgoing.ts";
 import { Precopy, precopyOptions } from "./precopy.ts";
 import { RamSender } from "./ram/ram-sender.ts";
+import { answered, canGiveRam, giveRam } from "./ram-by-reference.ts";
 import { locateRam, planRam } from "./ram-section.ts";
 import { rehearse } from "./rehearse.ts";
 import { STREAM_PHASES, Timeline } from "./timeline.ts";
@@ -80,6 +83,7 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
     streams: capabilities.multifd ? parameters["multifd-channels"] : 0,
   };
   const location = locateRam(vm, capabilities["x-ignore-shared"], { where: "in-stream" });
+  if (!isCompressed(run) && canGiveRam(vm, main, location)) info.ramFile = true;
   const plan = (accel: Pick<AcceleratedVm, "planState">, stamps: readonly number[] = []): PlannedGuest =>
     planGuest(vm, run.guestState, accel, (writer) =>
       bindAll([planRam(writer, vm, location), planTransfer(writer, info, stamps)]),
@@ -87,7 +91,7 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
   const rehearsal = vm.accel.rehearse();
   run.atEnd(() => rehearsal.close());
   await main.send(FRAME_HELLO, plan(rehearsal).take());
-  if (isDuplex) await expectFrame(main, FRAME_ACCEPTED);
+  const isByReference = isDuplex && (await giveRam(vm, main, await expectFrame(main, FRAME_ACCEPTED)));
   await using sender = new RamSender({
     memory: vm.memory,
     ramBase: vm.ram.base,
@@ -95,9 +99,10 @@ export async function migrateStream(run: Outgoing, address: MigrationAddress, op
     fds: await ramFds(run, address, reactor, main, info),
     bandwidth: parameters["max-bandwidth"],
     zstdLevel: isCompressed(run) ? parameters["multifd-zstd-level"] : 0,
+    isByReference,
   });
   const precopy = new Precopy({
-    ...precopyOptions(run, sender, await vm.accel.dirtyTracker()),
+    ...precopyOptions(run, isByReference ? answered(sender, main) : sender, await vm.accel.dirtyTracker()),
     beforeRound: () => main.send(FRAME_ROUND, NOTHING),
   });
   run.onFailure(() => precopy.end());

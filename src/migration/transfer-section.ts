@@ -16,6 +16,8 @@ export interface TransferInfo {
   generation: number;
   /** Further connections that RAM comes on; 0 or absent: it comes on the main one. */
   streams?: number;
+  /** The RAM's file can be had: ram-by-reference.ts. */
+  ramFile?: boolean;
 }
 
 /** Start of the pause, end of `quiesce`, end of `save`: ms on CLOCK_MONOTONIC. */
@@ -52,10 +54,10 @@ export function readStamps(reader: StateReader): number[] {
 export function readTransferInfo(reader: StateReader): TransferInfo {
   const section = reader.section(TRANSFER_SECTION);
   const info = section.json() as Partial<TransferInfo> | null;
-  const { token, generation, streams = 0 } = info ?? {};
+  const { token, generation, streams = 0, ramFile = false } = info ?? {};
   const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
   if (typeof token !== "string" || token === "" || !isCount(generation) || !isCount(streams) || streams > MAX_STREAMS) {
     throw new VmmError("state-refused", `State section ${section.title} makes no sense`);
   }
-  return { token, generation, streams };
+  return { token, generation, streams, ramFile: ramFile === true };
 }

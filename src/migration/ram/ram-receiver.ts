@@ -5,6 +5,7 @@
 // the later one must win.
 import { setNonBlocking } from "../../../ffi/fd.ts";
 import { RamCrew, type RoundStats } from "./crew.ts";
+import type { PageSource } from "./page-copier.ts";
 import type { RamProgress } from "./shared.ts";
 import type { RamPlace } from "./walk.ts";
 
@@ -16,6 +17,8 @@ export interface RamReceiverOptions extends RamPlace {
    * pages then cost nothing. Absent: every page that is said to be zero is looked at.
    */
   freshBitmap?: number;
+  /** The sender's RAM, when it sends pages by reference. It stays the caller's. */
+  source?: PageSource;
 }
 
 export class RamReceiver implements AsyncDisposable {
@@ -23,7 +26,11 @@ export class RamReceiver implements AsyncDisposable {
 
   constructor(options: RamReceiverOptions) {
     for (const fd of options.fds) setNonBlocking(fd, true);
-    this.#crew = new RamCrew(options, options.fds, { kind: "receive", written: options.freshBitmap ?? 0 });
+    this.#crew = new RamCrew(options, options.fds, {
+      kind: "receive",
+      written: options.freshBitmap ?? 0,
+      source: options.source,
+    });
   }
 
   /** Of all rounds so far; at any time. */
