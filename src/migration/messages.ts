@@ -27,7 +27,10 @@ export const FRAME_RUNNING = 10;
 
 /** First on a further connection of a stream: the token of the hello, a space, and the number of the connection. */
 export const FRAME_JOIN = 11;
-/** A round of RAM follows, in records of ram/record.ts, on this connection or the further ones. */
+/**
+ * A round of RAM follows, in records of ram/record.ts, on this connection or the further ones. With a byte 1: it is empty, and
+ * rehearses the last one.
+ */
 export const FRAME_ROUND = 12;
 /** The guest stands: its last round of RAM follows, and then its state. */
 export const FRAME_FINAL = 13;

@@ -95,8 +95,10 @@ export class Precopy {
   /** Starts to note what the guest writes, and moves RAM until what is left can go in the pause. The guest runs on. */
   async run(): Promise<void> {
     const { tracker, signal, downtimeLimitMs, progress } = this.#options;
-    this.#fillBitmap();
     tracker.start();
+    // The first one may report all of RAM, which is in the bitmap of the first round anyway.
+    tracker.collect(BITMAP);
+    this.#fillBitmap();
     for (let leftBefore = Number.POSITIVE_INFINITY; ; ) {
       const startMs = performance.now();
       await this.#round();

@@ -178,14 +178,19 @@ async function receiveRounds(
   { receiver, rehearsal, location, isByReference }: Receiving,
 ): Promise<void> {
   const buffer = new Uint8Array(BUFFER_SIZE_BYTES);
+  const { isDuplex } = main.transport;
   for (;;) {
     const frame = await expectOneOf(main, [FRAME_ROUND, FRAME_BURST, FRAME_FINAL]);
     if (frame.type === FRAME_BURST) {
       serveBurst(main, frame, { rehearsal, devices: vm.devices, sections: SECTIONS }, buffer);
       continue;
     }
-    if (location.where === "in-stream") await receiver.receiveRound();
-    if (frame.type === FRAME_FINAL) return;
+    const isLast = frame.type === FRAME_FINAL;
+    if (location.where === "in-stream") {
+      if (isDuplex && (isLast || frame.payload[0] === 1)) receiver.receiveRoundNow(PAUSE_TIMEOUT_MS);
+      else await receiver.receiveRound();
+    }
+    if (isLast) return;
     if (isByReference) await main.send(FRAME_ROUND_DONE, NOTHING);
   }
 }

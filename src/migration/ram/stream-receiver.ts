@@ -57,7 +57,8 @@ export class StreamReceiver {
   }
 
   /** Receives up to this stream's end of the round, and not a byte more. */
-  receiveRound(): void {
+  receiveRound(timeoutMs = Number.POSITIVE_INFINITY): void {
+    this.#socket.deadlineMs = performance.now() + timeoutMs;
     const { shared, stream, ramSizeBytes } = this.#options;
     const expected = {
       ramPages: ramSizeBytes / PAGE_SIZE_BYTES,
