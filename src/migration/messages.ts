@@ -22,7 +22,10 @@ export const FRAME_REHEARSE = 7;
 export const FRAME_REHEARSED = 8;
 /** The state image of the guest. */
 export const FRAME_STATE = 9;
-/** The guest runs: when which phase was over, f64 ms each on CLOCK_MONOTONIC. */
+/**
+ * The guest runs. Transfers: when which phase was over, f64 ms each on CLOCK_MONOTONIC. Streams: for how long by now, one f64 in
+ * ms, as the two sides may have different clocks.
+ */
 export const FRAME_RUNNING = 10;
 
 /** First on a further connection of a stream: the token of the hello, a space, and the number of the connection. */

@@ -5,6 +5,7 @@
 // Until the commit (or the end of a one-way stream) everything may fail: the guest is the old side's.
 
 import { DIRTY_BITMAP_SIZE_BYTES } from "../../assembly/layout.ts";
+import { monotonicMs } from "../../ffi/clock.ts";
 import type { Rehearsal } from "../accel/types.ts";
 import type { MachineSpec, MigrationAddress } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
@@ -19,6 +20,7 @@ import { FrameChannel } from "./channel/frames.ts";
 import { TransportListener } from "./channel/transport-listener.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine, readRunState } from "./guest-image.ts";
 import {
+  encodeNumbers,
   expectFrame,
   expectOneOf,
   expectType,
@@ -203,9 +205,10 @@ function takeOver(host: StreamHost, main: FrameChannel, location: RamLocation, i
   main.sendNow(FRAME_READY, NOTHING, [], PAUSE_TIMEOUT_MS);
   expectType(main.receiveNow(0, PAUSE_TIMEOUT_MS), FRAME_COMMIT);
   const isRunning = runState === "running" && vm.startsWhenComplete;
+  const runsSinceMs = monotonicMs();
   if (isRunning) vm.runArrived();
   try {
-    main.sendNow(FRAME_RUNNING, NOTHING, [], PAUSE_TIMEOUT_MS);
+    main.sendNow(FRAME_RUNNING, encodeNumbers([monotonicMs() - runsSinceMs]), [], PAUSE_TIMEOUT_MS);
   } catch (error) {
     process.stderr.write(`baton: the guest is here, but the other side was not told: ${describeError(error)}\n`);
   }

@@ -28,6 +28,7 @@ import { FrameChannel } from "./channel/frames.ts";
 import { connectTransport, isInetOrUnix } from "./channel/transport.ts";
 import { type PlannedGuest, planGuest } from "./guest-image.ts";
 import {
+  decodeNumbers,
   expectFrame,
   expectType,
   FRAME_ACCEPTED,
@@ -219,8 +220,8 @@ function handOver(
     if (main.transport.isDuplex) {
       expectType(main.receiveNow(MAX_ANSWER_BYTES, ANSWER_TIMEOUT_MS), FRAME_READY);
       stamps.push(monotonicMs());
-      commit(run, main);
-      stamps.push(monotonicMs());
+      const runsForMs = commit(run, main);
+      stamps.push(Math.max(stamps.at(-1)!, monotonicMs() - runsForMs));
     }
   } finally {
     // Told earlier, this would have lengthened the pause.
@@ -230,13 +231,15 @@ function handOver(
   return new Timeline(stamps, STREAM_PHASES);
 }
 
-/** The point of no return, when the other side is ready. */
-function commit(run: Outgoing, main: FrameChannel): void {
+/** The point of no return, when the other side is ready. Returns for how long the guest has been running there, in ms. */
+function commit(run: Outgoing, main: FrameChannel): number {
   // A peer that has gone has not been told: it will not run the guest.
   main.sendNow(FRAME_COMMIT, NOTHING, [], ANSWER_TIMEOUT_MS);
   run.commit("The guest has moved to another VMM and may not run here again");
   try {
-    expectType(main.receiveNow(MAX_ANSWER_BYTES, ANSWER_TIMEOUT_MS), FRAME_RUNNING);
+    const { payload } = expectType(main.receiveNow(MAX_ANSWER_BYTES, ANSWER_TIMEOUT_MS), FRAME_RUNNING);
+    const [runsForMs = 0] = decodeNumbers(payload);
+    return runsForMs >= 0 ? runsForMs : 0;
   } catch (error) {
     throw new VmmError(
       "unconfirmed",
