@@ -239,7 +239,7 @@ function commit(run: Outgoing, main: FrameChannel): number {
   try {
     const { payload } = expectType(main.receiveNow(MAX_ANSWER_BYTES, ANSWER_TIMEOUT_MS), FRAME_RUNNING);
     const [runsForMs = 0] = decodeNumbers(payload);
-    return runsForMs >= 0 ? runsForMs : 0;
+    return Math.max(0, runsForMs || 0);
   } catch (error) {
     throw new VmmError(
       "unconfirmed",
