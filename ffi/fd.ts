@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // File descriptors: open, read, write, flags. Every fd made here is close-on-exec until somebody says otherwise.
 import { SysError } from "./error.ts";
-import { check, EAGAIN, ENXIO, lazyCall } from "./libc.ts";
+import { check, EAGAIN, EINVAL, ENXIO, EOPNOTSUPP, EXDEV, lazyCall } from "./libc.ts";
 
 /** fcntl.h, asm-generic/fcntl.h. */
 export const O_RDONLY = 0;
@@ -73,6 +73,9 @@ const cRead = lazyCall("int64_t read(int fd, void *buffer, size_t count)");
 const cWrite = lazyCall("int64_t write(int fd, const void *buffer, size_t count)");
 const cPread = lazyCall("int64_t pread(int fd, void *buffer, size_t count, int64_t offset)");
 const cPwrite = lazyCall("int64_t pwrite(int fd, const void *buffer, size_t count, int64_t offset)");
+const cCopyFileRange = lazyCall(
+  "int64_t copy_file_range(int fromFd, void *fromOffset, int toFd, void *toOffset, size_t count, unsigned int flags)",
+);
 const cPipe2 = lazyCall("int pipe2(void *fds, int flags)");
 const cDup3 = lazyCall("int dup3(int oldFd, int newFd, int flags)");
 const cFcntl = lazyCall("int fcntl(int fd, int command, long argument)");
@@ -118,6 +121,23 @@ export function pread(fd: number, buffer: Uint8Array, offset: number | bigint): 
 
 export function pwrite(fd: number, bytes: Uint8Array, offset: number | bigint): number | undefined {
   return transferred("pwrite", cPwrite(fd, bytes, bytes.byteLength, offset), fd);
+}
+
+/**
+ * copy_file_range(2): the kernel copies from one file to another. Bytes copied, perhaps fewer than asked, 0 at the end of
+ * `fromFd`; `undefined` where it cannot for these files (other file systems, huge pages).
+ */
+export function copyFileRange(
+  fromFd: number,
+  fromOffset: number,
+  toFd: number,
+  toOffset: number,
+  sizeBytes: number,
+): number | undefined {
+  const offsets = BigInt64Array.of(BigInt(fromOffset), BigInt(toOffset));
+  const result = cCopyFileRange(fromFd, offsets.subarray(0, 1), toFd, offsets.subarray(1), sizeBytes, 0);
+  if (result === -EXDEV || result === -EINVAL || result === -EOPNOTSUPP) return undefined;
+  return check("copy_file_range", result, `fd ${fromFd} to fd ${toFd}, ${sizeBytes} bytes`);
 }
 
 function transferred(syscall: string, result: number, fd: number): number | undefined {

@@ -44,6 +44,8 @@ export interface MapOptions {
   sizeBytes: number;
   /** MAP_PRIVATE instead of MAP_SHARED: writes stay in this process. */
   private?: boolean;
+  /** For an fd that was opened for reading only. A write to it ends the process. */
+  readOnly?: boolean;
 }
 
 function assertInside(view: Uint8Array, offset: number, sizeBytes: number): void {
@@ -70,7 +72,8 @@ export function mapOver(view: Uint8Array, offset: number, options: MapOptions): 
   assertInside(view, offset, options.sizeBytes);
   const flags = MAP_FIXED | (options.private === true ? MAP_PRIVATE : MAP_SHARED);
   const address = addressOf(view) + BigInt(offset);
-  map(address, options.sizeBytes, PROT_READ | PROT_WRITE, flags, options.fd, options.fileOffset ?? 0);
+  const prot = options.readOnly === true ? PROT_READ : PROT_READ | PROT_WRITE;
+  map(address, options.sizeBytes, prot, flags, options.fd, options.fileOffset ?? 0);
 }
 
 /**

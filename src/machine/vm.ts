@@ -291,7 +291,7 @@ export class Vm {
       this.#startsWhenComplete = true;
       return;
     }
-    const reason = CANNOT_RUN[this.#state];
+    const reason = this.#fence ?? CANNOT_RUN[this.#state];
     if (reason !== undefined) throw new VmmError("cannot-run", reason);
     this.#takeRamBack();
     this.#refuseFenced();

@@ -43,6 +43,8 @@ export interface CounterWindow {
   /** Samples that found a new value; 0 means that the counter is dead. */
   changes: number;
   longest: MeteredStandstill;
+  /** The one that had not ended when the window did: from the last step on. */
+  last: MeteredStandstill;
   /** No standstill of this window was longer, the meter's own gaps included. */
   longestPossibleNs: number;
   /** The standstills of at least `thresholdNs`, in order; 64 at most, the rest is counted in `unlisted`. */

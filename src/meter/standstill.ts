@@ -32,6 +32,8 @@ export class StandstillTracker {
   changes = 0;
   /** The longest proven standstill. */
   longest: Standstill = { start: 0, end: 0, atLeast: 0, atMost: 0 };
+  /** The one that has not ended: known after `finish`. */
+  last: Standstill = { start: 0, end: 0, atLeast: 0, atMost: 0 };
   /** Nothing that happened between the first and the last sample stood still for longer than this. */
   longestPossible = 0;
   /** Standstills of at least the threshold in order, without the one that `finish` closes when it is shorter. */
@@ -58,6 +60,7 @@ export class StandstillTracker {
   reset(): void {
     this.changes = 0;
     this.longest = { start: 0, end: 0, atLeast: 0, atMost: 0 };
+    this.last = { start: 0, end: 0, atLeast: 0, atMost: 0 };
     this.longestPossible = 0;
     this.listed.length = 0;
     this.unlisted = 0;
@@ -84,7 +87,10 @@ export class StandstillTracker {
 
   /** Counts the standstill that has not ended: a dead guest must not look like a perfect one. */
   finish(): void {
-    if (!this.#isFirst) this.#close(this.#lastAfter);
+    if (this.#isFirst) return;
+    const [start, end] = [this.#latestStart, this.#lastBefore];
+    this.last = { start, end, atLeast: end - start, atMost: this.#lastAfter - this.#earliestStart };
+    this.#close(this.#lastAfter);
   }
 
   #close(latestEnd: number): void {

@@ -16,6 +16,10 @@ export interface VmmOptions {
   cpuCount: number;
   /** Differences from the usual payload, which uses all of the RAM and prints ten lines a second. */
   payload?: SelfCheckOptions;
+  /** Waits for a guest there instead of starting one. */
+  incoming?: string;
+  /** RAM in this file, instead of in a memory file without a name. */
+  ramPath?: string;
 }
 
 /** Name of the RAM back end, and so of its memory file. */
@@ -28,14 +32,16 @@ const MONITOR_TIMEOUT_MS = 20_000;
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** The machine's options: all of it is QEMU's command line too. */
-export function machineArguments({ ramSizeBytes, cpuCount }: VmmOptions, dir: string): string[] {
+export function machineArguments({ ramSizeBytes, cpuCount, incoming, ramPath }: VmmOptions, dir: string): string[] {
+  const backend = ramPath === undefined ? "memory-backend-memfd" : `memory-backend-file,mem-path=${ramPath}`;
   return [
     ...["-machine", `microvm,memory-backend=${RAM_NAME},aux-ram-share=on`],
-    ...["-object", `memory-backend-memfd,id=${RAM_NAME},size=${ramSizeBytes},share=on`],
+    ...["-object", `${backend},id=${RAM_NAME},size=${ramSizeBytes},share=on`],
     ...["-m", `${ramSizeBytes >>> 20}M`, "-smp", String(cpuCount), "-kernel", join(dir, "payload.elf")],
     ...["-serial", `unix:${join(dir, "serial")},server=on,wait=off`],
     ...["-qmp", `unix:${join(dir, "qmp")},server=on,wait=off`],
     ...["-nodefaults", "-display", "none", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"],
+    ...(incoming === undefined ? [] : ["-incoming", incoming]),
   ];
 }
 

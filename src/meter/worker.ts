@@ -171,6 +171,7 @@ class Sampler {
         offset: this.#offsets[index]!,
         changes: tracker.changes,
         longest: toNs(tracker.longest, offsetMs),
+        last: toNs(tracker.last, offsetMs),
         longestPossibleNs: Math.round(tracker.longestPossible * NS_PER_MS),
         standstills: tracker.listed.map((standstill) => toNs(standstill, offsetMs)),
         unlisted: tracker.unlisted,

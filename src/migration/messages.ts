@@ -23,7 +23,10 @@ export const FRAME_REHEARSE = 7;
 export const FRAME_REHEARSED = 8;
 /** The state image of the guest. */
 export const FRAME_STATE = 9;
-/** The guest runs: when which phase was over, f64 ms each on CLOCK_MONOTONIC. */
+/**
+ * The guest runs. Transfers: when which phase was over, f64 ms each on CLOCK_MONOTONIC. Streams: for how long by now, one f64 in
+ * ms, as the two sides may have different clocks.
+ */
 export const FRAME_RUNNING = 10;
 /** On the main channel: the connections follow on the cpr channel. Once more if they have changed since. */
 export const FRAME_HANDOVER = 17;
@@ -36,7 +39,10 @@ export const FRAME_HELD = 20;
 
 /** First on a further connection of a stream: the token of the hello, a space, and the number of the connection. */
 export const FRAME_JOIN = 11;
-/** A round of RAM follows, in records of ram/record.ts, on this connection or the further ones. */
+/**
+ * A round of RAM follows, in records of ram/record.ts, on this connection or the further ones. With a byte 1: it is empty, and
+ * rehearses the last one.
+ */
 export const FRAME_ROUND = 12;
 /** The guest is about to stand: a last round of RAM follows, and then its state; or another ROUND, if it had to go on. */
 export const FRAME_FINAL = 13;
@@ -46,6 +52,10 @@ export const FRAME_READY = 14;
 export const FRAME_COMMIT = 15;
 /** Of a stream that nothing can come back on: it was all. */
 export const FRAME_END = 16;
+/** The fd of the RAM, read-only; without it when something between the two sides lost it (ram-by-reference.ts). */
+export const FRAME_RAM_FILE = 24;
+/** The pages that a round refers to have been taken. */
+export const FRAME_ROUND_DONE = 25;
 
 /** The guest goes on before the rest of its RAM is there: bitmap of the pages that are not sent any more, or not as they are now. */
 export const FRAME_POSTCOPY = 21;
@@ -55,7 +65,7 @@ export const FRAME_MISSING = 22;
 export const FRAME_DONE = 23;
 
 /** All others have no file descriptors. */
-const CARRY_FDS: readonly number[] = [FRAME_HELLO, FRAME_CONNECTIONS, FRAME_FDS];
+const CARRY_FDS: readonly number[] = [FRAME_HELLO, FRAME_CONNECTIONS, FRAME_FDS, FRAME_RAM_FILE];
 
 /** A reason is a sentence or two. */
 const MAX_REASON_BYTES = 16 * 1024;
@@ -85,6 +95,8 @@ const NAMES: Readonly<Record<number, string>> = {
   [FRAME_POSTCOPY]: "POSTCOPY",
   [FRAME_MISSING]: "MISSING",
   [FRAME_DONE]: "DONE",
+  [FRAME_RAM_FILE]: "RAM_FILE",
+  [FRAME_ROUND_DONE]: "ROUND_DONE",
 };
 
 /**
@@ -186,6 +198,18 @@ export async function explainHangup(channel: FrameChannel, error: unknown): Prom
 
 function refusal(reason: Uint8Array): VmmError {
   return new VmmError("refused", `The other side refused: ${new TextDecoder().decode(reason)}`);
+}
+
+/** Of RUNNING on a stream: for how long, in ms. */
+export function encodeDuration(durationMs: number): Uint8Array {
+  return new Uint8Array(Float64Array.of(durationMs).buffer);
+}
+
+/** 0 for what makes no sense, and from a Baton that does not tell. */
+export function decodeDuration(payload: Uint8Array): number {
+  if (payload.length !== 8) return 0;
+  const durationMs = new DataView(payload.buffer, payload.byteOffset, 8).getFloat64(0, true);
+  return durationMs > 0 && Number.isFinite(durationMs) ? durationMs : 0;
 }
 
 /** Of RUNNING: when the state had come, when it was restored, and when the guest was taken. */

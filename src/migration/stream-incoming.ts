@@ -5,6 +5,7 @@
 // Until the commit (or the end of a one-way stream) everything may fail: the guest is the old side's.
 
 import { DIRTY_BITMAP_SIZE_BYTES } from "../../assembly/layout.ts";
+import { monotonicMs } from "../../ffi/clock.ts";
 import { isStreamSocket } from "../../ffi/socket.ts";
 import type { Rehearsal } from "../accel/types.ts";
 import type { MachineSpec, MigrationAddress } from "../config/types.ts";
@@ -21,6 +22,7 @@ import type { TlsTunnels } from "./channel/tls.ts";
 import { TransportListener } from "./channel/transport-listener.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine, readRunState } from "./guest-image.ts";
 import {
+  encodeDuration,
   expectFrame,
   expectOneOf,
   expectType,
@@ -35,6 +37,7 @@ import {
   FRAME_POSTCOPY,
   FRAME_READY,
   FRAME_ROUND,
+  FRAME_ROUND_DONE,
   FRAME_RUNNING,
   FRAME_STATE,
   MAX_STATE_FRAME_BYTES,
@@ -43,6 +46,7 @@ import {
 import { POSTCOPY_CONNECTIONS, PostcopyDestination } from "./postcopy-incoming.ts";
 import { SPARE_BITMAP } from "./precopy.ts";
 import { RamReceiver } from "./ram/ram-receiver.ts";
+import { acceptRam } from "./ram-by-reference.ts";
 import { checkSamples, type RamLocation, readRamLocation } from "./ram-section.ts";
 import { serveBurst } from "./rehearse.ts";
 import { readTransferInfo, TRANSFER_SECTION, TRANSFER_SECTION_VERSION, type TransferInfo } from "./transfer-section.ts";
@@ -154,7 +158,7 @@ async function receive(
   const rehearsal = vm.accel.rehearse();
   session.open.push(rehearsal);
   const { isDuplex } = main.transport;
-  if (isDuplex) await main.send(FRAME_ACCEPTED, NOTHING);
+  using source = isDuplex ? await acceptRam(main, info, location, vm) : undefined;
   const further = await acceptFurther(main, listener, info, session);
   listener.close();
   const [urgent, background] = further.splice(info.streams ?? 0);
@@ -166,6 +170,7 @@ async function receive(
     ramSizeBytes: vm.ram.backend.sizeBytes,
     fds: (further.length > 0 ? further : [main]).map(({ transport }) => transport.fd),
     freshBitmap: WRITTEN_BITMAP,
+    ...(source === undefined ? {} : { source: source.pages }),
   });
   session.signal.addEventListener("abort", () => receiver.cancel(), { once: true });
   host.onActive();
@@ -173,6 +178,7 @@ async function receive(
     main,
     receiver,
     isApart: further.length > 0,
+    isByReference: source !== undefined,
     rehearsal,
     location,
     signal: session.signal,
@@ -277,6 +283,8 @@ interface Receiving {
   receiver: RamReceiver;
   /** RAM has connections of its own. */
   isApart: boolean;
+  /** Pages are not sent, but taken out of the other side's RAM. */
+  isByReference: boolean;
   rehearsal: Rehearsal;
   location: RamLocation;
   signal: AbortSignal;
@@ -307,9 +315,16 @@ async function receiveRounds(
       serveBurst(main, frame, { rehearsal, devices: vm.devices, sections: SECTIONS }, buffer);
       continue;
     }
-    if (location.where === "in-stream") await receiveRound(receiving);
+    const isLast = frame.type === FRAME_FINAL;
+    if (location.where === "in-stream") {
+      // Of the round within the pause, and its rehearsal, no worker has to be told.
+      const isNow = main.transport.isDuplex && (isLast || frame.payload[0] === 1);
+      if (isNow) receiving.receiver.receiveRoundNow(PAUSE_TIMEOUT_MS);
+      else await receiveRound(receiving);
+    }
     signal.throwIfAborted();
-    if (frame.type === FRAME_FINAL) return FRAME_FINAL;
+    if (isLast) return FRAME_FINAL;
+    if (receiving.isByReference) await main.send(FRAME_ROUND_DONE, NOTHING);
   }
 }
 
@@ -347,9 +362,10 @@ function takeOver(
   expectType(main.receiveNow(0, PAUSE_TIMEOUT_MS), FRAME_COMMIT);
   postcopy?.commit();
   const isRunning = runState === "running" && vm.startsWhenComplete;
+  const runsSinceMs = monotonicMs();
   if (isRunning) vm.runArrived();
   try {
-    main.sendNow(FRAME_RUNNING, NOTHING, [], PAUSE_TIMEOUT_MS);
+    main.sendNow(FRAME_RUNNING, encodeDuration(monotonicMs() - runsSinceMs), [], PAUSE_TIMEOUT_MS);
   } catch (error) {
     process.stderr.write(`baton: the guest is here, but the other side was not told: ${describeError(error)}\n`);
   }

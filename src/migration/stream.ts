@@ -11,8 +11,11 @@
 //   │             ◀── ready                                        restore
 //   └             commit    ── point of no return ──  ◀── running  resume
 //
+// Between two processes of one host RAM is not sent: ram-by-reference.ts.
+//
 // On a stream that nothing comes back on (a pipe, exec:) there is no ready: whoever reads it later has the guest.
 import { randomUUID } from "node:crypto";
+import { DIRTY_BITMAP_SIZE_BYTES } from "../../assembly/layout.ts";
 import { monotonicMs } from "../../ffi/clock.ts";
 import { isStreamSocket, SHUT_WR, shutdown } from "../../ffi/socket.ts";
 import type { AcceleratedVm } from "../accel/types.ts";
@@ -26,6 +29,7 @@ import type { TlsTunnels } from "./channel/tls.ts";
 import { connectTransport, isInetOrUnix } from "./channel/transport.ts";
 import { type PlannedGuest, planGuest } from "./guest-image.ts";
 import {
+  decodeDuration,
   expectFrame,
   expectType,
   explainHangup,
@@ -37,13 +41,15 @@ import {
   FRAME_JOIN,
   FRAME_READY,
   FRAME_ROUND,
+  FRAME_ROUND_DONE,
   FRAME_RUNNING,
   FRAME_STATE,
 } from "./messages.ts";
 import type { Outgoing } from "./outgoing.ts";
 import { PostcopySource } from "./postcopy.ts";
-import { Precopy } from "./precopy.ts";
+import { Precopy, SPARE_BITMAP } from "./precopy.ts";
 import { RamSender } from "./ram/ram-sender.ts";
+import { answered, canGiveRam, giveRam } from "./ram-by-reference.ts";
 import { locateRam, planRam } from "./ram-section.ts";
 import { rehearse } from "./rehearse.ts";
 import { STREAM_PHASES, Timeline } from "./timeline.ts";
@@ -56,6 +62,7 @@ const POSTCOPY_ANSWER_TIMEOUT_MS = 30_000;
 const MAX_ANSWER_BYTES = 16 * 1024;
 const MAX_ATTEMPTS = 3;
 const NOTHING = new Uint8Array(0);
+const REHEARSAL = Uint8Array.of(1);
 
 export interface StreamOptions {
   /** How many updates the guest has lived through. */
@@ -100,6 +107,8 @@ async function migrateOver(
     ...(withPostcopy ? { postcopy: true } : {}),
   };
   const location = locateRam(vm, capabilities["x-ignore-shared"], { where: "in-stream" });
+  // Post-copy has connections of its own, on which pages are asked for one by one.
+  if (!isCompressed(run) && !withPostcopy && canGiveRam(vm, main, location)) info.ramFile = true;
   const plan = (accel: Pick<AcceleratedVm, "planState">, stamps: readonly number[] = []): PlannedGuest =>
     planGuest(vm, run.guestState, accel, (writer) =>
       bindAll([planRam(writer, vm, location), planTransfer(writer, info, stamps)]),
@@ -107,7 +116,7 @@ async function migrateOver(
   const rehearsal = vm.accel.rehearse();
   run.atEnd(() => rehearsal.close());
   await main.send(FRAME_HELLO, plan(rehearsal).take());
-  if (isDuplex) await expectFrame(main, FRAME_ACCEPTED);
+  const isByReference = isDuplex && (await giveRam(vm, main, await expectFrame(main, FRAME_ACCEPTED)));
   await using sender = new RamSender({
     memory: vm.memory,
     ramBase: vm.ram.base,
@@ -115,12 +124,14 @@ async function migrateOver(
     fds: await ramFds(main, openFurther, info),
     bandwidth: parameters["max-bandwidth"],
     zstdLevel: isCompressed(run) ? parameters["multifd-zstd-level"] : 0,
+    isByReference,
   });
   run.onParameters(() => {
     sender.bandwidth = run.parameters["max-bandwidth"];
   });
   await using postcopy = withPostcopy ? await openPostcopy(run, openFurther, info) : undefined;
-  const precopy = new Precopy(run, sender, await vm.accel.dirtyTracker(), () => main.send(FRAME_ROUND, NOTHING));
+  const sink = isByReference ? answered(sender, main) : sender;
+  const precopy = new Precopy(run, sink, await vm.accel.dirtyTracker(), () => main.send(FRAME_ROUND, NOTHING));
   run.onFailure(() => precopy.end());
   progress.setupDone();
   if (stopFirst) await run.stopGuest();
@@ -136,8 +147,13 @@ async function migrateOver(
     if (!stopFirst) await moveRam();
   }
   const rest = run.decidePostcopy() ? postcopy : undefined;
-  if (rest === undefined) sender.prepareNow();
-  else await rest.announce(main, precopy.collectRest());
+  if (rest === undefined) {
+    sender.prepareNow();
+    if (isDuplex && location.where === "in-stream") {
+      await rehearseLastRound(main, vm.memory, sender, isByReference);
+    }
+  }
+  if (rest !== undefined) await rest.announce(main, precopy.collectRest());
   const moveLast = (): void => {
     if (rest !== undefined) rest.begin(main, precopy.collectRest());
     else if (location.where === "in-stream") {
@@ -239,6 +255,19 @@ async function openPostcopy(
   return new PostcopySource(run.vm, { urgentFd, backgroundFd }, run.parameters["max-postcopy-bandwidth"]);
 }
 
+/** An empty round, sent and received as the one within the pause is: a cold one takes several times as long. */
+async function rehearseLastRound(
+  main: FrameChannel,
+  memory: WebAssembly.Memory,
+  sender: RamSender,
+  isByReference: boolean,
+): Promise<void> {
+  new Uint8Array(memory.buffer, SPARE_BITMAP, DIRTY_BITMAP_SIZE_BYTES).fill(0);
+  await main.send(FRAME_ROUND, REHEARSAL);
+  sender.sendRoundNow(SPARE_BITMAP, ANSWER_TIMEOUT_MS);
+  if (isByReference) await expectFrame(main, FRAME_ROUND_DONE);
+}
+
 function isCompressed({ capabilities, parameters }: Outgoing): boolean {
   return capabilities.multifd && parameters["multifd-compression"] === "zstd";
 }
@@ -280,8 +309,8 @@ function handOver(
     if (main.transport.isDuplex) {
       expectType(main.receiveNow(MAX_ANSWER_BYTES, ANSWER_TIMEOUT_MS), FRAME_READY);
       stamps.push(monotonicMs());
-      commit(run, main, rest);
-      stamps.push(monotonicMs());
+      const runsForMs = commit(run, main, rest);
+      stamps.push(Math.max(stamps.at(-1)!, monotonicMs() - runsForMs));
     }
   } finally {
     // Told earlier, this would have lengthened the pause.
@@ -292,15 +321,16 @@ function handOver(
   return new Timeline(stamps, STREAM_PHASES);
 }
 
-/** The point of no return, when the other side is ready. */
-function commit(run: Outgoing, main: FrameChannel, rest: PostcopySource | undefined): void {
+/** The point of no return, when the other side is ready. Returns for how long the guest has been running there, in ms. */
+function commit(run: Outgoing, main: FrameChannel, rest: PostcopySource | undefined): number {
   // A peer that has gone has not been told: it will not run the guest.
   main.sendNow(FRAME_COMMIT, NOTHING, [], ANSWER_TIMEOUT_MS);
   run.commit("The guest has moved to another VMM and may not run here again");
   rest?.commit();
   const timeoutMs = rest === undefined ? ANSWER_TIMEOUT_MS : POSTCOPY_ANSWER_TIMEOUT_MS;
   try {
-    expectType(main.receiveNow(MAX_ANSWER_BYTES, timeoutMs), FRAME_RUNNING);
+    const { payload } = expectType(main.receiveNow(MAX_ANSWER_BYTES, timeoutMs), FRAME_RUNNING);
+    return decodeDuration(payload);
   } catch (error) {
     throw new VmmError(
       "unconfirmed",

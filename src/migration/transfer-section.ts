@@ -18,6 +18,8 @@ export interface TransferInfo {
   streams?: number;
   /** Post-copy is possible: two more connections follow those, for urgent and for other pages. */
   postcopy?: boolean;
+  /** The RAM's file can be had: ram-by-reference.ts. */
+  ramFile?: boolean;
 }
 
 /** Start of the pause, end of `quiesce`, end of `save`: ms on CLOCK_MONOTONIC. */
@@ -54,11 +56,11 @@ export function readStamps(reader: StateReader): number[] {
 export function readTransferInfo(reader: StateReader): TransferInfo {
   const section = reader.section(TRANSFER_SECTION);
   const info = section.json() as Partial<TransferInfo> | null;
-  const { token, generation, streams = 0, postcopy = false } = info ?? {};
+  const { token, generation, streams = 0, postcopy = false, ramFile = false } = info ?? {};
   const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
   const isToken = typeof token === "string" && token !== "";
   if (!isToken || !isCount(generation) || !isCount(streams) || streams > MAX_STREAMS || typeof postcopy !== "boolean") {
     throw new VmmError("state-refused", `State section ${section.title} makes no sense`);
   }
-  return { token, generation, streams, postcopy };
+  return { token, generation, streams, postcopy, ramFile: ramFile === true };
 }

@@ -4,7 +4,7 @@
 //   0   4  magic "BTNF"
 //   4   2  protocol version (1)
 //   6   2  type: what the payload is, a matter of the two ends
-//   8   4  flags, zero: none is known yet
+//   8   4  flags: bit 0, the frame has a meaning without its file descriptors too
 //   12  4  sequence number: 0 for the first frame of a direction, then one more with each, modulo 2^32
 //   16  4  payload size in bytes
 //   20  2  how many file descriptors come with the first byte of the frame
@@ -28,6 +28,9 @@ export const FRAME_PAYLOAD_SIZE_OFFSET = 16;
 export const FRAME_FD_COUNT_OFFSET = 20;
 export const FRAME_RESERVED_OFFSET = 22;
 export const FRAME_CRC_OFFSET = 28;
+
+/** A relay between two unix sockets passes bytes on, and no file descriptors. */
+export const FLAG_FDS_OPTIONAL = 1;
 
 /** What a payload may have at most when nobody says otherwise: a state image and something to go with it. */
 export const MAX_PAYLOAD_SIZE_BYTES = MAX_IMAGE_SIZE_BYTES + 4096;

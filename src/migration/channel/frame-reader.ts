@@ -6,6 +6,7 @@ import { SCM_MAX_FD } from "../../../ffi/scm.ts";
 import { VmmError } from "../../errors.ts";
 import { crc32 } from "../../runtime/checksum.ts";
 import {
+  FLAG_FDS_OPTIONAL,
   FRAME_CRC_OFFSET,
   FRAME_FD_COUNT_OFFSET,
   FRAME_FLAGS_OFFSET,
@@ -104,7 +105,7 @@ export class FrameReader {
     const crc = header.getUint32(FRAME_CRC_OFFSET, true);
     if (crc !== checksum) this.#refuse(`header checksum ${hex(checksum)}`, hex(crc));
     const flags = header.getUint32(FRAME_FLAGS_OFFSET, true);
-    if (flags !== 0) this.#refuse("no flags", hex(flags));
+    if ((flags & ~FLAG_FDS_OPTIONAL) !== 0) this.#refuse("no flags but 0x1", hex(flags));
     for (let offset = FRAME_RESERVED_OFFSET; offset < FRAME_CRC_OFFSET; offset += 2) {
       const reserved = header.getUint16(offset, true);
       if (reserved !== 0) this.#refuse("zero in reserved bytes", hex(reserved));
@@ -113,18 +114,19 @@ export class FrameReader {
     if (sequence !== this.#sequence) this.#refuse(`sequence number ${this.#sequence}`, String(sequence));
     const sizeBytes = header.getUint32(FRAME_PAYLOAD_SIZE_OFFSET, true);
     if (sizeBytes > limitBytes) this.#refuse(`at most ${limitBytes} payload bytes`, String(sizeBytes));
-    this.#checkFds(header.getUint16(FRAME_FD_COUNT_OFFSET, true));
+    this.#checkFds(header.getUint16(FRAME_FD_COUNT_OFFSET, true), (flags & FLAG_FDS_OPTIONAL) !== 0);
     if (sizeBytes === 0) return NOTHING;
     return buffer !== undefined && sizeBytes <= buffer.byteLength
       ? buffer.subarray(0, sizeBytes)
       : new Uint8Array(sizeBytes);
   }
 
-  #checkFds(announced: number): void {
+  #checkFds(announced: number, areOptional: boolean): void {
     if (announced > 0 && !this.#isUnix) {
       this.#refuse("no file descriptors on what is no unix socket", `${announced} announced`);
     }
     const came = this.#input.fds.length;
+    if (areOptional && came === 0) return;
     if (announced !== came) this.#refuse(`the ${announced} file descriptors that the header announces`, String(came));
   }
 

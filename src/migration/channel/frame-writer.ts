@@ -5,6 +5,7 @@ import { crc32 } from "../../runtime/checksum.ts";
 import {
   FRAME_CRC_OFFSET,
   FRAME_FD_COUNT_OFFSET,
+  FRAME_FLAGS_OFFSET,
   FRAME_HEADER_SIZE_BYTES,
   FRAME_MAGIC,
   FRAME_MAGIC_OFFSET,
@@ -37,9 +38,10 @@ export class FrameWriter {
   }
 
   /** Takes the next frame. The one before it must have been written to its end. */
-  begin(type: number, payload: Uint8Array, fds: readonly number[]): void {
+  begin(type: number, payload: Uint8Array, fds: readonly number[], flags = 0): void {
     const header = this.#header;
     header.setUint16(FRAME_TYPE_OFFSET, type, true);
+    header.setUint32(FRAME_FLAGS_OFFSET, flags, true);
     header.setUint32(FRAME_SEQUENCE_OFFSET, this.#sequence, true);
     header.setUint32(FRAME_PAYLOAD_SIZE_OFFSET, payload.byteLength, true);
     header.setUint16(FRAME_FD_COUNT_OFFSET, fds.length, true);

@@ -65,13 +65,14 @@ export class FrameChannel {
   /**
    * Sends a frame after those whose `send` came before; resolves when the kernel has all of it. Until then the payload must
    * not change and the fds must stay open; they stay the caller's.
+   * @param flags FLAG_FDS_OPTIONAL
    * @throws VmmError "peer-gone"; RangeError for what no frame can carry
    */
-  async send(type: number, payload: Uint8Array, fds: readonly number[] = NO_FDS): Promise<void> {
+  async send(type: number, payload: Uint8Array, fds: readonly number[] = NO_FDS, flags = 0): Promise<void> {
     this.#checkFrame(type, payload, fds);
     const before = this.#lastSend;
     this.#pendingSends++;
-    const sent = this.#sendAfter(before, type, payload, fds);
+    const sent = this.#sendAfter(before, () => this.#writer.begin(type, payload, fds, flags));
     this.#lastSend = sent.catch(() => {});
     return sent;
   }
@@ -201,11 +202,11 @@ export class FrameChannel {
     this.transport.close();
   }
 
-  async #sendAfter(before: Promise<void>, type: number, payload: Uint8Array, fds: readonly number[]): Promise<void> {
+  async #sendAfter(before: Promise<void>, begin: () => void): Promise<void> {
     await before;
     try {
       this.#assertSendable();
-      this.#writer.begin(type, payload, fds);
+      begin();
       while (!this.#writer.write(this.#fd)) {
         this.#writable = Promise.withResolvers<void>();
         this.#arm();

@@ -5,7 +5,9 @@
 // the later one must win.
 import { setNonBlocking } from "../../../ffi/fd.ts";
 import { RamCrew, type RoundStats } from "./crew.ts";
+import type { PageSource } from "./page-copier.ts";
 import type { RamProgress } from "./shared.ts";
+import { StreamReceiver } from "./stream-receiver.ts";
 import type { RamPlace } from "./walk.ts";
 
 export interface RamReceiverOptions extends RamPlace {
@@ -16,14 +18,23 @@ export interface RamReceiverOptions extends RamPlace {
    * pages then cost nothing. Absent: every page that is said to be zero is looked at.
    */
   freshBitmap?: number;
+  /** The sender's RAM, when it sends pages by reference. It stays the caller's. */
+  source?: PageSource;
 }
 
 export class RamReceiver implements AsyncDisposable {
+  readonly #options: RamReceiverOptions;
   readonly #crew: RamCrew;
+  #here: StreamReceiver[] | undefined;
 
   constructor(options: RamReceiverOptions) {
+    this.#options = options;
     for (const fd of options.fds) setNonBlocking(fd, true);
-    this.#crew = new RamCrew(options, options.fds, { kind: "receive", written: options.freshBitmap ?? 0 });
+    this.#crew = new RamCrew(options, options.fds, {
+      kind: "receive",
+      written: options.freshBitmap ?? 0,
+      source: options.source,
+    });
   }
 
   /** Of all rounds so far; at any time. */
@@ -38,6 +49,24 @@ export class RamReceiver implements AsyncDisposable {
   async receiveRound(): Promise<RoundStats> {
     const stats = await this.#crew.run({ bitmap: 0 });
     this.#crew.shared.nextRound();
+    return stats;
+  }
+
+  /**
+   * The same on the calling thread, for the last few pages of a guest that stands: no worker has to wake up.
+   * @throws VmmError also "ram-timeout" after `timeoutMs`
+   */
+  receiveRoundNow(timeoutMs: number): RoundStats {
+    const { memory, ramBase, ramSizeBytes, fds, freshBitmap: written = 0, source } = this.#options;
+    const { shared } = this.#crew;
+    this.#here ??= fds.map(
+      (fd, stream) => new StreamReceiver({ memory, ramBase, ramSizeBytes, shared, fd, stream, written, source }),
+    );
+    const receivers = this.#here;
+    const stats = this.#crew.runHere({ bitmap: 0 }, () => {
+      for (const receiver of receivers) receiver.receiveRound(timeoutMs);
+    });
+    shared.nextRound();
     return stats;
   }
 

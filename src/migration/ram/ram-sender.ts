@@ -20,6 +20,8 @@ export interface RamSenderOptions extends RamPlace {
   bandwidth?: number;
   /** Packs pages with zstd of this level; absent or 0: sends them as they are. */
   zstdLevel?: number;
+  /** The receiver has this RAM's file and takes the pages out of it: no byte of them goes over the sockets. */
+  isByReference?: boolean;
 }
 
 export class RamSender implements AsyncDisposable {
@@ -33,7 +35,11 @@ export class RamSender implements AsyncDisposable {
       setNonBlocking(fd, true);
       widenUnixSocket(fd, SOCKET_SIZE_BYTES);
     }
-    this.#crew = new RamCrew(options, options.fds, { kind: "send", zstdLevel: options.zstdLevel ?? 0 });
+    this.#crew = new RamCrew(options, options.fds, {
+      kind: "send",
+      zstdLevel: options.zstdLevel ?? 0,
+      isByReference: options.isByReference ?? false,
+    });
     this.bandwidth = options.bandwidth ?? 0;
   }
 
@@ -74,9 +80,9 @@ export class RamSender implements AsyncDisposable {
 
   /** What `sendRoundNow` needs, made beforehand: outside the guest's pause. */
   prepareNow(): readonly StreamSender[] {
-    const { memory, ramBase, ramSizeBytes, fds } = this.#options;
+    const { memory, ramBase, ramSizeBytes, fds, isByReference = false } = this.#options;
     const { shared } = this.#crew;
-    const common = { memory, ramBase, ramSizeBytes, shared, streamCount: fds.length, zstdLevel: 0 };
+    const common = { memory, ramBase, ramSizeBytes, shared, streamCount: fds.length, zstdLevel: 0, isByReference };
     this.#here ??= fds.map((fd, stream) => new StreamSender({ ...common, fd, stream }));
     return this.#here;
   }

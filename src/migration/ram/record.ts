@@ -2,7 +2,7 @@
 // The records in which guest RAM travels on a byte stream, little endian:
 //
 //   0   u32 magic           "BRAM"
-//   4   u8  kind            1 pages, 2 zero, 3 zstd, 4 end of round, 5 request; three zero bytes
+//   4   u8  kind            1 pages, 2 zero, 3 zstd, 4 end of round, 5 request, 6 reference; three zero bytes
 //   8   u32 first page
 //   12  u32 page count
 //   16  u32 payload bytes   of what follows the header
@@ -14,11 +14,12 @@
 // pages: the pages, one after the other. zstd: one zstd frame that holds them. zero: the pages are zero. end: this stream has
 // sent all of its share of the round; page count is how many pages that was. Streams of one transfer keep in step by it: no page
 // of a round may be received before all streams have ended the one before. request: a guest waits for the page, in post-copy.
+// reference: the receiver takes the pages out of the sender's RAM itself (page-copier.ts).
 import { PAGE_SIZE_BYTES } from "../../../assembly/layout.ts";
 import { VmmError } from "../../errors.ts";
 
 export const RECORD_HEADER_SIZE_BYTES = 32;
-/** The most pages of one record with a payload: 1 MiB. */
+/** The most pages of one record with a payload, or by reference: 1 MiB. */
 export const MAX_RECORD_PAGES = 256;
 export const MAX_PAYLOAD_SIZE_BYTES = MAX_RECORD_PAGES * PAGE_SIZE_BYTES;
 
@@ -29,12 +30,14 @@ export const RECORD_ZERO = 2;
 export const RECORD_ZSTD = 3;
 export const RECORD_END_OF_ROUND = 4;
 export const RECORD_REQUEST = 5;
+export const RECORD_REFERENCE = 6;
 export type RecordKind =
   | typeof RECORD_PAGES
   | typeof RECORD_ZERO
   | typeof RECORD_ZSTD
   | typeof RECORD_END_OF_ROUND
-  | typeof RECORD_REQUEST;
+  | typeof RECORD_REQUEST
+  | typeof RECORD_REFERENCE;
 
 export interface RamRecord {
   kind: RecordKind;
@@ -115,6 +118,9 @@ function checkPayload({ kind, pageCount, payloadSizeBytes }: RamRecord): void {
       break;
     case RECORD_REQUEST:
       isRight = pageCount === 1 && payloadSizeBytes === 0;
+      break;
+    case RECORD_REFERENCE:
+      isRight = pageCount <= MAX_RECORD_PAGES && payloadSizeBytes === 0;
       break;
     case RECORD_ZERO:
     case RECORD_END_OF_ROUND:

@@ -41,7 +41,7 @@ export interface RamProgress {
   /** Pages that travelled with their contents. */
   normalPages: number;
   zeroPages: number;
-  /** On the wire or in the file, headers included. */
+  /** On the wire or in the file, headers included; by reference: of the pages, too. */
   bytes: number;
 }
 

@@ -4,6 +4,7 @@ import { PAGE_SIZE_BYTES } from "../../../assembly/layout.ts";
 import { IoMemory, IoVector } from "../../../ffi/iov.ts";
 import { VmmError } from "../../errors.ts";
 import { type DirtyModule, loadDirtyModule } from "./dirty-module.ts";
+import { PageCopier, type PageSource } from "./page-copier.ts";
 import { RamSocket } from "./ram-socket.ts";
 import {
   decodeRecord,
@@ -12,6 +13,7 @@ import {
   RECORD_END_OF_ROUND,
   RECORD_HEADER_SIZE_BYTES,
   RECORD_PAGES,
+  RECORD_REFERENCE,
   RECORD_REQUEST,
   RECORD_ZERO,
 } from "./record.ts";
@@ -27,6 +29,8 @@ export interface StreamReceiverOptions extends RamPlace {
   stream: number;
   /** Address of a bitmap of the pages that may hold something; 0 when all may. */
   written: number;
+  /** The sender's RAM, for pages by reference. */
+  source?: PageSource | undefined;
 }
 
 export class StreamReceiver {
@@ -38,6 +42,7 @@ export class StreamReceiver {
   readonly #header = IoMemory.allocate(RECORD_HEADER_SIZE_BYTES);
   readonly #headerWords = new Uint32Array(this.#header.bytes.buffer);
   readonly #vector = new IoVector(2);
+  readonly #copier: PageCopier | undefined;
   #packed: { io: IoMemory; bytes: Uint8Array } | undefined;
   readonly #progress = { normalPages: 0, zeroPages: 0, bytes: 0 };
 
@@ -48,10 +53,13 @@ export class StreamReceiver {
     this.#socket = new RamSocket(fd, stream, shared);
     this.#bytes = new Uint8Array(memory.buffer, ramBase, ramSizeBytes);
     this.#ram = new IoMemory(this.#bytes);
+    if (options.source !== undefined)
+      this.#copier = new PageCopier({ ...options, source: options.source }, this.#module);
   }
 
   /** Receives up to this stream's end of the round, and not a byte more. */
-  receiveRound(): void {
+  receiveRound(timeoutMs = Number.POSITIVE_INFINITY): void {
+    this.#socket.deadlineMs = performance.now() + timeoutMs;
     const { shared, stream, ramSizeBytes } = this.#options;
     const expected = {
       ramPages: ramSizeBytes / PAGE_SIZE_BYTES,
@@ -90,6 +98,11 @@ export class StreamReceiver {
       this.#receiveWithHeader();
       return;
     }
+    if (record.kind === RECORD_REFERENCE) {
+      this.#copy(record);
+      this.#receiveWithHeader();
+      return;
+    }
     if (written !== 0) this.#module.setRange(written, firstPage, pageCount);
     if (record.kind === RECORD_PAGES) {
       this.#receiveWithHeader(this.#ram, firstPage * PAGE_SIZE_BYTES, payloadSizeBytes);
@@ -99,6 +112,17 @@ export class StreamReceiver {
       this.#bytes.set(unpack(this.#packed.bytes.subarray(0, payloadSizeBytes), record), firstPage * PAGE_SIZE_BYTES);
     }
     this.#progress.normalPages += pageCount;
+  }
+
+  #copy({ firstPage, pageCount }: RamRecord): void {
+    if (this.#copier === undefined) {
+      throw new VmmError("ram-stream", "The stream of guest RAM refers to a file that did not come");
+    }
+    this.#copier.copy(firstPage, pageCount);
+    const { written } = this.#options;
+    if (written !== 0) this.#module.setRange(written, firstPage, pageCount);
+    this.#progress.normalPages += pageCount;
+    this.#progress.bytes += pageCount * PAGE_SIZE_BYTES;
   }
 
   #receiveWithHeader(memory?: IoMemory, offset = 0, sizeBytes = 0): void {

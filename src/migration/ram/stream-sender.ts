@@ -11,6 +11,7 @@ import {
   RECORD_END_OF_ROUND,
   RECORD_HEADER_SIZE_BYTES,
   RECORD_PAGES,
+  RECORD_REFERENCE,
   RECORD_ZERO,
   RECORD_ZSTD,
   type RecordKind,
@@ -32,6 +33,8 @@ export interface StreamSenderOptions extends RamPlace {
   streamCount: number;
   /** zstd level of pages, 0 to send them as they are. */
   zstdLevel: number;
+  /** The receiver has this RAM's file: pages are named, and not sent. */
+  isByReference: boolean;
 }
 
 export class StreamSender implements PageSink {
@@ -44,6 +47,8 @@ export class StreamSender implements PageSink {
   readonly #vector = new IoVector(BATCH_RECORDS * 2);
   readonly #packer: Packer | undefined;
   #recordCount = 0;
+  /** Of the pages that the records of this batch refer to. */
+  #referencedBytes = 0;
   #normalPages = 0;
   #zeroPages = 0;
   #sequence = 0;
@@ -76,8 +81,10 @@ export class StreamSender implements PageSink {
     const step = this.#recordPages();
     for (let done = 0; done < pageCount; done += step) {
       const count = Math.min(step, pageCount - done);
-      if (this.#packer === undefined || !this.#addPacked(firstPage + done, count))
+      if (this.#options.isByReference) this.#addReference(firstPage + done, count);
+      else if (this.#packer === undefined || !this.#addPacked(firstPage + done, count)) {
         this.#addPages(firstPage + done, count);
+      }
     }
     this.#normalPages += pageCount;
     this.#roundPages += pageCount;
@@ -93,7 +100,21 @@ export class StreamSender implements PageSink {
     const sizeBytes = pageCount * PAGE_SIZE_BYTES;
     this.#add(RECORD_PAGES, firstPage, pageCount, sizeBytes);
     this.#vector.add(this.#ram, firstPage * PAGE_SIZE_BYTES, sizeBytes);
-    if (this.#vector.sizeBytes >= Math.min(BATCH_SIZE_BYTES, this.#paceSizeBytes)) this.#flush();
+    this.#flushFull();
+  }
+
+  #addReference(firstPage: number, pageCount: number): void {
+    this.#add(RECORD_REFERENCE, firstPage, pageCount, 0);
+    this.#referencedBytes += pageCount * PAGE_SIZE_BYTES;
+    this.#flushFull();
+  }
+
+  #flushFull(): void {
+    if (this.#batchSizeBytes >= Math.min(BATCH_SIZE_BYTES, this.#paceSizeBytes)) this.#flush();
+  }
+
+  get #batchSizeBytes(): number {
+    return this.#vector.sizeBytes + this.#referencedBytes;
   }
 
   /** False when the pages are no smaller packed. */
@@ -122,11 +143,12 @@ export class StreamSender implements PageSink {
   }
 
   #flush(): void {
-    const bytes = this.#vector.sizeBytes;
+    const bytes = this.#batchSizeBytes;
     this.#pace(bytes);
     this.#socket.sendAll(this.#vector);
     this.#vector.clear();
     this.#recordCount = 0;
+    this.#referencedBytes = 0;
     const { shared, stream } = this.#options;
     shared.addProgress(stream, { normalPages: this.#normalPages, zeroPages: this.#zeroPages, bytes });
     this.#normalPages = 0;

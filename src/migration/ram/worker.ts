@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Worker of one stream of guest RAM: it gets one message, and from then on heeds only the shared buffer.
 import { FileStream } from "./file-stream.ts";
+import type { PageSource } from "./page-copier.ts";
 import { PageFetcher } from "./page-fetcher.ts";
 import { PageServer } from "./page-server.ts";
 import { RamShared } from "./shared.ts";
@@ -14,8 +15,8 @@ export interface RamWorkerStart extends RamPlace {
   stream: number;
   streamCount: number;
   work:
-    | { kind: "send"; zstdLevel: number }
-    | { kind: "receive"; written: number }
+    | { kind: "send"; zstdLevel: number; isByReference: boolean }
+    | { kind: "receive"; written: number; source: PageSource | undefined }
     | { kind: "write" | "read"; fileOffset: number; checks: SharedArrayBuffer }
     | { kind: "serve-pages"; urgentFd: number }
     | { kind: "fetch-pages"; urgentFd: number; faultFd: number };

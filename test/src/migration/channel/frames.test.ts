@@ -215,13 +215,24 @@ const refused: [string, RawHeader, string][] = [
   ["a wrong magic", { magic: 0x12345678 }, "expected magic 0x464e5442, found 0x12345678"],
   ["another protocol version", { version: 2 }, "expected protocol version 1, found 2"],
   ["a damaged header", { crc: 0xbad }, "expected header checksum 0x"],
-  ["unknown flags", { flags: 0x10 }, "expected no flags, found 0x10"],
+  ["unknown flags", { flags: 0x10 }, "expected no flags but 0x1, found 0x10"],
   ["reserved bytes in use", { reserved: 5 }, "expected zero in reserved bytes, found 0x5"],
   ["a wrong sequence number", { sequence: 1 }, "expected sequence number 0, found 1"],
   ["a payload over the limit", { sizeBytes: LIMIT + 1 }, "expected at most 1048576 payload bytes, found 1048577"],
   ["the largest size there is", { sizeBytes: 0xffff_ffff }, "found 4294967295"],
   ["fds that did not come", { fdCount: 1 }, "expected the 1 file descriptors that the header announces, found 0"],
 ];
+test("fds that did not come are missed only where the frame says so", async () => {
+  const [one, other] = transportPair();
+  const channel = new FrameChannel(other, reactor);
+  write(one.fd, rawFrame(bytes("payload"), { fdCount: 1, flags: 1 }));
+  const frame = (await channel.receive(LIMIT))!;
+  assert.equal(frame.fds, []);
+  assert.is(text(frame.payload), "payload");
+  one.close();
+  channel.close();
+});
+
 for (const [what, header, message] of refused) {
   test(`${what} is refused, by both ways to receive, and nothing is read after it`, async () => {
     for (const receive of [

@@ -182,6 +182,13 @@ test("a peer that is too slow for the guest's pause is given up", async () => {
   assert.is(((await rejection(() => sender.sendRoundNow(BITMAP, 50))) as VmmError).code, "ram-timeout");
 });
 
+test("a peer that sends nothing in the guest's pause is given up", async () => {
+  using to = new Ram(PAGES);
+  using sockets = new Sockets(1);
+  await using receiver = new RamReceiver({ ...to, fds: sockets.far });
+  assert.is(((await rejection(() => receiver.receiveRoundNow(50))) as VmmError).code, "ram-timeout");
+});
+
 test("no streams and too many are refused", async () => {
   using from = new Ram(1);
   assert.instance(await rejection(() => new RamSender({ ...from, fds: [] })), RangeError);

@@ -3,7 +3,8 @@
 import { DIRTY_BITMAP_SIZE_BYTES, SCRATCH_BITMAPS } from "../../../../assembly/layout.ts";
 import { close } from "../../../../ffi/fd.ts";
 import { socketPair } from "../../../../ffi/socket.ts";
-import { createMemory, mapRam } from "../../../../src/memory/ram.ts";
+import type { MemoryBackendSpec } from "../../../../src/config/types.ts";
+import { createMemory, type MappedRam, mapRam } from "../../../../src/memory/ram.ts";
 
 export const PAGE = 4096;
 export const BITMAP = SCRATCH_BITMAPS;
@@ -16,12 +17,20 @@ export class Ram implements Disposable {
   readonly ramSizeBytes: number;
   readonly bytes: Uint8Array;
   readonly fd: number;
+  readonly mapped: MappedRam;
 
-  constructor(pages: number) {
+  constructor(pages: number, backend: Partial<MemoryBackendSpec> = {}) {
     this.ramSizeBytes = pages * PAGE;
     this.memory = createMemory(this.ramSizeBytes);
     const sizeBytes = this.ramSizeBytes;
-    const ram = mapRam(this.memory, { qomType: "memory-backend-memfd", id: "ram0", sizeBytes, share: true });
+    const ram = mapRam(this.memory, {
+      qomType: "memory-backend-memfd",
+      id: "ram0",
+      sizeBytes,
+      share: true,
+      ...backend,
+    });
+    this.mapped = ram;
     this.ramBase = ram.base;
     this.fd = ram.fd!;
     this.bytes = new Uint8Array(this.memory.buffer, ram.base, sizeBytes);
