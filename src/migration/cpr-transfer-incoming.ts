@@ -36,12 +36,12 @@ import {
   FRAME_HELLO,
   FRAME_LISTENING,
   FRAME_REHEARSE,
-  FRAME_REHEARSED,
   FRAME_RUNNING,
   FRAME_STATE,
   MAX_STATE_FRAME_BYTES,
   refusePeer,
 } from "./messages.ts";
+import { burstOf, serveRehearsal } from "./rehearse.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
 import {
   readStamps,
@@ -55,8 +55,6 @@ const SECTIONS: Readonly<Record<string, number>> = { ...GUEST_SECTIONS, [TRANSFE
 
 /** Within a burst the other side sends one frame after the other; parking the guest is the longest of what it does. */
 const FRAME_TIMEOUT_MS = 10_000;
-/** More frames at a time would keep everybody else waiting. */
-const MAX_BURST = 64;
 /** Enough for the state of any VM but one with a console that was never read. */
 const BUFFER_SIZE_BYTES = 2 ** 20;
 
@@ -308,7 +306,7 @@ export class IncomingTransfer {
     for (;;) {
       const frame = await expectOneOf(main, [FRAME_BURST, FRAME_HANDOVER]);
       let arrival: Arrival | "handover" | undefined = "handover";
-      if (frame.type === FRAME_BURST) arrival = this.#serveBurst(main, expected, countOf(frame));
+      if (frame.type === FRAME_BURST) arrival = this.#serveBurst(main, expected, burstOf(frame));
       if (arrival === "handover") await this.#receiveConnections(main, expected);
       else if (arrival !== undefined) return arrival;
     }
@@ -324,17 +322,17 @@ export class IncomingTransfer {
 
   /** Synchronous, as the guest's pause is in it: nothing else of this process runs meanwhile. */
   #serveBurst(main: FrameChannel, expected: Expected, announced: number): Arrival | "handover" | undefined {
+    const on = { rehearsal: expected.rehearsal, devices: this.#host.vm.devices, sections: SECTIONS };
     for (let left = announced; left > 0; left--) {
       const frame = main.receiveNow(MAX_STATE_FRAME_BYTES, FRAME_TIMEOUT_MS, this.#buffer);
       switch (frame.type) {
         case FRAME_REHEARSE:
-          this.#rehearse(expected.rehearsal, frame.payload);
-          main.sendNow(FRAME_REHEARSED, NOTHING, [], FRAME_TIMEOUT_MS);
+          serveRehearsal(main, frame.payload, on);
           break;
         case FRAME_STATE:
           return this.#take(main, expected, frame.payload);
         case FRAME_BURST:
-          left = countOf(frame) + 1;
+          left = burstOf(frame) + 1;
           break;
         case FRAME_HANDOVER:
           return "handover";
@@ -343,13 +341,6 @@ export class IncomingTransfer {
       }
     }
     return undefined;
-  }
-
-  #rehearse(rehearsal: Rehearsal, image: Uint8Array): void {
-    const reader = new StateReader(image, SECTIONS);
-    readRunState(reader);
-    this.#host.vm.devices.restoreState(reader);
-    rehearsal.restoreState(reader);
   }
 
   #take(main: FrameChannel, { fence, info, connections }: Expected, image: Uint8Array): Arrival {
@@ -413,11 +404,4 @@ function timelineOf(reader: StateReader, stamps: readonly number[]): Timeline | 
     process.stderr.write(`baton: it is not known how long the guest stood: ${describeError(error)}\n`);
     return undefined;
   }
-}
-
-/** @throws VmmError "stream" */
-function countOf({ payload }: Frame): number {
-  const count = payload.length === 4 ? new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0, true) : 0;
-  if (count >= 1 && count <= MAX_BURST) return count;
-  throw new VmmError("stream", `A burst of 1 to ${MAX_BURST} frames is announced in 4 bytes, not as [${payload}]`);
 }

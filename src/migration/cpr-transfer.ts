@@ -31,27 +31,21 @@ import {
   expectType,
   FRAME_ACCEPTED,
   FRAME_BEGIN,
-  FRAME_BURST,
   FRAME_HELLO,
   FRAME_LISTENING,
-  FRAME_REHEARSE,
-  FRAME_REHEARSED,
   FRAME_RUNNING,
   FRAME_STATE,
+  MAX_ANSWER_BYTES,
   untilRefused,
 } from "./messages.ts";
 import type { Outgoing } from "./outgoing.ts";
+import { announceBurst, ROUNDS_PER_BURST, rehearse, rehearseOnce } from "./rehearse.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
 import { planTransfer, type TransferInfo } from "./transfer-section.ts";
 
-/** Rounds of the rehearsal: after these the code of the pause is compiled as well as it ever will be. */
-const REHEARSAL_BURSTS = 10;
-const ROUNDS_PER_BURST = 4;
 /** The other side builds a VM and fills page tables for at most 3 GiB: seconds, on a machine that swaps perhaps more. */
 const BUILD_TIMEOUT_MS = 120_000;
 const BEGIN_TIMEOUT_MS = 5000;
-/** The guest runs, but nobody else is served meanwhile. The first rounds compile code, on a busy machine for long. */
-const REHEARSAL_TIMEOUT_MS = 5000;
 /**
  * How long a guest stands, in the worst case, because the other side hangs within the pause. What it has to do there it has
  * just done many times, in a millisecond or two each. Giving up too early costs no more than another attempt, because the
@@ -124,10 +118,7 @@ async function converse(
   const main = await open(channels.main);
   await main.send(FRAME_BEGIN, new TextEncoder().encode(info.token));
   await expectFrame(main, FRAME_ACCEPTED, { timeoutMs: BEGIN_TIMEOUT_MS });
-  for (let burst = 0; burst < REHEARSAL_BURSTS; burst++) {
-    await rehearse(run, main, info, rehearsal);
-    signal.throwIfAborted();
-  }
+  await rehearse(main, signal, () => plan(run, info, rehearsal));
 
   const handover = run.capabilities["x-handover-connections"] ? await ConnectionHandover.freeze(run) : undefined;
   for (let attempt = 1; ; attempt++) {
@@ -135,7 +126,7 @@ async function converse(
     progress.setupDone();
     try {
       await handover?.offer(main, cpr);
-      await announce(main, ROUNDS_PER_BURST + 1);
+      await announceBurst(main, ROUNDS_PER_BURST + 1);
       signal.throwIfAborted();
       run.refuseToGoOn();
       setSchedulingPolicy(SCHED_OTHER);
@@ -162,23 +153,6 @@ function plan(
 ): PlannedGuest {
   return planGuest(run.vm, run.vm.state, accel, (writer) => planTransfer(writer, info, stamps));
 }
-
-async function announce(main: FrameChannel, count: number): Promise<void> {
-  await main.send(FRAME_BURST, new Uint8Array(Uint32Array.of(count).buffer));
-}
-
-/** Some rounds of what happens in the pause, with a VM that nobody will run. */
-async function rehearse(run: Outgoing, main: FrameChannel, info: TransferInfo, rehearsal: Rehearsal): Promise<void> {
-  await announce(main, ROUNDS_PER_BURST);
-  for (let round = 0; round < ROUNDS_PER_BURST; round++) rehearseOnce(main, plan(run, info, rehearsal));
-}
-
-function rehearseOnce(main: FrameChannel, planned: PlannedGuest): void {
-  main.sendNow(FRAME_REHEARSE, planned.take(), [], REHEARSAL_TIMEOUT_MS);
-  expectType(main.receiveNow(MAX_ANSWER_BYTES, REHEARSAL_TIMEOUT_MS), FRAME_REHEARSED);
-}
-
-const MAX_ANSWER_BYTES = 16 * 1024;
 
 /**
  * The pause, and the rehearsals right before it. Synchronous on purpose: nothing else of this process runs in between.

@@ -69,6 +69,8 @@ const CARRY_FDS: readonly number[] = [FRAME_HELLO, FRAME_CONNECTIONS, FRAME_FDS,
 
 /** A reason is a sentence or two. */
 const MAX_REASON_BYTES = 16 * 1024;
+/** The most that an answer has: a reason to refuse. */
+export const MAX_ANSWER_BYTES = MAX_REASON_BYTES;
 export const MAX_STATE_FRAME_BYTES = MAX_IMAGE_SIZE_BYTES;
 
 const NAMES: Readonly<Record<number, string>> = {

@@ -44,6 +44,7 @@ import {
   FRAME_ROUND_DONE,
   FRAME_RUNNING,
   FRAME_STATE,
+  MAX_ANSWER_BYTES,
 } from "./messages.ts";
 import type { Outgoing } from "./outgoing.ts";
 import { PostcopySource } from "./postcopy.ts";
@@ -59,7 +60,6 @@ import { planTransfer, type TransferInfo } from "./transfer-section.ts";
 const ANSWER_TIMEOUT_MS = 5000;
 /** In post-copy the guest may wait for pages before the other side says that it runs. */
 const POSTCOPY_ANSWER_TIMEOUT_MS = 30_000;
-const MAX_ANSWER_BYTES = 16 * 1024;
 const MAX_ATTEMPTS = 3;
 const NOTHING = new Uint8Array(0);
 const REHEARSAL = Uint8Array.of(1);
