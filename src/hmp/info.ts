@@ -35,7 +35,9 @@ export const INFO_COMMANDS: readonly HmpCommand[] = [
   }),
   info("migrate_parameters", "show current migration parameters", ({ target, print }) => {
     for (const [name, value] of Object.entries(target.migration.parameters())) {
-      print(Array.isArray(value) ? `${[`${name}:`, ...value].join(" ")}\n` : `${name}: ${value}\n`);
+      // As QEMU does: free text in quotes, words of an enumeration without.
+      const words = Array.isArray(value) ? value : [name.startsWith("tls-") ? `'${value}'` : value];
+      print(`${[`${name}:`, ...words].join(" ")}\n`);
     }
   }),
   info("name", "show the current VM name", ({ target, print }) => {

@@ -14,9 +14,8 @@ function capabilities(on: readonly MigrationCapability[]): string {
 
 /** What `info migrate_parameters` prints when all but these are the defaults. */
 function parameters(changed: Record<string, string>): string {
-  const lines = Object.entries({ ...defaultParameters(), "cpr-exec-command": "", ...changed }).map(([name, value]) =>
-    `${name}: ${value}`.trimEnd(),
-  );
+  const shown = { ...defaultParameters(), "cpr-exec-command": "", "tls-creds": "''", "tls-hostname": "''", ...changed };
+  const lines = Object.entries(shown).map(([name, value]) => `${name}: ${value}`.trimEnd());
   return `${lines.join("\n")}\n`;
 }
 

@@ -54,7 +54,7 @@ test("what is encoded is decoded", () => {
 
 test("everything that does not fit is refused, with what is wrong", async () => {
   for (const [change, message] of [
-    [{ kind: 6 as RamRecord["kind"] }, /of kind 6, which this Baton does not know/],
+    [{ kind: 7 as RamRecord["kind"] }, /of kind 7, which this Baton does not know/],
     [{ firstPage: RAM_PAGES - 1 }, /pages 999 to 1001 do not lie in RAM of 1000 pages/],
     [{ firstPage: 0xffff_ffff }, /do not lie in RAM/],
     [{ pageCount: 0, payloadSizeBytes: 0 }, /do not lie in RAM/],
@@ -93,7 +93,7 @@ test("a single wrong bit in a header is found", () => {
 
 test("no header leads outside RAM", () => {
   fc.assert(
-    fc.property(fc.nat(6), u32, u32, u32, (kind, firstPage, pageCount, payloadSizeBytes) => {
+    fc.property(fc.nat(7), u32, u32, u32, (kind, firstPage, pageCount, payloadSizeBytes) => {
       const record = { ...good, kind: kind as RamRecord["kind"], firstPage, pageCount, payloadSizeBytes };
       try {
         decodeRecord(words(record), 0, expected);
@@ -111,7 +111,7 @@ const pieces = fc.array(
   fc.oneof(
     fc.uint8Array({ minLength: 1, maxLength: 100 }).map((bytes) => () => bytes),
     fc
-      .record({ kind: fc.nat(6), firstPage: u32, pageCount: u32, payloadSizeBytes: u32, body: fc.uint8Array() })
+      .record({ kind: fc.nat(7), firstPage: u32, pageCount: u32, payloadSizeBytes: u32, body: fc.uint8Array() })
       .map(({ body, ...fields }) => (sequence: number) => {
         const header = words({ ...fields, kind: fields.kind as RamRecord["kind"], sequence, round: 0 });
         return new Uint8Array([...new Uint8Array(header.buffer), ...body]);
