@@ -151,7 +151,9 @@ export class DeviceSet {
     const port = this.#portOf(device);
     const section = writer.plan({ id: sectionId(device.module), instance: device.instance, version }, [
       { name: "fields", type: fields, sizeBytes },
-      ...(port === undefined ? [] : [{ name: "output", type: "u32 count, u8[]", sizeBytes: 4 + port.maxPendingBytes }]),
+      ...(port === undefined
+        ? []
+        : [{ name: "output", type: "u32 count, u8[]", sizeBytes: 4 + port.maxPendingBytes, isLimit: true }]),
     ]);
     return () => {
       const page = this.#page(device, sizeBytes);
@@ -163,6 +165,7 @@ export class DeviceSet {
         const pending = port!.pendingOutput();
         new DataView(output.buffer, output.byteOffset).setUint32(0, pending.length, true);
         output.set(pending, 4);
+        writer.shorten(section, "output", 4 + pending.length);
       };
     };
   }

@@ -17,6 +17,8 @@ import {
   type SectionEntry,
 } from "./format.ts";
 
+const SPACE = 0x20;
+
 export interface SectionHead {
   id: string;
   instance?: number;
@@ -30,6 +32,8 @@ export interface PartPlan {
   name: string;
   type: string;
   sizeBytes: number;
+  /** It may turn out to have less: see `StateWriter.shorten`. */
+  isLimit?: boolean;
 }
 
 /**
@@ -52,6 +56,10 @@ export class StateWriter {
   readonly #sections: SectionEntry[] = [];
   readonly #values = new Map<PartEntry, Uint8Array>();
   #image: Uint8Array | undefined;
+  /** The first part with `isLimit`; it comes last in the image, which ends where it turns out to end. */
+  #last: PartEntry | undefined;
+  /** Where the directory says how many bytes that part has. */
+  #lastSizeText: Uint8Array | undefined;
 
   /** Plans a section. Call `view` for each part once `lay` has been called. */
   plan(head: SectionHead, parts: PartPlan[]): SectionEntry {
@@ -63,6 +71,7 @@ export class StateWriter {
       required: head.required ?? true,
       parts: parts.map(({ name, type, sizeBytes }) => ({ name, type, offset: 0, sizeBytes })),
     };
+    this.#last ??= entry.parts[parts.findIndex(({ isLimit }) => isLimit)];
     this.#sections.push(entry);
     return entry;
   }
@@ -88,12 +97,12 @@ export class StateWriter {
     for (const section of this.#sections) for (const part of section.parts) part.offset = 0xffff_ffff;
     const directoryRoom = align(encoder.encode(JSON.stringify(directory)).length);
     let offset = HEADER_SIZE_BYTES + directoryRoom;
-    for (const section of this.#sections) {
-      for (const part of section.parts) {
-        part.offset = offset;
-        offset += align(part.sizeBytes);
-      }
-    }
+    const place = (part: PartEntry): void => {
+      part.offset = offset;
+      offset += align(part.sizeBytes);
+    };
+    for (const section of this.#sections) for (const part of section.parts) if (part !== this.#last) place(part);
+    if (this.#last !== undefined) place(this.#last);
     // A reader would refuse it: too late, if that is the next program.
     if (offset > MAX_IMAGE_SIZE_BYTES) {
       throw new VmmError(
@@ -102,7 +111,8 @@ export class StateWriter {
       );
     }
     const image = new Uint8Array(offset);
-    const text = encoder.encode(JSON.stringify(directory));
+    const json = JSON.stringify(directory);
+    const text = encoder.encode(json);
     const view = new DataView(image.buffer);
     encoder.encodeInto(MAGIC, image);
     view.setUint32(8, FORMAT_VERSION, true);
@@ -110,6 +120,12 @@ export class StateWriter {
     view.setUint32(24, text.length, true);
     encoder.encodeInto(ARCHITECTURE, image.subarray(32, 40));
     image.set(text, HEADER_SIZE_BYTES);
+    if (this.#last !== undefined) {
+      const part = JSON.stringify(this.#last);
+      const upToSize = json.slice(0, json.indexOf(part) + part.lastIndexOf(":") + 1);
+      const start = HEADER_SIZE_BYTES + encoder.encode(upToSize).length;
+      this.#lastSizeText = image.subarray(start, start + String(this.#last.sizeBytes).length);
+    }
     for (const [part, bytes] of this.#values) image.set(bytes, part.offset);
     this.#image = image;
     return offset;
@@ -122,11 +138,33 @@ export class StateWriter {
     return this.#image.subarray(part.offset, part.offset + part.sizeBytes);
   }
 
+  /**
+   * Says that a part planned with `isLimit` has only its first `sizeBytes` bytes. One such part of an image is cut off there; of
+   * others the rest stays zero.
+   */
+  shorten(section: SectionEntry, name: string, sizeBytes: number): void {
+    const last = this.#last;
+    if (last === undefined || last.name !== name || !section.parts.includes(last)) return;
+    const text = this.#lastSizeText;
+    if (text === undefined || sizeBytes > last.sizeBytes)
+      throw new Error(`Part ${name} cannot have ${sizeBytes} bytes`);
+    last.sizeBytes = sizeBytes;
+    // JSON allows spaces around a number: the directory keeps its length.
+    const digits = String(sizeBytes);
+    for (let index = 0; index < text.length; index++) {
+      text[index] = index < digits.length ? digits.charCodeAt(index) : SPACE;
+    }
+  }
+
   /** Adds the checksum and gives the finished image. */
   seal(): Uint8Array {
-    const image = this.#image;
+    let image = this.#image;
     if (image === undefined) throw new Error("The state image is not laid out");
     const view = new DataView(image.buffer);
+    if (this.#last !== undefined) {
+      image = image.subarray(0, this.#last.offset + align(this.#last.sizeBytes));
+      view.setBigUint64(16, BigInt(image.length), true);
+    }
     view.setUint32(CRC_OFFSET, crc32(image.subarray(CRC_START)), true);
     return image;
   }

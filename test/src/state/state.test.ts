@@ -70,6 +70,63 @@ test("what is filled in after the layout is read", () => {
   assert.throws(() => writer.view(section, "c"), /No part c in vcpu/);
 });
 
+/** An image with a part that may turn out shorter, between two others. */
+function withLimit(usedBytes: number | undefined): Uint8Array {
+  const writer = new StateWriter();
+  const section = writer.plan({ id: "vcpu", version: 1 }, [
+    { name: "before", type: "u8[]", sizeBytes: 10 },
+    { name: "limited", type: "u8[]", sizeBytes: 5000, isLimit: true },
+  ]);
+  const last = writer.plan({ id: "vcpu", instance: 1, version: 1 }, [{ name: "after", type: "u8[]", sizeBytes: 20 }]);
+  writer.lay();
+  writer.view(section, "before").fill(1);
+  writer.view(section, "limited").fill(2);
+  writer.view(last, "after").fill(3);
+  if (usedBytes !== undefined) writer.shorten(section, "limited", usedBytes);
+  return writer.seal();
+}
+
+test("a part that turns out shorter takes no more room than it has", () => {
+  const full = withLimit(undefined);
+  for (const usedBytes of [0, 1, 100, 4999, 5000]) {
+    const image = withLimit(usedBytes);
+    assert.ok(Math.abs(full.length - image.length - (5000 - usedBytes)) < ALIGNMENT_BYTES);
+    const reader = new StateReader(image, KNOWN);
+    assert.equal(reader.section("vcpu").part("limited"), new Uint8Array(usedBytes).fill(2));
+    assert.equal(reader.section("vcpu").part("before", 10), new Uint8Array(10).fill(1));
+    assert.equal(reader.section("vcpu", 1).part("after", 20), new Uint8Array(20).fill(3));
+  }
+  assert.throws(() => withLimit(5001), /cannot have 5001 bytes/);
+});
+
+test("a part that was made shorter does not get longer", () => {
+  const writer = new StateWriter();
+  const section = writer.plan({ id: "vcpu", version: 1 }, [
+    { name: "a", type: "u8[]", sizeBytes: 1000, isLimit: true },
+  ]);
+  writer.lay();
+  writer.shorten(section, "a", 3);
+  assert.throws(() => writer.shorten(section, "a", 4), /cannot have 4 bytes/);
+  assert.is(new StateReader(writer.seal(), KNOWN).section("vcpu").part("a").length, 3);
+});
+
+test("of two parts that may be shorter, the second keeps its room", () => {
+  const writer = new StateWriter();
+  const part = { name: "a", type: "u8[]", sizeBytes: 1000, isLimit: true };
+  const sections = [0, 1].map((instance) => writer.plan({ id: "vcpu", instance, version: 1 }, [part]));
+  writer.lay();
+  for (const section of sections) {
+    writer.view(section, "a").fill(5, 0, 10);
+    writer.shorten(section, "a", 10);
+  }
+  const reader = new StateReader(writer.seal(), KNOWN);
+  assert.equal(reader.section("vcpu").part("a"), new Uint8Array(10).fill(5));
+  assert.equal(
+    reader.section("vcpu", 1).part("a"),
+    new Uint8Array([...new Uint8Array(10).fill(5), ...new Uint8Array(990)]),
+  );
+});
+
 test("parts are aligned, do not overlap, and nothing else is in the image but zeros", () => {
   const image = makeImage();
   const parts = readDirectory(image).sections.flatMap((section) => section.parts);
