@@ -35,13 +35,15 @@ export const CONTROL_RAM_BASE = CONTROL_BASE + 0x08;
 export const CONTROL_DIRTY_RING_ENTRIES = CONTROL_BASE + 0x0c;
 /** u32: pages of guest RAM. Only with dirty rings. */
 export const CONTROL_RAM_PAGES = CONTROL_BASE + 0x10;
+/** i32: bumped and notified when the last vCPU that ran runs no more. */
+export const CONTROL_STANDSTILLS = CONTROL_BASE + 0x14;
 // The last word of the control page is the lock (lock.ts) of all dirty rings and DIRTY_MARKS.
 
 /**
  * i64, ns: what the devices' monotonic clock shows more than the host's. Set before the guest runs; 0 unless the guest has
  * come from another boot, where CLOCK_MONOTONIC began at another time.
  */
-export const CONTROL_MONOTONIC_OFFSET = CONTROL_BASE + 0x10;
+export const CONTROL_MONOTONIC_OFFSET = CONTROL_BASE + 0x18;
 
 export const EVENT_SHUTDOWN = 1;
 export const EVENT_RESET = 2;
@@ -92,14 +94,20 @@ export const VCPU_FAILURE_DETAIL = 0x14;
 export const VCPU_THROTTLE_PERCENT = 0x18;
 /** u32: number of the next entry of the vCPU's dirty ring to harvest; runs freely and is masked on access. */
 export const VCPU_DIRTY_RING_FETCH = 0x1c;
-/** i32, 1: the vCPU's thread may take it from the main thread, which runs it. */
-export const VCPU_IS_ON_OFFER = 0x20;
+/** i32 `VCPU_OFFER_*`: how the vCPU's thread gets it from the main thread, which runs it. */
+export const VCPU_OFFER = 0x20;
 
 export const VCPU_REQUEST_PARK = 0;
 export const VCPU_REQUEST_RUN = 1;
 export const VCPU_REQUEST_EXIT = 2;
 /** Only while the main thread runs the vCPU: its worker asks for it. */
 export const VCPU_REQUEST_HANDOVER = 3;
+
+export const VCPU_OFFER_NONE = 0;
+/** The vCPU's thread waits. */
+export const VCPU_OFFER_AWAITED = 1;
+/** It may take the vCPU. */
+export const VCPU_OFFER_MADE = 2;
 
 export const VCPU_STATE_ABSENT = 0;
 export const VCPU_STATE_PARKED = 1;

@@ -23,6 +23,9 @@ export const SCHED_OTHER = 0;
 /** A thread that preempts nobody when it wakes up. */
 export const SCHED_BATCH = 3;
 
+/** struct cpu_set_t of <sched.h>, as far as kernels with 1024 CPUs need it. */
+export const MAX_CPUS = 1024;
+
 /** asm/unistd_64.h */
 const SYS_pidfd_send_signal = 424;
 const SYS_pidfd_open = 434;
@@ -33,6 +36,9 @@ const cKill = lazyCall("int kill(int pid, int signal)");
 const cTgkill = lazyCall("int tgkill(int pid, int tid, int signal)");
 const cWait4 = lazyCall("int wait4(int pid, void *status, int options, void *usage)");
 const cSchedSetscheduler = lazyCall("int sched_setscheduler(int pid, int policy, const void *param)");
+const cSchedGetscheduler = lazyCall("int sched_getscheduler(int pid)");
+const cSchedGetaffinity = lazyCall("int sched_getaffinity(int pid, size_t size, void *mask)");
+const cSchedSetaffinity = lazyCall("int sched_setaffinity(int pid, size_t size, const void *mask)");
 // By number: glibc has wrappers for these only since 2.36.
 const cPidfdOpen = lazyCall("long syscall(long number, int pid, unsigned int flags)");
 const cPidfdSendSignal = lazyCall("long syscall(long number, int pidfd, int signal, void *info, unsigned int flags)");
@@ -83,8 +89,34 @@ export function wait4(pid: number, options = 0): ExitStatus | undefined {
   return signal === 0 ? { pid: reaped, exitCode: (value >> 8) & 0xff } : { pid: reaped, signal };
 }
 
-/** Gives the calling thread a scheduling policy that has no priorities: SCHED_OTHER, SCHED_BATCH. */
-export function setSchedulingPolicy(policy: number): void {
-  // struct sched_param is one int, the priority. Pid 0 is the calling thread.
-  check("sched_setscheduler", cSchedSetscheduler(0, policy, new Int32Array(1)), `policy ${policy}`);
+/** Gives a thread a scheduling policy that has no priorities: SCHED_OTHER, SCHED_BATCH; 0 is the calling one. False when it has ended. */
+export function setSchedulingPolicy(policy: number, tid = 0): boolean {
+  // struct sched_param is one int, the priority.
+  const result = cSchedSetscheduler(tid, policy, new Int32Array(1));
+  if (result === -ESRCH) return false;
+  check("sched_setscheduler", result, `tid ${tid}, policy ${policy}`);
+  return true;
+}
+
+/** A thread's scheduling policy; 0 is the calling one. `undefined` when it has ended. */
+export function getSchedulingPolicy(tid = 0): number | undefined {
+  const result = cSchedGetscheduler(tid);
+  return result === -ESRCH ? undefined : check("sched_getscheduler", result, `tid ${tid}`);
+}
+
+/** The CPUs that a thread may run on, one bit each; 0 is the calling thread. `undefined` when it has ended. */
+export function getAffinity(tid: number): Uint8Array | undefined {
+  const mask = new Uint8Array(MAX_CPUS / 8);
+  const result = cSchedGetaffinity(tid, mask.length, mask);
+  if (result === -ESRCH) return undefined;
+  check("sched_getaffinity", result, `tid ${tid}`);
+  return mask;
+}
+
+/** False when the thread has ended. @throws SysError EINVAL when it may run on none of these CPUs */
+export function setAffinity(tid: number, mask: Uint8Array): boolean {
+  const result = cSchedSetaffinity(tid, mask.length, mask);
+  if (result === -ESRCH) return false;
+  check("sched_setaffinity", result, `tid ${tid}`);
+  return true;
 }

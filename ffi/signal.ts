@@ -67,23 +67,37 @@ const cTimerCreate = lazyCall("int timer_create(int clock, void *event, void *ti
 const cTimerSettime = lazyCall("int timer_settime(uintptr_t timer, int flags, const void *value, void *old)");
 const cTimerDelete = lazyCall("int timer_delete(uintptr_t timer)");
 
-/** Kicks the calling thread once, after `delayMs`. Returns the timer for `disarmKickTimer`. */
-export function armKickTimer(delayMs: number): bigint {
-  const event = new Int32Array(16);
-  event[2] = KICK_SIGNAL;
-  event[3] = SIGEV_THREAD_ID;
-  event[4] = getTid();
-  const timer = new BigUint64Array(1);
-  check("timer_create", cTimerCreate(CLOCK_MONOTONIC, event, timer));
-  const nanoseconds = BigInt(Math.round(delayMs * 1e6));
-  // struct itimerspec: the interval, which is none, and the delay.
-  const value = new BigInt64Array(4);
-  value[2] = nanoseconds / 1_000_000_000n;
-  value[3] = nanoseconds % 1_000_000_000n;
-  check("timer_settime", cTimerSettime(timer[0]!, 0, value, null), `${delayMs} ms`);
-  return timer[0]!;
-}
+/** Kicks the thread that made it, once each time it is armed. */
+export class KickTimer {
+  readonly #timer: bigint;
 
-export function disarmKickTimer(timer: bigint): void {
-  check("timer_delete", cTimerDelete(timer));
+  constructor() {
+    const event = new Int32Array(16);
+    event[2] = KICK_SIGNAL;
+    event[3] = SIGEV_THREAD_ID;
+    event[4] = getTid();
+    const timer = new BigUint64Array(1);
+    check("timer_create", cTimerCreate(CLOCK_MONOTONIC, event, timer));
+    this.#timer = timer[0]!;
+  }
+
+  /** @param delayMs from now; replaces what was armed before */
+  arm(delayMs: number): void {
+    // Zero would disarm it.
+    const nanoseconds = BigInt(Math.max(1, Math.round(delayMs * 1e6)));
+    // struct itimerspec: the interval, which is none, and the delay.
+    const value = new BigInt64Array(4);
+    value[2] = nanoseconds / 1_000_000_000n;
+    value[3] = nanoseconds % 1_000_000_000n;
+    check("timer_settime", cTimerSettime(this.#timer, 0, value, null), `${delayMs} ms`);
+  }
+
+  /** A kick may be pending already. */
+  disarm(): void {
+    check("timer_settime", cTimerSettime(this.#timer, 0, new BigInt64Array(4), null));
+  }
+
+  close(): void {
+    check("timer_delete", cTimerDelete(this.#timer));
+  }
 }

@@ -22,9 +22,11 @@ export interface AcceleratorOptions {
 
 /** A VM that never runs, to try saving and restoring on. */
 export interface Rehearsal {
+  /** Does all that parking takes, but nobody is stopped. */
+  park(): void;
   /** Adds the sections that the real VM would, with power-on values. */
   planState(writer: StateWriter): BindSection;
-  restoreState(reader: StateReader): void;
+  restoreState(reader: StateReader, options?: RestoreOptions): void;
   close(): void;
 }
 

@@ -6,22 +6,54 @@
 //   waits for STATE ◀──────────────────── STATE = PARKED, waits for REQUEST to change
 //   REQUEST = RUN, notify ──────────────▶ STATE = RUNNING, enters the guest
 import {
+  CONTROL_STANDSTILLS,
+  MAX_VCPUS,
   VCPU_BASE,
   VCPU_DIRTY_RING_FETCH,
   VCPU_EXITS,
   VCPU_FAILURE,
   VCPU_FAILURE_DETAIL,
-  VCPU_IS_ON_OFFER,
+  VCPU_OFFER,
+  VCPU_OFFER_AWAITED,
+  VCPU_OFFER_MADE,
+  VCPU_OFFER_NONE,
   VCPU_REQUEST,
   VCPU_STATE,
   VCPU_STATE_ABSENT,
+  VCPU_STATE_RUNNING,
   VCPU_STRIDE_BYTES,
   VCPU_THROTTLE_PERCENT,
   VCPU_TID,
 } from "../../assembly/layout.ts";
 
-/** As long as it takes to be woken up. */
-const SPIN_MS = 0.1;
+function stateWord(index: number): number {
+  return (VCPU_BASE + index * VCPU_STRIDE_BYTES + VCPU_STATE) >> 2;
+}
+
+/** Any thread, for one that waits in `waitForStandstill`: no more than one wake-up, however many vCPUs there are. */
+function noteStandstill(words: Int32Array): void {
+  for (let index = 0; index < MAX_VCPUS; index++) {
+    if (Atomics.load(words, stateWord(index)) === VCPU_STATE_RUNNING) return;
+  }
+  Atomics.add(words, CONTROL_STANDSTILLS >> 2, 1);
+  Atomics.notify(words, CONTROL_STANDSTILLS >> 2);
+}
+
+/**
+ * Blocks until `isOver`, which is asked again whenever the last vCPU stops running; false when that takes longer than
+ * `timeoutMs`. It does not spin: a loop gets hot, and its compilation takes the CPU from what comes next.
+ */
+export function waitForStandstill(memory: WebAssembly.Memory, isOver: () => boolean, timeoutMs: number): boolean {
+  const words = new Int32Array(memory.buffer);
+  const startMs = performance.now();
+  for (;;) {
+    const before = Atomics.load(words, CONTROL_STANDSTILLS >> 2);
+    if (isOver()) return true;
+    const leftMs = startMs + timeoutMs - performance.now();
+    if (leftMs <= 0) return false;
+    Atomics.wait(words, CONTROL_STANDSTILLS >> 2, before, leftMs);
+  }
+}
 
 export class VcpuControl {
   readonly #words: Int32Array;
@@ -53,6 +85,7 @@ export class VcpuControl {
   set state(value: number) {
     Atomics.store(this.#words, this.#base + (VCPU_STATE >> 2), value);
     Atomics.notify(this.#words, this.#base + (VCPU_STATE >> 2));
+    if (value !== VCPU_STATE_RUNNING) noteStandstill(this.#words);
   }
 
   /** Changes the state from `from` to `to`, unless somebody else has changed it; true when that was done. */
@@ -94,12 +127,19 @@ export class VcpuControl {
 
   /** The main thread, which runs the vCPU: its own thread may take it over. */
   offer(): void {
-    Atomics.store(this.#words, this.#base + (VCPU_IS_ON_OFFER >> 2), 1);
-    Atomics.notify(this.#words, this.#base + (VCPU_IS_ON_OFFER >> 2));
+    Atomics.store(this.#words, this.#base + (VCPU_OFFER >> 2), VCPU_OFFER_MADE);
+    Atomics.notify(this.#words, this.#base + (VCPU_OFFER >> 2));
+  }
+
+  /** Whether the vCPU's own thread is in `waitForOffer`. */
+  get isOfferAwaited(): boolean {
+    return Atomics.load(this.#words, this.#base + (VCPU_OFFER >> 2)) === VCPU_OFFER_AWAITED;
   }
 
   waitForOffer(): void {
-    Atomics.wait(this.#words, this.#base + (VCPU_IS_ON_OFFER >> 2), 0);
+    const word = this.#base + (VCPU_OFFER >> 2);
+    Atomics.compareExchange(this.#words, word, VCPU_OFFER_NONE, VCPU_OFFER_AWAITED);
+    Atomics.wait(this.#words, word, VCPU_OFFER_AWAITED);
   }
 
   countExit(): void {
@@ -113,10 +153,7 @@ export class VcpuControl {
 
   /** Blocks until the state is `value`; false when that takes longer than `timeoutMs`. */
   waitForState(value: number, timeoutMs: number): boolean {
-    const startMs = performance.now();
-    // What is about to happen is seen sooner by who looks than by who sleeps.
-    while (performance.now() - startMs < SPIN_MS) if (this.state === value) return true;
-    const deadline = startMs + timeoutMs;
+    const deadline = performance.now() + timeoutMs;
     for (let state = this.state; state !== value; state = this.state) {
       const remainingMs = deadline - performance.now();
       if (remainingMs <= 0) return false;

@@ -68,18 +68,46 @@ test("wait4() fails with ECHILD where there is no such child", () => {
   failsWith("ECHILD", "wait4", () => processes.wait4(1, processes.WNOHANG));
 });
 
-test("setSchedulingPolicy() changes the calling thread's policy", () => {
+/** Beyond the highest thread id that there can be: asm/…/threads.h, PID_MAX_LIMIT. */
+const NO_THREAD = 0x3fffff;
+
+test("setSchedulingPolicy() changes a thread's policy", () => {
   // proc_pid_stat(5): field 41 is the policy; the name, field 2, may have spaces in it.
   const policy = (): number => {
     const stat = readFileSync(`/proc/self/task/${processes.getTid()}/stat`, "utf8");
     return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[41 - 3]);
   };
   const before = policy();
-  processes.setSchedulingPolicy(processes.SCHED_BATCH);
+  assert.ok(processes.setSchedulingPolicy(processes.SCHED_BATCH));
   assert.is(policy(), processes.SCHED_BATCH);
-  processes.setSchedulingPolicy(before);
+  assert.is(processes.getSchedulingPolicy(processes.getTid()), processes.SCHED_BATCH);
+  assert.ok(processes.setSchedulingPolicy(before, processes.getTid()));
   assert.is(policy(), before);
+  assert.is(processes.getSchedulingPolicy(), before);
   failsWith("EINVAL", "sched_setscheduler", () => processes.setSchedulingPolicy(99));
+  assert.not(processes.setSchedulingPolicy(processes.SCHED_BATCH, NO_THREAD));
+  assert.is(processes.getSchedulingPolicy(NO_THREAD), undefined);
+});
+
+test("setAffinity() keeps a thread to some CPUs", () => {
+  // proc_pid_status(5): the lowest CPU is the last bit.
+  const allowed = (): bigint => {
+    const status = readFileSync(`/proc/self/task/${processes.getTid()}/status`, "utf8");
+    return BigInt(`0x${/^Cpus_allowed:\t(.*)$/m.exec(status)![1]!.replaceAll(",", "")}`);
+  };
+  const before = processes.getAffinity(0)!;
+  const mask = (affinity: Uint8Array): bigint => affinity.reduceRight((all, byte) => (all << 8n) | BigInt(byte), 0n);
+  assert.is(mask(before), allowed());
+  const lowest = mask(before) & -mask(before);
+  const one = new Uint8Array(new BigUint64Array([lowest, ...new Array<bigint>(15).fill(0n)]).buffer);
+  assert.ok(processes.setAffinity(0, one));
+  assert.is(allowed(), lowest);
+  assert.equal(processes.getAffinity(processes.getTid()), one);
+  assert.ok(processes.setAffinity(processes.getTid(), before));
+  assert.is(allowed(), mask(before));
+  failsWith("EINVAL", "sched_setaffinity", () => processes.setAffinity(0, new Uint8Array(before.length)));
+  assert.not(processes.setAffinity(NO_THREAD, before));
+  assert.is(processes.getAffinity(NO_THREAD), undefined);
 });
 
 test.run();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A VM like the real one, without memory, that never runs: saving and restoring are tried on it until their code is warm.
 import type { KvmSystem } from "../../../ffi/kvm/kvm.ts";
-import type { StateReader } from "../../state/reader.ts";
 import type { BindSection, StateWriter } from "../../state/writer.ts";
 import type { Rehearsal } from "../types.ts";
+import { makeParkingRehearsal } from "./parking.ts";
 import { createIrqchips, type PowerOnState } from "./power-on.ts";
 import { VmState } from "./saved-state.ts";
 
@@ -21,8 +21,9 @@ export function createRehearsal(
   });
   const state = new VmState(system, vm, vcpus, cpuids);
   return {
+    park: makeParkingRehearsal(),
     planState: (writer: StateWriter): BindSection => state.plan(writer, profile),
-    restoreState: (reader: StateReader): void => state.restore(reader, { isSameBoot: true }, powerOn),
+    restoreState: (reader, options): void => state.restore(reader, options, powerOn),
     close: () => {
       for (const vcpu of vcpus) vcpu.close();
       vm.close();

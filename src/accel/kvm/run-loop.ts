@@ -18,7 +18,7 @@ import {
 import * as abi from "../../../ffi/kvm/abi.ts";
 import type { KvmVcpu } from "../../../ffi/kvm/kvm.ts";
 import { getTid } from "../../../ffi/process.ts";
-import { armKickTimer, consumeKickSignal, disarmKickTimer, kickThread } from "../../../ffi/signal.ts";
+import { consumeKickSignal, KickTimer, kickThread } from "../../../ffi/signal.ts";
 import type { IoBus } from "../../machine/io-bus.ts";
 import { signalMain } from "../../machine/io-bus.ts";
 import type { VcpuControl } from "../vcpu-control.ts";
@@ -28,6 +28,10 @@ const THROTTLE_SLICE_MS = 10;
 /** How long a throttled vCPU sleeps before it looks whether it is still throttled. */
 const THROTTLE_LOOK_MS = 50;
 
+const WARM_UP_ROUNDS = 20;
+/** No warming up takes so long. */
+const WARM_UP_MS = 60_000;
+
 export class VcpuRunner {
   readonly #vcpu: KvmVcpu;
   readonly #control: VcpuControl;
@@ -36,6 +40,9 @@ export class VcpuRunner {
   readonly #words: Int32Array;
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
+  /** KVM has let the guest out for an access to a device, and completes that when the guest goes on. */
+  #isInAccess = false;
+  #timer: KickTimer | undefined;
 
   /**
    * `bus` is asked for at the first exit: after an update the guest runs before any device module is compiled. `emptyRing`
@@ -59,6 +66,12 @@ export class VcpuRunner {
     this.#view = new DataView(memory.buffer, base, KVM_RUN_STRIDE_BYTES);
   }
 
+  /** Of the thread that runs the vCPU. */
+  get #kickTimer(): KickTimer {
+    this.#timer ??= new KickTimer();
+    return this.#timer;
+  }
+
   /** Serves the vCPU until the request is EXIT, waiting here while it is PARK. */
   serve(): void {
     this.#control.tid = getTid();
@@ -77,6 +90,7 @@ export class VcpuRunner {
         this.#unpark();
       }
     }
+    this.close();
     consumeKickSignal();
     this.#control.state = VCPU_STATE_GONE;
   }
@@ -84,9 +98,9 @@ export class VcpuRunner {
   /** Runs the guest for a slice and then not, for as long as makes it the wanted share. A request ends either. */
   #runThrottled(): void {
     const endMs = performance.now() + THROTTLE_SLICE_MS;
-    const timer = armKickTimer(THROTTLE_SLICE_MS);
+    this.#kickTimer.arm(THROTTLE_SLICE_MS);
     while (this.#control.request === VCPU_REQUEST_RUN && performance.now() < endMs) this.#runOnce();
-    disarmKickTimer(timer);
+    this.#kickTimer.disarm();
     // Takes back the timer's kick, which may have come between two runs.
     this.#unpark();
     const percent = this.#control.throttlePercent;
@@ -100,25 +114,54 @@ export class VcpuRunner {
 
   /**
    * Runs the vCPU on the main thread until its worker takes over: after an update the guest need not wait for a worker
-   * to start. When none has come within `timeoutMs` the vCPU is parked, for a worker that comes later.
-   *
-   * `onReady` is called when a worker may come. The kick of an earlier one would be taken for an old one.
+   * to start. After `sliceMs` calls `onReady`, from when on a worker may come; that is where it can be started, which takes
+   * longer than the guest should have to wait for its first steps. When none has come within `timeoutMs` the vCPU is parked,
+   * for a worker that comes later. Kicks of former times must have been consumed.
    */
-  lend(timeoutMs: number, onReady?: () => void): void {
-    const deadlineMs = performance.now() + timeoutMs;
-    const timer = armKickTimer(timeoutMs + 1);
-    this.#unpark();
-    onReady?.();
+  lend(sliceMs: number, timeoutMs: number, onReady: () => void): void {
+    const startMs = performance.now();
+    this.#kickTimer.arm(sliceMs);
+    this.#enter();
+    let isReady = false;
     while (this.#control.request === VCPU_REQUEST_RUN) {
-      if (performance.now() >= deadlineMs && this.#control.exchangeState(VCPU_STATE_RUNNING, VCPU_STATE_ABSENT)) break;
+      const elapsedMs = performance.now() - startMs;
+      if (!isReady && elapsedMs >= sliceMs) {
+        isReady = true;
+        // Before anybody else may kick.
+        consumeKickSignal();
+        this.#kickTimer.arm(timeoutMs);
+        onReady();
+      }
+      if (elapsedMs >= timeoutMs && this.#control.exchangeState(VCPU_STATE_RUNNING, VCPU_STATE_ABSENT)) break;
       this.#runOnce();
     }
-    disarmKickTimer(timer);
+    this.#kickTimer.disarm();
     this.#finishAccess();
     // Bun unblocks signals on its main thread when it waits for events: a pending kick would kill the process there.
     consumeKickSignal();
     this.#control.exchangeRequest(VCPU_REQUEST_HANDOVER, VCPU_REQUEST_RUN);
     this.#control.state = VCPU_STATE_PARKED;
+    if (!isReady) onReady();
+  }
+
+  /**
+   * Does what `lend` does before the guest runs, some times over, without running it: what is done for the first time takes
+   * long. To be called on the thread that will lend itself, before anybody can kick it.
+   */
+  warmUp(): void {
+    for (let round = 0; round < WARM_UP_ROUNDS; round++) {
+      this.#kickTimer.arm(WARM_UP_MS);
+      this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
+      this.#runOnce();
+      this.#kickTimer.disarm();
+      consumeKickSignal();
+    }
+  }
+
+  /** Lets go of what the thread has for `lend`. */
+  close(): void {
+    this.#timer?.close();
+    this.#timer = undefined;
   }
 
   /** The worker's side of `lend`: gets the vCPU from the main thread when that offers it. */
@@ -138,6 +181,10 @@ export class VcpuRunner {
 
   #unpark(): void {
     consumeKickSignal();
+    this.#enter();
+  }
+
+  #enter(): void {
     this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 0;
     // The request may have changed back before immediate_exit was cleared; look again, now that it can be set for good.
     if (this.#control.request === VCPU_REQUEST_RUN) this.#control.state = VCPU_STATE_RUNNING;
@@ -148,8 +195,9 @@ export class VcpuRunner {
    * has several parts comes back with the next of them.
    */
   #finishAccess(): void {
+    if (!this.#isInAccess) return;
     this.#bytes[abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
-    while (this.#vcpu.run() === 0) this.#serveExit();
+    while (this.#runOnce());
   }
 
   #park(): void {
@@ -159,9 +207,10 @@ export class VcpuRunner {
 
   /** False when the guest was interrupted rather than left by itself. */
   #runOnce(): boolean {
-    if (this.#vcpu.run() !== 0) return false;
-    this.#serveExit();
-    return true;
+    // Interrupted, KVM has completed what there was.
+    this.#isInAccess = this.#vcpu.run() === 0;
+    if (this.#isInAccess) this.#serveExit();
+    return this.#isInAccess;
   }
 
   #serveExit(): void {

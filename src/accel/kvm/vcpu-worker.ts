@@ -2,7 +2,6 @@
 // Worker of one vCPU on KVM: it gets one message, and from then on heeds only the shared control block.
 import { VCPU_STATE_GONE } from "../../../assembly/layout.ts";
 import { KvmVcpu, KvmVm } from "../../../ffi/kvm/kvm.ts";
-import { SCHED_OTHER, setSchedulingPolicy } from "../../../ffi/process.ts";
 import { blockKickSignal, ignoreKickSignal } from "../../../ffi/signal.ts";
 import type { DeviceInstance } from "../../machine/device-table.ts";
 import { IoBus } from "../../machine/io-bus.ts";
@@ -23,8 +22,6 @@ export interface VcpuWorkerStart {
 }
 
 function serve({ memory, index, vcpuFd, vmFd, devices, isLent, isWarm }: VcpuWorkerStart): void {
-  // Whoever started it may have had less to do.
-  setSchedulingPolicy(SCHED_OTHER);
   ignoreKickSignal();
   blockKickSignal();
   const vm = new KvmVm(vmFd);

@@ -9,7 +9,6 @@ import {
   KVM_RUN_STRIDE_BYTES,
   PAGE_SIZE_BYTES,
   VCPU_REQUEST_EXIT,
-  VCPU_REQUEST_PARK,
   VCPU_REQUEST_RUN,
   VCPU_STATE_GONE,
   VCPU_STATE_PARKED,
@@ -19,7 +18,7 @@ import * as abi from "../../../ffi/kvm/abi.ts";
 import { KvmSystem, type KvmVcpu, type KvmVm } from "../../../ffi/kvm/kvm.ts";
 import { mapAnonymousOver } from "../../../ffi/mmap.ts";
 import { getTid } from "../../../ffi/process.ts";
-import { armKickTimer, blockKickSignal, consumeKickSignal, disarmKickTimer, kickThread } from "../../../ffi/signal.ts";
+import { blockKickSignal, consumeKickSignal } from "../../../ffi/signal.ts";
 import { describeError, VmmError } from "../../errors.ts";
 import { KVM_IDENTITY_MAP_GPA, KVM_TSS_GPA } from "../../machine/board.ts";
 import type { InitialVcpuState } from "../../machine/boot/types.ts";
@@ -32,6 +31,7 @@ import type { AcceleratedVm, AcceleratorOptions, DirtyTracker, Rehearsal } from 
 import { VcpuControl } from "../vcpu-control.ts";
 import { encodeRegs, patchSregs } from "./boot-state.ts";
 import { refuseMissingFeatures } from "./missing-features.ts";
+import { kick, PARK_TIMEOUT_MS, type ParkableVcpu, park, requestParking } from "./parking.ts";
 import { capturePowerOnState, cpuidsFor, createIrqchips, type PowerOnState } from "./power-on.ts";
 import { createRehearsal } from "./rehearsal.ts";
 import { VcpuRunner } from "./run-loop.ts";
@@ -41,16 +41,12 @@ import { restoreVcpu, VCPU_SECTION } from "./vcpu-state.ts";
 import { VcpuWorker } from "./vcpu-worker-handle.ts";
 import { restoreVm } from "./vm-state.ts";
 
-/** A vCPU leaves the guest within microseconds; one that does not in this time never will. */
-const PARK_TIMEOUT_MS = 5000;
 const FIRST_SLICE_MS = 2;
 /** A worker starts in 3 ms, but on a machine with more important things to do it may take seconds. The guest runs. */
 const LEND_TIMEOUT_MS = 60_000;
 
-interface VcpuThread {
-  index: number;
+interface VcpuThread extends ParkableVcpu {
   vcpu: KvmVcpu;
-  control: VcpuControl;
   /** Made with the first run. */
   worker: VcpuWorker | undefined;
 }
@@ -80,6 +76,8 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   #hasRestored = false;
   /** All workers are there already: that of the first vCPU waits for it to be offered, the others are parked. */
   #isPrepared = false;
+  /** Runs the first vCPU on the main thread: see `runLent`. */
+  #lender: VcpuRunner | undefined;
   #tracker: DirtyTracker | undefined;
 
   /** @throws VmmError "cpu-features", "kvm-unavailable" when /dev/kvm cannot be used, SysError when the kernel refuses a step */
@@ -107,7 +105,8 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       vcpu.unblockSignalsInRun();
       const control = new VcpuControl(options.memory, index);
       control.clear();
-      this.#threads.push({ index, vcpu, control, worker: options.workers?.[index] });
+      const run = this.#memory.subarray(KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES);
+      this.#threads.push({ index, vcpu, control, run, worker: options.workers?.[index] });
       vcpus.push(vcpu);
     }
     this.#state = new VmState(this.#system, this.#vm, vcpus, this.#cpuids);
@@ -201,7 +200,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     for (const thread of this.#threads) {
       thread.control.throttlePercent = Math.floor(percent);
       // One that runs without exits would not look.
-      this.#kick(thread);
+      kick(thread);
     }
   }
 
@@ -224,24 +223,15 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   runLent(): void {
-    blockKickSignal();
-    const { vcpu, control } = this.#threads[0]!;
-    control.tid = getTid();
-    control.state = VCPU_STATE_RUNNING;
+    const { control } = this.#threads[0]!;
+    this.#lender ??= this.#makeLender();
     for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
     if (!this.#isPrepared) for (let index = 1; index < this.#threads.length; index++) this.#startWorker(index);
-    const { memory, devices } = this.#options;
-    let bus: IoBus | undefined;
-    const runner = new VcpuRunner(vcpu, 0, memory, control, () => {
-      bus ??= new IoBus(memory, devices, (gsi, level) => this.#vm.setIrqLine(gsi, level));
-      return bus;
-    });
     try {
-      // Making a worker takes the main thread 0.5 ms. The guest has stood long enough: it runs for a moment first.
-      runner.lend(FIRST_SLICE_MS);
-      this.#areWorkersStarted = true;
-      // A worker that is late takes the vCPU, parked by then, when it comes; one that dies reports that itself.
-      runner.lend(LEND_TIMEOUT_MS, () => {
+      // Making a worker takes the main thread 0.5 ms. The guest has stood long enough: it runs for a moment first. One that is
+      // late takes the vCPU, parked by then, when it comes; one that dies reports that itself.
+      this.#lender.lend(FIRST_SLICE_MS, LEND_TIMEOUT_MS, () => {
+        this.#areWorkersStarted = true;
         if (!this.#isPrepared) this.#startWorker(0, { isLent: true, isWarm: true });
         control.offer();
       });
@@ -249,37 +239,37 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       control.state = VCPU_STATE_GONE;
       this.#options.onVcpuError(0, describeError(error));
     }
+    this.#lender.close();
+  }
+
+  /** The first vCPU on the main thread. */
+  #makeLender(): VcpuRunner {
+    blockKickSignal();
+    consumeKickSignal();
+    const { memory, devices } = this.#options;
+    const { vcpu, control } = this.#threads[0]!;
+    control.tid = getTid();
+    let bus: IoBus | undefined;
+    return new VcpuRunner(vcpu, 0, memory, control, () => {
+      bus ??= new IoBus(memory, devices, (gsi, level) => this.#vm.setIrqLine(gsi, level));
+      return bus;
+    });
   }
 
   park(onRequested?: () => void): void {
     // Before the first run there are no threads, and one that died will never answer.
-    const threads: VcpuThread[] = [];
+    const vcpus: VcpuThread[] = [];
     for (const thread of this.#threads) {
-      if (this.#areWorkersStarted && thread.control.state !== VCPU_STATE_GONE) threads.push(thread);
+      if (this.#areWorkersStarted && thread.control.state !== VCPU_STATE_GONE) vcpus.push(thread);
     }
-    for (const { control } of threads) control.request = VCPU_REQUEST_PARK;
-    for (const thread of threads) this.#kick(thread);
-    onRequested?.();
-    for (const { index, control } of threads) {
-      if (control.waitForState(VCPU_STATE_PARKED, PARK_TIMEOUT_MS)) continue;
-      // The kick that did not help is taken back by the vCPU's thread when it sees this.
-      for (const other of threads) other.control.request = VCPU_REQUEST_RUN;
-      throw new VmmError("vcpu-stuck", `vCPU ${index} did not stop within ${PARK_TIMEOUT_MS} ms; the guest runs on`);
-    }
+    park(this.#options.memory, vcpus, onRequested);
   }
 
   parkSoon(timeoutMs: number): void {
-    for (const { control } of this.#threads) control.request = VCPU_REQUEST_PARK;
-    for (const thread of this.#threads) this.#kick(thread);
+    requestParking(this.#threads);
     for (const { control } of this.#threads) {
       if (control.state === VCPU_STATE_RUNNING) control.waitForState(VCPU_STATE_PARKED, timeoutMs);
     }
-  }
-
-  #kick({ index, control }: VcpuThread): void {
-    if (control.state !== VCPU_STATE_RUNNING) return;
-    this.#memory[KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES + abi.KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
-    kickThread(control.tid);
   }
 
   planState(writer: StateWriter): BindSection {
@@ -297,13 +287,15 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   async prepareToRun(): Promise<void> {
-    const [, ...others] = this.#threads;
+    const [first, ...others] = this.#threads;
     this.#startWorker(0, { isLent: true, isWarm: true });
     for (const { index } of others) this.#startWorker(index, { isWarm: true });
     this.#isPrepared = true;
-    warmUpLending();
+    this.#lender = this.#makeLender();
+    this.#lender.warmUp();
     const deadlineMs = performance.now() + LEND_TIMEOUT_MS;
-    while (others.some(({ control }) => control.state !== VCPU_STATE_PARKED)) {
+    const isReady = ({ control }: VcpuThread): boolean => control.state === VCPU_STATE_PARKED;
+    while (!first!.control.isOfferAwaited || !others.every(isReady)) {
       if (performance.now() > deadlineMs) {
         throw new VmmError("vcpu-stuck", `A vCPU's thread did not start within ${LEND_TIMEOUT_MS / 1000} s`);
       }
@@ -313,7 +305,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
 
   async close(): Promise<void> {
     for (const thread of this.#threads) {
-      this.#kick(thread);
+      kick(thread);
       thread.control.request = VCPU_REQUEST_EXIT;
     }
     if (this.#isPrepared && !this.#areWorkersStarted) this.#offerFirst();
@@ -322,6 +314,7 @@ export class KvmAcceleratedVm implements AcceleratedVm {
       if (this.#areWorkersStarted || this.#isPrepared) control.waitForState(VCPU_STATE_GONE, PARK_TIMEOUT_MS);
       worker?.terminate();
     }
+    this.#lender?.close();
     for (const [index, { vcpu }] of this.#threads.entries()) {
       mapAnonymousOver(this.#memory, KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES, this.#runSizeBytes);
       const { dirtyRingEntries = 0 } = this.#options;
@@ -347,13 +340,6 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#powerOn ??= capturePowerOnState(this.#system, this.#cpuids);
     return this.#powerOn;
   }
-}
-
-/** What `VcpuRunner.lend` calls is looked up in libc at its first call: that is before the guest's pause then. */
-function warmUpLending(): void {
-  blockKickSignal();
-  disarmKickTimer(armKickTimer(LEND_TIMEOUT_MS));
-  consumeKickSignal();
 }
 
 function openKvm(): KvmSystem {
