@@ -8,7 +8,6 @@
 // waited for. Nothing after it may.
 import { monotonicMs } from "../../ffi/clock.ts";
 import { close, status } from "../../ffi/fd.ts";
-import { SCHED_BATCH, SCHED_OTHER, setSchedulingPolicy } from "../../ffi/process.ts";
 import type { Rehearsal } from "../accel/types.ts";
 import type { MachineSpec, MigrationAddress } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
@@ -17,6 +16,7 @@ import type { Vm } from "../machine/vm.ts";
 import { populateExisting } from "../memory/ram.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
 import type { SocketAddress } from "../qmp/schema/migration.ts";
+import { GuestFirst } from "../runtime/guest-first.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { StateReader } from "../state/reader.ts";
 import { awaitCaller, type Caller } from "./callers.ts";
@@ -24,7 +24,7 @@ import type { Frame, FrameChannel } from "./channel/frames.ts";
 import { TransportListener } from "./channel/transport-listener.ts";
 import { type ReceivedConnections, receiveConnections } from "./connection-handover.ts";
 import { Fence } from "./fence.ts";
-import { GUEST_SECTIONS, readCpuids, readMachine, readRunState } from "./guest-image.ts";
+import { GUEST_SECTIONS, readCpuids, readMachine } from "./guest-image.ts";
 import {
   discardFds,
   encodeStamps,
@@ -41,7 +41,7 @@ import {
   MAX_STATE_FRAME_BYTES,
   refusePeer,
 } from "./messages.ts";
-import { burstOf, serveRehearsal } from "./rehearse.ts";
+import { type Burst, burstOf, type RestoredTo, restoreImage, serveRehearsal } from "./rehearse.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
 import {
   readStamps,
@@ -53,10 +53,10 @@ import {
 
 const SECTIONS: Readonly<Record<string, number>> = { ...GUEST_SECTIONS, [TRANSFER_SECTION]: TRANSFER_SECTION_VERSION };
 
+const SAME_BOOT = { isSameBoot: true };
+
 /** Within a burst the other side sends one frame after the other; parking the guest is the longest of what it does. */
 const FRAME_TIMEOUT_MS = 10_000;
-/** Enough for the state of any VM but one with a console that was never read. */
-const BUFFER_SIZE_BYTES = 2 ** 20;
 
 export interface TransferHost {
   vm: Vm;
@@ -81,6 +81,7 @@ interface Expected {
   readonly fence: Fence;
   readonly rehearsal: Rehearsal;
   readonly info: TransferInfo;
+  readonly guestFirst: GuestFirst;
   isClosed: boolean;
   connections?: ReceivedConnections;
 }
@@ -89,7 +90,6 @@ export class IncomingTransfer {
   readonly #host: TransferHost;
   readonly #address: MigrationAddress;
   readonly #reactor = new Reactor();
-  readonly #buffer = new Uint8Array(BUFFER_SIZE_BYTES);
   readonly #closed = new AbortController();
   #expected = promised<Expected>();
   /** Resolved when the guest of the latest hello does not come any more, and the next hello may. */
@@ -107,8 +107,6 @@ export class IncomingTransfer {
 
   /** Waits for the other side's hello. One that comes to nothing is reported, and the next one waited for. */
   async listen(): Promise<void> {
-    // The guest still runs over there, and is not to wait for a CPU because of this. Threads started from here on inherit it.
-    setSchedulingPolicy(SCHED_BATCH);
     this.#listener = await this.#listenAt(this.#address);
     this.#serving = this.#serveHellos(this.#listener);
   }
@@ -175,18 +173,21 @@ export class IncomingTransfer {
     }
     const { vm, build } = this.#host;
     let fence: Fence | undefined;
+    let guestFirst: GuestFirst | undefined;
     try {
       const reader = new StateReader(hello.payload, SECTIONS);
       const info = readTransferInfo(reader);
       const { spec } = readMachine(reader);
+      guestFirst = GuestFirst.begin(info.guestCpus ?? []);
       checkRam(ramFd, spec.memorySizeBytes);
       build(spec, { cpuids: readCpuids(reader, spec.cpuCount), ramFd });
       fence = Fence.join(vm.memory, fenceFd);
       await populateExisting(vm.memory, vm.ram);
-      await vm.accel.prepareToRun();
+      await guestFirst.startThreads(() => vm.accel.prepareToRun());
       const rehearsal = vm.accel.rehearse();
-      return { cpr, fence, info, rehearsal, isClosed: false };
+      return { cpr, fence, info, rehearsal, guestFirst, isClosed: false };
     } catch (error) {
+      guestFirst?.end();
       if (!vm.isBuilt) close(ramFd);
       if (fence === undefined) close(fenceFd);
       else fence.close();
@@ -237,7 +238,6 @@ export class IncomingTransfer {
       expected.cpr.onHangup(() => ended.abort(new VmmError("peer-gone", `${name}: the other side gave up`)));
       return await this.#receiveExpected(expected, main, ended.signal, onListening);
     } finally {
-      setSchedulingPolicy(SCHED_OTHER);
       signal.removeEventListener("abort", abort);
     }
   }
@@ -321,18 +321,19 @@ export class IncomingTransfer {
   }
 
   /** Synchronous, as the guest's pause is in it: nothing else of this process runs meanwhile. */
-  #serveBurst(main: FrameChannel, expected: Expected, announced: number): Arrival | "handover" | undefined {
-    const on = { rehearsal: expected.rehearsal, devices: this.#host.vm.devices, sections: SECTIONS };
-    for (let left = announced; left > 0; left--) {
-      const frame = main.receiveNow(MAX_STATE_FRAME_BYTES, FRAME_TIMEOUT_MS, this.#buffer);
+  #serveBurst(main: FrameChannel, expected: Expected, announced: Burst): Arrival | "handover" | undefined {
+    const rehearsed = this.#restoredTo(expected.rehearsal);
+    if (announced.isLast) expected.guestFirst.hurry();
+    for (let left = announced.frameCount; left > 0; left--) {
+      const frame = main.receiveNow(MAX_STATE_FRAME_BYTES, FRAME_TIMEOUT_MS);
       switch (frame.type) {
         case FRAME_REHEARSE:
-          serveRehearsal(main, frame.payload, on);
+          serveRehearsal(main, expected.fence.image.imageOf(frame), rehearsed);
           break;
         case FRAME_STATE:
-          return this.#take(main, expected, frame.payload);
+          return this.#take(main, expected, expected.fence.image.imageOf(frame));
         case FRAME_BURST:
-          left = burstOf(frame) + 1;
+          left = burstOf(frame).frameCount + 1;
           break;
         case FRAME_HANDOVER:
           return "handover";
@@ -343,13 +344,14 @@ export class IncomingTransfer {
     return undefined;
   }
 
+  #restoredTo(accel: RestoredTo["accel"]): RestoredTo {
+    return { accel, devices: this.#host.vm.devices, sections: SECTIONS, options: SAME_BOOT };
+  }
+
   #take(main: FrameChannel, { fence, info, connections }: Expected, image: Uint8Array): Arrival {
     const { vm } = this.#host;
     const receivedMs = monotonicMs();
-    const reader = new StateReader(image, SECTIONS);
-    const runState = readRunState(reader);
-    vm.devices.restoreState(reader);
-    vm.accel.restoreState(reader, { isSameBoot: true });
+    const { reader, runState } = restoreImage(image, this.#restoredTo(vm.accel));
     const restoredMs = monotonicMs();
     if (!fence.take()) throw new VmmError("taken-back", "The other side has taken its guest back");
     const isRunning = runState === "running" && vm.startsWhenComplete;
@@ -377,6 +379,7 @@ function closeExpected(expected: Expected): void {
   if (expected.isClosed) return;
   expected.isClosed = true;
   expected.connections?.discard();
+  expected.guestFirst.end();
   expected.rehearsal.close();
   expected.fence.close();
   expected.cpr.close();

@@ -15,10 +15,10 @@
 
 import { randomUUID } from "node:crypto";
 import { monotonicMs } from "../../ffi/clock.ts";
-import { SCHED_BATCH, SCHED_OTHER, setSchedulingPolicy } from "../../ffi/process.ts";
-import type { AcceleratedVm, Rehearsal } from "../accel/types.ts";
+import type { AcceleratedVm } from "../accel/types.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
+import { cpusOf, GuestFirst } from "../runtime/guest-first.ts";
 import type { Reactor } from "../runtime/reactor.ts";
 import { FrameChannel } from "./channel/frames.ts";
 import { connectTransport } from "./channel/transport.ts";
@@ -39,7 +39,7 @@ import {
   untilRefused,
 } from "./messages.ts";
 import type { Outgoing } from "./outgoing.ts";
-import { announceBurst, ROUNDS_PER_BURST, rehearse, rehearseOnce } from "./rehearse.ts";
+import { announceBurst, type Rehearsed, ROUNDS_PER_BURST, rehearse, rehearseOnce } from "./rehearse.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
 import { planTransfer, type TransferInfo } from "./transfer-section.ts";
 
@@ -92,9 +92,10 @@ async function converse(
   ended: AbortController,
 ): Promise<void> {
   const { vm, progress } = run;
-  // The guest runs meanwhile, and is not to wait for a CPU because of this. Threads started from here on inherit it.
-  setSchedulingPolicy(SCHED_BATCH);
-  run.atEnd(() => setSchedulingPolicy(SCHED_OTHER));
+  const vcpuTids = vm.isRunning ? vm.accel.vcpuThreadIds() : [];
+  const guestCpus = cpusOf(vcpuTids);
+  const guestFirst = GuestFirst.begin(guestCpus, vcpuTids);
+  run.atEnd(() => guestFirst.end());
   const { signal } = ended;
   const findFd = (name: string): number | undefined => vm.fds.take(name);
   const open = async (address: MigrationAddress): Promise<FrameChannel> => {
@@ -109,7 +110,7 @@ async function converse(
   run.atEnd(() => fence.close());
   const rehearsal = vm.accel.rehearse();
   run.atEnd(() => rehearsal.close());
-  const info: TransferInfo = { token: randomUUID(), generation };
+  const info: TransferInfo = { token: randomUUID(), generation, guestCpus };
   await cpr.send(FRAME_HELLO, plan(run, info, rehearsal).take(), [vm.ram.fd!, fence.fd]);
   await expectFrame(cpr, FRAME_ACCEPTED, { timeoutMs: BUILD_TIMEOUT_MS });
   // For as long as an operator takes to say migrate-incoming over there.
@@ -118,7 +119,8 @@ async function converse(
   const main = await open(channels.main);
   await main.send(FRAME_BEGIN, new TextEncoder().encode(info.token));
   await expectFrame(main, FRAME_ACCEPTED, { timeoutMs: BEGIN_TIMEOUT_MS });
-  await rehearse(main, signal, () => plan(run, info, rehearsal));
+  const rehearsed = { rehearsal, plan: () => plan(run, info, rehearsal), shared: fence.image };
+  await rehearse(main, signal, rehearsed);
 
   const handover = run.capabilities["x-handover-connections"] ? await ConnectionHandover.freeze(run) : undefined;
   for (let attempt = 1; ; attempt++) {
@@ -126,11 +128,11 @@ async function converse(
     progress.setupDone();
     try {
       await handover?.offer(main, cpr);
-      await announceBurst(main, ROUNDS_PER_BURST + 1);
+      await announceBurst(main, { frameCount: ROUNDS_PER_BURST + 1, isLast: true });
       signal.throwIfAborted();
       run.refuseToGoOn();
-      setSchedulingPolicy(SCHED_OTHER);
-      progress.setTimeline(handOver(run, main, fence, info, rehearsal, handover));
+      guestFirst.hurry();
+      progress.setTimeline(handOver(run, { main, fence, info, rehearsed, handover, guestFirst }));
       return;
     } catch (error) {
       if (!isGuestRequest(error) || attempt === MAX_ATTEMPTS) throw error;
@@ -154,20 +156,22 @@ function plan(
   return planGuest(run.vm, run.vm.state, accel, (writer) => planTransfer(writer, info, stamps));
 }
 
+interface Prepared {
+  main: FrameChannel;
+  fence: Fence;
+  info: TransferInfo;
+  rehearsed: Rehearsed;
+  handover: ConnectionHandover | undefined;
+  guestFirst: GuestFirst;
+}
+
 /**
  * The pause, and the rehearsals right before it. Synchronous on purpose: nothing else of this process runs in between.
  * @throws VmmError: the other side does not have the guest and never will
  */
-function handOver(
-  run: Outgoing,
-  main: FrameChannel,
-  fence: Fence,
-  info: TransferInfo,
-  rehearsal: Rehearsal,
-  handover: ConnectionHandover | undefined,
-): Timeline {
+function handOver(run: Outgoing, { main, fence, info, rehearsed, handover, guestFirst }: Prepared): Timeline {
   const { vm, progress } = run;
-  for (let round = 0; round < ROUNDS_PER_BURST; round++) rehearseOnce(main, plan(run, info, rehearsal));
+  for (let round = 0; round < ROUNDS_PER_BURST; round++) rehearseOnce(main, rehearsed);
   handover?.stopping();
   const stamps: number[] = [];
   const planned = plan(run, info, vm.accel, stamps);
@@ -184,14 +188,13 @@ function handOver(
     const image = planned.take();
     stamps.push(monotonicMs());
     fence.offer();
-    main.sendNow(FRAME_STATE, image, [], PAUSE_TIMEOUT_MS);
-    // What is left to be done here must not take the CPU away from the guest.
-    setSchedulingPolicy(SCHED_BATCH);
+    fence.image.send(main, FRAME_STATE, image, PAUSE_TIMEOUT_MS);
     const answer = expectType(main.receiveNow(MAX_ANSWER_BYTES, PAUSE_TIMEOUT_MS), FRAME_RUNNING);
     stamps.push(...decodeStamps(answer.payload));
   } catch (error) {
     failure = error;
   }
+  guestFirst.makeWay();
   // Whatever the other side has said, or could not say: whether it has the guest stands in the fence alone.
   if (isGuestRequest(failure) || fence.withdraw()) {
     if (isRunning && handover === undefined) vm.events.emit("STOP");

@@ -16,7 +16,7 @@ export const FRAME_REFUSED = 3;
 export const FRAME_LISTENING = 4;
 /** First on the main channel of a transfer: the token of the hello. */
 export const FRAME_BEGIN = 5;
-/** That many frames follow at once, each answered: u32. */
+/** u32: that many frames follow at once, each answered; u32: 1 when the last of them is the guest, else 0. */
 export const FRAME_BURST = 6;
 /** A state image to try saving, carrying and restoring on; nobody keeps it. */
 export const FRAME_REHEARSE = 7;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rehearsals: both sides save, carry and restore a VM that never runs, until the code of the guest's pause is compiled and
 // koffi has looked up what it calls. Without them the pause is three times as long.
-import type { Rehearsal } from "../accel/types.ts";
+import type { AcceleratedVm, Rehearsal } from "../accel/types.ts";
 import { VmmError } from "../errors.ts";
+import type { RestoreOptions } from "../machine/clock-origin.ts";
 import type { DeviceSet } from "../machine/device-set.ts";
+import type { RunState } from "../qmp/schema/machine.ts";
 import { StateReader } from "../state/reader.ts";
 import type { Frame, FrameChannel } from "./channel/frames.ts";
 import { type PlannedGuest, readRunState } from "./guest-image.ts";
@@ -15,6 +17,7 @@ import {
   MAX_ANSWER_BYTES,
   MAX_STATE_FRAME_BYTES,
 } from "./messages.ts";
+import type { SharedImage } from "./shared-image.ts";
 
 /** After these the code of the pause is compiled as well as it ever will be. */
 const BURSTS = 10;
@@ -25,55 +28,86 @@ const MAX_BURST = 64;
 /** A round takes a millisecond or two; the first ones compile code, on a busy machine for long. The guest runs meanwhile. */
 const TIMEOUT_MS = 5000;
 
-/** Old side: rehearses on images of `plan`, which is called for each. */
-export async function rehearse(channel: FrameChannel, signal: AbortSignal, plan: () => PlannedGuest): Promise<void> {
+/** Old side: what is rehearsed. */
+export interface Rehearsed {
+  rehearsal: Rehearsal;
+  /** Called for each round. */
+  plan(): PlannedGuest;
+  /** What images go through; absent: the channel itself. */
+  shared?: SharedImage;
+}
+
+/** Old side. */
+export async function rehearse(channel: FrameChannel, signal: AbortSignal, what: Rehearsed): Promise<void> {
   for (let burst = 0; burst < BURSTS; burst++) {
-    await announceBurst(channel, ROUNDS_PER_BURST);
-    for (let round = 0; round < ROUNDS_PER_BURST; round++) rehearseOnce(channel, plan());
+    await announceBurst(channel, { frameCount: ROUNDS_PER_BURST, isLast: false });
+    for (let round = 0; round < ROUNDS_PER_BURST; round++) rehearseOnce(channel, what);
     signal.throwIfAborted();
   }
 }
 
-/** Old side: `frameCount` frames follow at once, and nobody needs to look at anything else until then. */
-export async function announceBurst(channel: FrameChannel, frameCount: number): Promise<void> {
-  await channel.send(FRAME_BURST, new Uint8Array(Uint32Array.of(frameCount).buffer));
+/** What comes at once, so that nobody needs to look at anything else until then. */
+export interface Burst {
+  frameCount: number;
+  /** The guest stands at the end of it. */
+  isLast: boolean;
+}
+
+/** Old side. */
+export async function announceBurst(channel: FrameChannel, { frameCount, isLast }: Burst): Promise<void> {
+  await channel.send(FRAME_BURST, new Uint8Array(Uint32Array.of(frameCount, isLast ? 1 : 0).buffer));
 }
 
 /** Old side: one round of an announced burst. */
-export function rehearseOnce(channel: FrameChannel, planned: PlannedGuest): void {
-  channel.sendNow(FRAME_REHEARSE, planned.take(), [], TIMEOUT_MS);
+export function rehearseOnce(channel: FrameChannel, { rehearsal, plan, shared }: Rehearsed): void {
+  const planned = plan();
+  rehearsal.park();
+  const image = planned.take();
+  if (shared === undefined) channel.sendNow(FRAME_REHEARSE, image, [], TIMEOUT_MS);
+  else shared.send(channel, FRAME_REHEARSE, image, TIMEOUT_MS);
   expectType(channel.receiveNow(MAX_ANSWER_BYTES, TIMEOUT_MS), FRAME_REHEARSED);
 }
 
 const NOTHING = new Uint8Array(0);
 
-export interface RehearsedOn {
-  rehearsal: Rehearsal;
+export interface RestoredTo {
+  accel: Pick<AcceleratedVm, "restoreState">;
   devices: DeviceSet;
   /** See `StateReader`. */
   sections: Readonly<Record<string, number>>;
+  options?: RestoreOptions;
 }
 
 /** New side: serves the burst that `frame` announces. @param buffer for the images */
-export function serveBurst(channel: FrameChannel, frame: Frame, on: RehearsedOn, buffer: Uint8Array): void {
-  for (let left = burstOf(frame); left > 0; left--) {
+export function serveBurst(channel: FrameChannel, frame: Frame, to: RestoredTo, buffer: Uint8Array): void {
+  for (let left = burstOf(frame).frameCount; left > 0; left--) {
     const { payload } = expectType(channel.receiveNow(MAX_STATE_FRAME_BYTES, TIMEOUT_MS, buffer), FRAME_REHEARSE);
-    serveRehearsal(channel, payload, on);
+    serveRehearsal(channel, payload, to);
   }
 }
 
 /** New side: one round, on `image`. */
-export function serveRehearsal(channel: FrameChannel, image: Uint8Array, on: RehearsedOn): void {
-  const reader = new StateReader(image, on.sections);
-  readRunState(reader);
-  on.devices.restoreState(reader);
-  on.rehearsal.restoreState(reader);
+export function serveRehearsal(channel: FrameChannel, image: Uint8Array, to: RestoredTo): void {
+  restoreImage(image, to);
   channel.sendNow(FRAME_REHEARSED, NOTHING, [], TIMEOUT_MS);
 }
 
-/** How many frames are announced. @throws VmmError "stream" */
-export function burstOf({ payload }: Frame): number {
-  const count = payload.length === 4 ? new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0, true) : 0;
-  if (count >= 1 && count <= MAX_BURST) return count;
-  throw new VmmError("stream", `A burst of 1 to ${MAX_BURST} frames is announced in 4 bytes, not as [${payload}]`);
+/** New side: takes over what is in an image. @throws VmmError "state-refused" */
+export function restoreImage(
+  image: Uint8Array,
+  { accel, devices, sections, options }: RestoredTo,
+): { reader: StateReader; runState: RunState } {
+  const reader = new StateReader(image, sections);
+  const runState = readRunState(reader);
+  devices.restoreState(reader, options);
+  accel.restoreState(reader, options);
+  return { reader, runState };
+}
+
+/** What is announced. @throws VmmError "stream" */
+export function burstOf({ payload }: Frame): Burst {
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
+  const [frameCount, last] = payload.length === 8 ? [view.getUint32(0, true), view.getUint32(4, true)] : [0, 0];
+  if (frameCount >= 1 && frameCount <= MAX_BURST && last <= 1) return { frameCount, isLast: last === 1 };
+  throw new VmmError("stream", `A burst of 1 to ${MAX_BURST} frames is announced in 8 bytes, not as [${payload}]`);
 }

@@ -312,7 +312,7 @@ async function receiveRounds(
       return FRAME_POSTCOPY;
     }
     if (frame.type === FRAME_BURST) {
-      serveBurst(main, frame, { rehearsal, devices: vm.devices, sections: SECTIONS }, buffer);
+      serveBurst(main, frame, { accel: rehearsal, devices: vm.devices, sections: SECTIONS }, buffer);
       continue;
     }
     const isLast = frame.type === FRAME_FINAL;

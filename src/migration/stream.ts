@@ -142,7 +142,7 @@ async function migrateOver(
   if (withPostcopy) run.allowPostcopy(() => precopy.cut());
   await moveRam();
   if (isDuplex) {
-    await rehearse(main, run.signal, () => plan(rehearsal));
+    await rehearse(main, run.signal, { rehearsal, plan: () => plan(rehearsal) });
     // The guest has written on meanwhile.
     if (!stopFirst) await moveRam();
   }

@@ -2,6 +2,7 @@
 // Section `transfer` of a state image that goes to another process: what the two VMMs tell each other beside the guest.
 import { monotonicMs } from "../../ffi/clock.ts";
 import { VmmError } from "../errors.ts";
+import { isCpuNumber } from "../runtime/guest-first.ts";
 import type { StateReader } from "../state/reader.ts";
 import type { BindSection, StateWriter } from "../state/writer.ts";
 import { MAX_STREAMS } from "./ram/shared.ts";
@@ -20,6 +21,8 @@ export interface TransferInfo {
   postcopy?: boolean;
   /** The RAM's file can be had: ram-by-reference.ts. */
   ramFile?: boolean;
+  /** Of this host: the CPUs that the guest runs on, which whoever prepares for it should leave alone. */
+  guestCpus?: readonly number[];
 }
 
 /** Start of the pause, end of `quiesce`, end of `save`: ms on CLOCK_MONOTONIC. */
@@ -56,11 +59,19 @@ export function readStamps(reader: StateReader): number[] {
 export function readTransferInfo(reader: StateReader): TransferInfo {
   const section = reader.section(TRANSFER_SECTION);
   const info = section.json() as Partial<TransferInfo> | null;
-  const { token, generation, streams = 0, postcopy = false, ramFile = false } = info ?? {};
+  const { token, generation, streams = 0, postcopy = false, ramFile = false, guestCpus = [] } = info ?? {};
   const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
+  const areCpus = Array.isArray(guestCpus) && guestCpus.every(isCpuNumber);
   const isToken = typeof token === "string" && token !== "";
-  if (!isToken || !isCount(generation) || !isCount(streams) || streams > MAX_STREAMS || typeof postcopy !== "boolean") {
+  if (
+    !isToken ||
+    !isCount(generation) ||
+    !isCount(streams) ||
+    streams > MAX_STREAMS ||
+    typeof postcopy !== "boolean" ||
+    !areCpus
+  ) {
     throw new VmmError("state-refused", `State section ${section.title} makes no sense`);
   }
-  return { token, generation, streams, postcopy, ramFile: ramFile === true };
+  return { token, generation, streams, postcopy, ramFile: ramFile === true, guestCpus };
 }

@@ -142,8 +142,10 @@ export class FrameChannel {
   receiveNow(limitBytes: number, timeoutMs: number, buffer?: Uint8Array): Frame {
     this.#assertReceivable();
     try {
-      let deadlineMs: number | undefined;
+      const deadlineMs = monotonicMs() + timeoutMs;
       for (;;) {
+        // The frame is rarely there already, and whoever sends it may need this CPU.
+        this.#waitNow(READABLE, deadlineMs, timeoutMs, "send");
         const frame = this.#reader.read(this.#fd, limitBytes, buffer);
         if (frame === "ended") {
           const where = this.#reader.isInFrame ? ` after ${this.#reader.progress}` : "";
@@ -153,8 +155,6 @@ export class FrameChannel {
           if (this.#hasInput) this.#inputTaken();
           return frame;
         }
-        deadlineMs ??= monotonicMs() + timeoutMs;
-        this.#waitNow(READABLE, deadlineMs, timeoutMs, "send");
       }
     } catch (error) {
       const failure = this.#explain(error, "receiving from");

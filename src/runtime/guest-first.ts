@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// The guest comes first: what a VMM has much to do for while its guest runs, or while it stands, is kept out of its way.
+//
+// Two programs that get warm, with their compiler and collector threads, keep a vCPU waiting for milliseconds, even next to a
+// CPU with nothing to do. So they stay off the CPUs of the guest. And where they share a CPU with the main thread, they do
+// not take it away from it: a compiler thread that is woken up would do that, for half of a millisecond.
+import { readdirSync, readFileSync } from "node:fs";
+import { SysError } from "../../ffi/error.ts";
+import {
+  getAffinity,
+  getSchedulingPolicy,
+  MAX_CPUS,
+  SCHED_BATCH,
+  SCHED_OTHER,
+  setAffinity,
+  setSchedulingPolicy,
+} from "../../ffi/process.ts";
+
+const TASKS = "/proc/self/task";
+/** Threads that were started in between have what their maker had: they are found by looking again. */
+const PASSES = 3;
+
+/** How threads are scheduled. */
+interface Scheduling {
+  affinity: Uint8Array;
+  policy: number;
+}
+
+export class GuestFirst {
+  readonly #before: Scheduling;
+  readonly #during: Scheduling;
+
+  private constructor(before: Scheduling, during: Scheduling) {
+    this.#before = before;
+    this.#during = during;
+  }
+
+  /**
+   * All threads of this process make way, but for those that are scheduled in another way than the calling one, the main
+   * thread: somebody has had a reason for that.
+   * @param cpus that the guest runs on, by number; they are shared with it when there are no others
+   * @param vcpuTids of the guest, if it runs here
+   */
+  static begin(cpus: readonly number[], vcpuTids: readonly number[] = []): GuestFirst {
+    const before: Scheduling = { affinity: getAffinity(0)!, policy: getSchedulingPolicy(0)! };
+    const affinity = before.affinity.slice();
+    for (const cpu of cpus) affinity[cpu >> 3]! &= ~(1 << (cpu & 7));
+    const during: Scheduling = {
+      affinity: affinity.some((byte) => byte !== 0) ? affinity : before.affinity,
+      policy: before.policy === SCHED_OTHER ? SCHED_BATCH : before.policy,
+    };
+    moveThreads(before, during, vcpuTids);
+    return new GuestFirst(before, during);
+  }
+
+  /** What the calling thread does is urgent: the guest stands, or runs on it. */
+  hurry(): void {
+    apply(0, this.#before);
+  }
+
+  /** It is not any more. */
+  makeWay(): void {
+    apply(0, this.#during);
+  }
+
+  /** What `action` does; the threads that it has started are the guest's. */
+  async startThreads(action: () => Promise<void>): Promise<void> {
+    const others = threadIds();
+    await action();
+    moveThreads(this.#during, this.#before, others);
+  }
+
+  /** Everything is as it was. */
+  end(): void {
+    this.hurry();
+    moveThreads(this.#during, this.#before, []);
+  }
+}
+
+/** Gives all threads that are scheduled like `from` the scheduling `to`. */
+function moveThreads(from: Scheduling, to: Scheduling, exempt: readonly number[]): void {
+  for (let pass = 0; pass < PASSES; pass++) {
+    let moved = 0;
+    for (const tid of threadIds()) {
+      if (!exempt.includes(tid) && isScheduledLike(tid, from) && apply(tid, to)) moved++;
+    }
+    if (moved === 0) return;
+  }
+}
+
+/**
+ * False when the thread has ended, or may not be scheduled so any more: somebody has taken CPUs away from this process since.
+ * Then it is as it is. An update must not fail of that, least of all halfway.
+ */
+function apply(tid: number, { affinity, policy }: Scheduling): boolean {
+  try {
+    return setSchedulingPolicy(policy, tid) && setAffinity(tid, affinity);
+  } catch (error) {
+    if (error instanceof SysError) return false;
+    throw error;
+  }
+}
+
+function isScheduledLike(tid: number, { affinity, policy }: Scheduling): boolean {
+  const own = getAffinity(tid);
+  return getSchedulingPolicy(tid) === policy && own?.every((byte, index) => byte === affinity[index]) === true;
+}
+
+/** Of this process. */
+export function threadIds(): number[] {
+  return readdirSync(TASKS).map(Number);
+}
+
+/** CPUs that threads of this process run on now, or did last: field 39 of /proc/PID/task/TID/stat, proc(5). */
+export function cpusOf(tids: readonly number[]): number[] {
+  const cpus = new Set<number>();
+  for (const tid of tids) {
+    const stat = readFileSync(`${TASKS}/${tid}/stat`, "utf8");
+    // The name, field 2, may have spaces and brackets in it.
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    cpus.add(Number(fields[39 - 3]));
+  }
+  return [...cpus];
+}
+
+export function isCpuNumber(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) < MAX_CPUS;
+}
