@@ -60,7 +60,11 @@ test("format 1, microvm: devices take the state over and give it back unchanged"
     for (const { name, type } of parts) {
       const now = again.section(id, instance);
       assert.is(now.entry.parts.find((part) => part.name === name)?.type, type, `fields of ${id}`);
-      assert.equal([...now.part(name)], [...section.part(name)], `${name} of ${id} ${instance}`);
+      const saved = section.part(name);
+      // Behind the output of a console there may be room for more of it.
+      const usedBytes =
+        name === "output" ? 4 + new DataView(saved.buffer, saved.byteOffset).getUint32(0, true) : undefined;
+      assert.equal([...now.part(name)], [...saved.subarray(0, usedBytes)], `${name} of ${id} ${instance}`);
     }
   }
 });
