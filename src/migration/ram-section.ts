@@ -136,28 +136,22 @@ export function planRam(writer: StateWriter, vm: Vm, location: RamLocation, page
   };
 }
 
+/** How far a page that is not zero is looked for. */
+const SEARCH_PAGES = 16;
+
 /** Hashes of pages spread over all of RAM, none of which is zero as far as that can be had. */
 function sampleRam(memory: WebAssembly.Memory, ram: MappedRam): [number, string][] {
-  const { hashPage } = loadDirtyModule(memory);
+  const { hashPage, countLeadingZeroPages } = loadDirtyModule(memory);
   const pageCount = ram.backend.sizeBytes / PAGE_SIZE_BYTES;
   const stride = Math.max(1, Math.floor(pageCount / SAMPLE_COUNT));
   const samples: [number, string][] = [];
   for (let start = 0; start < pageCount && samples.length < SAMPLE_COUNT; start += stride) {
-    const page = findTouched(memory, ram.base, start, Math.min(start + stride, pageCount));
+    const lookedAt = Math.min(stride, SEARCH_PAGES, pageCount - start);
+    const zeroPages = countLeadingZeroPages(ram.base + start * PAGE_SIZE_BYTES, lookedAt);
+    const page = start + (zeroPages === lookedAt ? 0 : zeroPages);
     samples.push([page, formatHash(hashPage(ram.base + page * PAGE_SIZE_BYTES))]);
   }
   return samples;
-}
-
-/** How far a page that is not zero is looked for. */
-const SEARCH_PAGES = 16;
-
-function findTouched(memory: WebAssembly.Memory, ramBase: number, from: number, to: number): number {
-  for (let page = from; page < Math.min(from + SEARCH_PAGES, to); page++) {
-    const words = new BigUint64Array(memory.buffer, ramBase + page * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES / 8);
-    for (const word of words) if (word !== 0n) return page;
-  }
-  return from;
 }
 
 function formatHash(hash: bigint): string {
