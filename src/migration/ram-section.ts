@@ -4,7 +4,7 @@ import { statSync } from "node:fs";
 import { DIRTY_BITMAP_SIZE_BYTES } from "../../assembly/layout.ts";
 import { VmmError } from "../errors.ts";
 import type { Vm } from "../machine/vm.ts";
-import type { MappedRam } from "../memory/ram.ts";
+import { existingRanges, type MappedRam } from "../memory/ram.ts";
 import type { StateReader } from "../state/reader.ts";
 import type { BindSection, StateWriter } from "../state/writer.ts";
 import { loadDirtyModule } from "./ram/dirty-module.ts";
@@ -139,17 +139,30 @@ export function planRam(writer: StateWriter, vm: Vm, location: RamLocation, page
 /** How far a page that is not zero is looked for. */
 const SEARCH_PAGES = 16;
 
-/** Hashes of pages spread over all of RAM, none of which is zero as far as that can be had. */
+/**
+ * Hashes of pages spread over what there is of RAM, none of which is zero as far as that can be had. What is not there is not
+ * looked at: that would make it.
+ */
 function sampleRam(memory: WebAssembly.Memory, ram: MappedRam): [number, string][] {
   const { hashPage, countLeadingZeroPages } = loadDirtyModule(memory);
-  const pageCount = ram.backend.sizeBytes / PAGE_SIZE_BYTES;
-  const stride = Math.max(1, Math.floor(pageCount / SAMPLE_COUNT));
+  const ranges = [...existingRanges(ram)].map(({ offset, sizeBytes }) => {
+    const first = Math.floor(offset / PAGE_SIZE_BYTES);
+    return { first, pageCount: Math.ceil((offset + sizeBytes) / PAGE_SIZE_BYTES) - first };
+  });
+  const total = ranges.reduce((sum, { pageCount }) => sum + pageCount, 0);
+  const stride = Math.max(1, Math.floor(total / SAMPLE_COUNT));
   const samples: [number, string][] = [];
-  for (let start = 0; start < pageCount && samples.length < SAMPLE_COUNT; start += stride) {
-    const lookedAt = Math.min(stride, SEARCH_PAGES, pageCount - start);
-    const zeroPages = countLeadingZeroPages(ram.base + start * PAGE_SIZE_BYTES, lookedAt);
-    const page = start + (zeroPages === lookedAt ? 0 : zeroPages);
-    samples.push([page, formatHash(hashPage(ram.base + page * PAGE_SIZE_BYTES))]);
+  /** How many pages before the next sample. */
+  let skipped = 0;
+  for (const { first, pageCount } of ranges) {
+    for (; skipped < pageCount && samples.length < SAMPLE_COUNT; skipped += stride) {
+      const start = first + skipped;
+      const lookedAt = Math.min(SEARCH_PAGES, stride, pageCount - skipped);
+      const zeroPages = countLeadingZeroPages(ram.base + start * PAGE_SIZE_BYTES, lookedAt);
+      const page = zeroPages < lookedAt ? start + zeroPages : start;
+      samples.push([page, formatHash(hashPage(ram.base + page * PAGE_SIZE_BYTES))]);
+    }
+    skipped -= pageCount;
   }
   return samples;
 }
