@@ -219,7 +219,8 @@ export class GuestProcess implements AsyncDisposable {
   report(): Report | undefined {
     const fd = this.#openRam();
     if (fd === undefined) return undefined;
-    pread(fd, reportBuffer.subarray(REPORT_GPA), REPORT_GPA);
+    // A file that is not as long as RAM yet has none; the buffer has that of another guest.
+    if (pread(fd, reportBuffer.subarray(REPORT_GPA), REPORT_GPA) !== REPORT_SIZE_BYTES) return undefined;
     return readReport(reportBuffer);
   }
 
