@@ -4,6 +4,7 @@
 import { existsSync, realpathSync, renameSync, statSync } from "node:fs";
 import { open as openFile } from "node:fs/promises";
 import { dirname } from "node:path";
+import { SysError } from "../../ffi/error.ts";
 import {
   close,
   lockFile,
@@ -28,6 +29,8 @@ export type FileAddress = Extract<MigrationAddress, { transport: "file" }>;
 
 /** A name that nobody else uses, next to the file: rename(2) does not cross file systems. */
 const PART_SUFFIX = ".part";
+/** Others come and go. But a link that leads nowhere stays, and is there and not there each time. */
+const MAX_ATTEMPTS = 10;
 
 /**
  * A state file that is being written. A regular file is written beside its place and renamed into it when all of it is
@@ -135,20 +138,35 @@ export class StateFileWriter {
  * it. One that nobody has is what a killed VMM has left.
  */
 function createPart(path: string): number {
-  if (existsSync(path)) {
-    const left = open(path, O_RDWR | O_NONBLOCK);
+  for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
+    const fd = unlessErrno("EEXIST", () => open(path, O_RDWR | O_CREAT | O_EXCL, 0o600));
+    if (fd !== undefined) {
+      lockFile(fd, "exclusive");
+      return fd;
+    }
+    // Left behind by a VM that died, or being written. When it is gone meanwhile, it is tried again.
+    const left = unlessErrno("ENOENT", () => open(path, O_RDWR | O_NONBLOCK));
+    if (left === undefined) continue;
     try {
       if (!lockFile(left, "exclusive")) {
         throw new VmmError("state-file", `'${path}' is being written by another VM`);
       }
-      unlink(path);
+      unlessErrno("ENOENT", () => unlink(path));
     } finally {
       close(left);
     }
   }
-  const fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0o600);
-  lockFile(fd, "exclusive");
-  return fd;
+  throw new VmmError("state-file", `'${path}' is in the way: remove it`);
+}
+
+/** What `action` gives; undefined when it fails with that error. */
+function unlessErrno<T>(code: string, action: () => T): T | undefined {
+  try {
+    return action();
+  } catch (error) {
+    if (error instanceof SysError && error.code === code) return undefined;
+    throw error;
+  }
 }
 
 function syncDirectory(path: string): void {

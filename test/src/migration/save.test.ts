@@ -212,6 +212,18 @@ test.skipIf(skipOnce, "killed, cancelled or ended while it is saved, it leaves t
   await loads(uri);
 });
 
+test.skipIf(skip, "says what is in the way of the file", async () => {
+  const path = freePath("vm.state");
+  symlinkSync("/no/such/place", `${path}.part`);
+  await using guest = await startGuest();
+  await using qmp = await guest.qmp();
+  await qmp.execute("migrate", { uri: `file:${path}` });
+  const { status, "error-desc": reason } = await over(qmp);
+  assert.is(status, "failed");
+  assert.match(reason!, `'${path}.part' is in the way: remove it`);
+  await guest.runsOn();
+});
+
 test.skipIf(skipOnce, "two VMs never take each other's half of a file for theirs", async () => {
   const path = freePath("vm.state");
   await using one = await startGuest({ payload: { cpuCount: 2 } });
