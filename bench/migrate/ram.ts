@@ -14,6 +14,7 @@ import { unixAddress } from "../../ffi/sockaddr.ts";
 import { accept, listen } from "../../ffi/socket.ts";
 import { createMemory, type MappedRam, mapRam, releaseRam } from "../../src/memory/ram.ts";
 import { sleep } from "../../src/meter/vmm-process.ts";
+import { loadDirtyModule } from "../../src/migration/ram/dirty-module.ts";
 import { RamSender } from "../../src/migration/ram/ram-sender.ts";
 import type { Reception } from "./ram-receiver.ts";
 
@@ -53,6 +54,18 @@ export function measureMemcpy(sizeBytes: number, isPopulated: boolean): number {
   const memcpy = libcFunction("uintptr_t memcpy(uintptr_t to, uintptr_t from, size_t size)");
   const startMs = performance.now();
   memcpy(addressOf(to.bytes), addressOf(from.bytes), sizeBytes);
+  return gbps(sizeBytes, performance.now() - startMs);
+}
+
+/** Looking at zero pages, once the scanner is compiled, on one thread. */
+export function measureScan(sizeBytes: number): number {
+  using ram = new Ram(sizeBytes);
+  advise(new Uint8Array(ram.memory.buffer), ram.mapped.base, sizeBytes, "populate");
+  const { countLeadingZeroPages } = loadDirtyModule(ram.memory);
+  const pageCount = sizeBytes / PAGE_SIZE_BYTES;
+  for (let round = 0; round < 100; round++) countLeadingZeroPages(ram.mapped.base, 100);
+  const startMs = performance.now();
+  if (countLeadingZeroPages(ram.mapped.base, pageCount) !== pageCount) throw new Error("Fresh memory is not zero");
   return gbps(sizeBytes, performance.now() - startMs);
 }
 
