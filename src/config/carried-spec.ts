@@ -5,7 +5,7 @@ import { RAM_MAX_SIZE_BYTES } from "../../assembly/layout.ts";
 import { VmmError } from "../errors.ts";
 import { check } from "../qmp/schema/check.ts";
 import { any, arrayOf, bool, enumOf, optional, str, struct, uint } from "../qmp/schema/types.ts";
-import { machineDifferences, refuseDifferences } from "./same-machine.ts";
+import { machineDifferences, OWN_VALUES, refuseDifferences } from "./same-machine.ts";
 import type { ChardevSpec, MachineSpec, MonitorSpec, WantedSpec } from "./types.ts";
 
 const MAX_CPUS = 8;
@@ -114,17 +114,7 @@ export function incomingSpec(
   const { pidfile: _, tlsCredentials: __, ...carriedMachine } = carried;
   return {
     ...carriedMachine,
-    ...pick(wanted, [
-      "name",
-      "pidfile",
-      "kernel",
-      "initrd",
-      "append",
-      "bios",
-      "accelerators",
-      "dirtyRingEntries",
-      "noReboot",
-    ]),
+    ...pick(wanted, OWN_VALUES),
     ...pick(own, ["tlsCredentials"]),
     machine: { ...carried.machine, ...pick(ram.machine, ["memoryBackend", "auxRamShare"]) },
     memoryBackends: ram.memoryBackends,

@@ -46,8 +46,8 @@ export function mergeSpecs(running: MachineSpec, wanted: WantedSpec): MachineSpe
   return merged;
 }
 
-/** Options of a single value that the new command line may set anew. */
-const REPLACEABLE = [
+/** Options of a single value that the command line of whoever takes the guest over may set anew. */
+export const OWN_VALUES = [
   "name",
   "pidfile",
   "kernel",
@@ -57,8 +57,9 @@ const REPLACEABLE = [
   "accelerators",
   "dirtyRingEntries",
   "noReboot",
-  "tlsCredentials",
 ] as const;
+
+const REPLACEABLE = [...OWN_VALUES, "tlsCredentials"] as const;
 
 /** Where the user writes another word. */
 const OPTION_NAMES: Partial<Record<(typeof REPLACEABLE)[number], string>> = {
