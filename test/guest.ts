@@ -2,7 +2,7 @@
 // A VM process with the self-checking guest, for tests: how to start it, talk to it, and look into it from outside.
 import { Buffer } from "node:buffer";
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { connect as connectSocket, type Socket } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -298,7 +298,9 @@ export class GuestProcess implements AsyncDisposable {
     const dir = `/proc/${this.pid}/fd`;
     for (const fd of existsSync(dir) ? readdirSync(dir) : []) {
       try {
-        if (readlinkSync(`${dir}/${fd}`).startsWith("/memfd:ram0")) this.#ramFd = open(`${dir}/${fd}`, O_RDWR);
+        // One that may not be written is the RAM of another VMM, which this one takes pages out of.
+        const isOwn = (lstatSync(`${dir}/${fd}`).mode & 0o200) !== 0;
+        if (isOwn && readlinkSync(`${dir}/${fd}`).startsWith("/memfd:ram0")) this.#ramFd = open(`${dir}/${fd}`, O_RDWR);
       } catch {
         // It has been closed meanwhile.
       }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The RAM of a guest in another process, through the memory file that it is: /proc/PID/fd/N.
-import { closeSync, openSync, readdirSync, readlinkSync, readSync, writeSync } from "node:fs";
+import { closeSync, lstatSync, openSync, readdirSync, readlinkSync, readSync, writeSync } from "node:fs";
 import {
   COMMAND_SHUTDOWN,
   HEADER_COMMAND_U32,
@@ -15,6 +15,8 @@ export function findMemoryFile(pid: number, names: readonly string[]): string | 
   const fds = `/proc/${pid}/fd`;
   for (const fd of readdirSync(fds)) {
     try {
+      // One that may not be written is the RAM of another VMM, which this one takes pages out of.
+      if ((lstatSync(`${fds}/${fd}`).mode & 0o200) === 0) continue;
       const name = /^\/memfd:(.*) \(deleted\)$/.exec(readlinkSync(`${fds}/${fd}`))?.[1];
       if (name !== undefined && names.includes(name)) return `${fds}/${fd}`;
     } catch {
