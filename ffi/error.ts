@@ -30,3 +30,13 @@ export class SysError extends Error {
     this.errno = errno;
   }
 }
+
+/** What `action` gives; undefined when a system call of it fails with that error. */
+export function unlessErrno<T>(code: string, action: () => T): T | undefined {
+  try {
+    return action();
+  } catch (error) {
+    if (error instanceof SysError && error.code === code) return undefined;
+    throw error;
+  }
+}

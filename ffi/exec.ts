@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Replacing the program image of this process, and keeping its old address space alive for a moment (execveat(2),
 // clone(2)).
-import { SysError } from "./error.ts";
+import { SysError, unlessErrno } from "./error.ts";
 import { lazyCall } from "./libc.ts";
 import { mapStack } from "./mmap.ts";
 import { addressOf, errno, type Foreign, libcFunction } from "./native.ts";
@@ -110,20 +110,11 @@ export function readyHolder(): HolderParts {
  */
 export function killHolder(pid: number): void {
   if (!(pid > 1)) throw new RangeError(`Process ${pid} is no holder of an address space`);
-  ignoring("ESRCH", () => kill(pid, SIGKILL));
+  unlessErrno("ESRCH", () => kill(pid, SIGKILL));
 }
 
 /** True when the holder has gone and is reaped; false while it is still dying. */
 export function reapHolder(pid: number): boolean {
-  return ignoring("ECHILD", () => wait4(pid, WNOHANG | __WALL) !== undefined) ?? true;
-}
-
-/** Where SIGCHLD is ignored, which exec inherits, the kernel reaps children by itself as soon as they have died. */
-function ignoring<T>(code: string, action: () => T): T | undefined {
-  try {
-    return action();
-  } catch (error) {
-    if (error instanceof SysError && error.code === code) return undefined;
-    throw error;
-  }
+  // Where SIGCHLD is ignored, which exec inherits, the kernel reaps children by itself as soon as they have died.
+  return unlessErrno("ECHILD", () => wait4(pid, WNOHANG | __WALL) !== undefined) ?? true;
 }

@@ -23,8 +23,8 @@ export const SCHED_OTHER = 0;
 /** A thread that preempts nobody when it wakes up. */
 export const SCHED_BATCH = 3;
 
-/** struct cpu_set_t of <sched.h>, as far as kernels with 1024 CPUs need it. */
-export const MAX_CPUS = 1024;
+/** What x86-64 kernels can be built for (CONFIG_NR_CPUS): a smaller mask than the kernel's own is refused. */
+export const MAX_CPUS = 8192;
 
 /** asm/unistd_64.h */
 const SYS_pidfd_send_signal = 424;

@@ -2,11 +2,13 @@
 // A VM process with the self-checking guest, for tests: how to start it, talk to it, and look into it from outside.
 import { Buffer } from "node:buffer";
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { connect as connectSocket, type Socket } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { unlessErrno } from "../ffi/error.ts";
 import { close, O_RDWR, open, pread, pwrite } from "../ffi/fd.ts";
+import { findMemoryFile } from "../src/meter/guest-ram.ts";
 import {
   COMMAND_SHUTDOWN,
   counterGpa,
@@ -295,16 +297,9 @@ export class GuestProcess implements AsyncDisposable {
   #openRam(): number | undefined {
     if (this.#ramFd !== undefined) return this.#ramFd;
     if (this.#ramFile !== undefined && existsSync(this.#ramFile)) this.#ramFd = open(this.#ramFile, O_RDWR);
-    const dir = `/proc/${this.pid}/fd`;
-    for (const fd of existsSync(dir) ? readdirSync(dir) : []) {
-      try {
-        // One that may not be written is the RAM of another VMM, which this one takes pages out of.
-        const isOwn = (lstatSync(`${dir}/${fd}`).mode & 0o200) !== 0;
-        if (isOwn && readlinkSync(`${dir}/${fd}`).startsWith("/memfd:ram0")) this.#ramFd = open(`${dir}/${fd}`, O_RDWR);
-      } catch {
-        // It has been closed meanwhile.
-      }
-    }
+    const path = existsSync(`/proc/${this.pid}/fd`) ? findMemoryFile(this.pid, ["ram0"]) : undefined;
+    // It may have been closed meanwhile.
+    if (path !== undefined) this.#ramFd = unlessErrno("ENOENT", () => open(path, O_RDWR));
     return this.#ramFd;
   }
 }

@@ -10,7 +10,7 @@ import {
   readReport,
 } from "../payload/report.ts";
 
-/** The process's open memory file of one of these names, as a path; undefined when it has none (yet). */
+/** The process's own memory file of one of these names, as a path; undefined when it has none (yet). */
 export function findMemoryFile(pid: number, names: readonly string[]): string | undefined {
   const fds = `/proc/${pid}/fd`;
   for (const fd of readdirSync(fds)) {

@@ -93,8 +93,7 @@ async function converse(
 ): Promise<void> {
   const { vm, progress } = run;
   const vcpuTids = vm.isRunning ? vm.accel.vcpuThreadIds() : [];
-  const guestCpus = cpusOf(vcpuTids);
-  const guestFirst = GuestFirst.begin(guestCpus, vcpuTids);
+  const guestFirst = GuestFirst.begin(cpusOf(vcpuTids), vcpuTids);
   run.atEnd(() => guestFirst.end());
   const { signal } = ended;
   const findFd = (name: string): number | undefined => vm.fds.take(name);
@@ -110,7 +109,7 @@ async function converse(
   run.atEnd(() => fence.close());
   const rehearsal = vm.accel.rehearse();
   run.atEnd(() => rehearsal.close());
-  const info: TransferInfo = { token: randomUUID(), generation, guestCpus };
+  const info: TransferInfo = { token: randomUUID(), generation, guestCpus: guestFirst.cpus };
   await cpr.send(FRAME_HELLO, plan(run, info, rehearsal).take(), [vm.ram.fd!, fence.fd]);
   await expectFrame(cpr, FRAME_ACCEPTED, { timeoutMs: BUILD_TIMEOUT_MS });
   // For as long as an operator takes to say migrate-incoming over there.

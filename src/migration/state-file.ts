@@ -4,7 +4,7 @@
 import { existsSync, realpathSync, renameSync, statSync } from "node:fs";
 import { open as openFile } from "node:fs/promises";
 import { dirname } from "node:path";
-import { SysError } from "../../ffi/error.ts";
+import { unlessErrno } from "../../ffi/error.ts";
 import {
   close,
   lockFile,
@@ -157,16 +157,6 @@ function createPart(path: string): number {
     }
   }
   throw new VmmError("state-file", `'${path}' is in the way: remove it`);
-}
-
-/** What `action` gives; undefined when it fails with that error. */
-function unlessErrno<T>(code: string, action: () => T): T | undefined {
-  try {
-    return action();
-  } catch (error) {
-    if (error instanceof SysError && error.code === code) return undefined;
-    throw error;
-  }
 }
 
 function syncDirectory(path: string): void {

@@ -4,7 +4,7 @@
 // Two programs that get warm, with their compiler and collector threads, keep a vCPU waiting for milliseconds, even next to a
 // CPU with nothing to do. So they stay off the CPUs of the guest. And where they share a CPU with the main thread, they do
 // not take it away from it: a compiler thread that is woken up would do that, for half of a millisecond.
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { SysError } from "../../ffi/error.ts";
 import {
   getAffinity,
@@ -26,11 +26,19 @@ interface Scheduling {
   policy: number;
 }
 
+/** How threads were scheduled before the first of those that are under way, and how each of these wants it. */
+let before: Scheduling | undefined;
+const underWay = new Set<Scheduling>();
+
+/** Several VMs of a process may be moved at the same time: the latest decides, as long as it lasts. */
 export class GuestFirst {
+  /** That the guest runs on, by number. */
+  readonly cpus: readonly number[];
   readonly #before: Scheduling;
   readonly #during: Scheduling;
 
-  private constructor(before: Scheduling, during: Scheduling) {
+  private constructor(cpus: readonly number[], before: Scheduling, during: Scheduling) {
+    this.cpus = cpus;
     this.#before = before;
     this.#during = during;
   }
@@ -38,19 +46,20 @@ export class GuestFirst {
   /**
    * All threads of this process make way, but for those that are scheduled in another way than the calling one, the main
    * thread: somebody has had a reason for that.
-   * @param cpus that the guest runs on, by number; they are shared with it when there are no others
+   * @param cpus that the guest runs on; they are shared with it when there are no others
    * @param vcpuTids of the guest, if it runs here
    */
   static begin(cpus: readonly number[], vcpuTids: readonly number[] = []): GuestFirst {
-    const before: Scheduling = { affinity: getAffinity(0)!, policy: getSchedulingPolicy(0)! };
+    before ??= { affinity: getAffinity(0)!, policy: getSchedulingPolicy(0)! };
     const affinity = before.affinity.slice();
     for (const cpu of cpus) affinity[cpu >> 3]! &= ~(1 << (cpu & 7));
     const during: Scheduling = {
       affinity: affinity.some((byte) => byte !== 0) ? affinity : before.affinity,
       policy: before.policy === SCHED_OTHER ? SCHED_BATCH : before.policy,
     };
-    moveThreads(before, during, vcpuTids);
-    return new GuestFirst(before, during);
+    for (const from of [before, ...underWay]) moveThreads(from, during, vcpuTids);
+    underWay.add(during);
+    return new GuestFirst(cpus, before, during);
   }
 
   /** What the calling thread does is urgent: the guest stands, or runs on it. */
@@ -70,10 +79,13 @@ export class GuestFirst {
     moveThreads(this.#during, this.#before, others);
   }
 
-  /** Everything is as it was. */
+  /** Everything is as it was, unless there is another one under way. */
   end(): void {
-    this.hurry();
-    moveThreads(this.#during, this.#before, []);
+    if (!underWay.delete(this.#during)) return;
+    const next = [...underWay].at(-1) ?? this.#before;
+    apply(0, next);
+    moveThreads(this.#during, next, []);
+    if (underWay.size === 0) before = undefined;
   }
 }
 
@@ -111,11 +123,16 @@ export function threadIds(): number[] {
   return readdirSync(TASKS).map(Number);
 }
 
-/** CPUs that threads of this process run on now, or did last: field 39 of /proc/PID/task/TID/stat, proc(5). */
+/**
+ * CPUs that threads of this process run on now, or did last: field 39 of /proc/PID/task/TID/stat, proc(5). One that has
+ * ended, or has yet to tell its id, runs on none.
+ */
 export function cpusOf(tids: readonly number[]): number[] {
   const cpus = new Set<number>();
   for (const tid of tids) {
-    const stat = readFileSync(`${TASKS}/${tid}/stat`, "utf8");
+    const path = `${TASKS}/${tid}/stat`;
+    if (!existsSync(path)) continue;
+    const stat = readFileSync(path, "utf8");
     // The name, field 2, may have spaces and brackets in it.
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
     cpus.add(Number(fields[39 - 3]));

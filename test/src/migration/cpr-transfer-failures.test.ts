@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Transfers that cannot be: the guest runs on where it was, and both sides say why and can do with it what they like.
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { connect as connectSocket } from "node:net";
-import { join } from "node:path";
 import { close, pipe } from "../../../ffi/fd.ts";
 import { F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, memfdCreate } from "../../../ffi/memfd.ts";
 import {
@@ -24,13 +23,14 @@ import {
   beginTransfer,
   complaints,
   cprChannel,
+  gaveUp,
   hasMoved,
   hasStayed,
+  holdsNoMore,
   moved,
   over,
-  type Sockets,
+  resting,
   sockets,
-  stands,
   transferTo,
   unix,
   untilListening,
@@ -49,12 +49,6 @@ const NOTHING = new Uint8Array(0);
 const u32 = (value: number): Uint8Array => new Uint8Array(Uint32Array.of(value).buffer);
 
 const startGuest = () => GuestProcess.start({ runtime: thisRuntime });
-
-/** A process whose guest did not come ends with exit code 1, and leaves no sockets. */
-async function gaveUp(next: GuestProcess, place: Sockets): Promise<void> {
-  assert.equal(await next.ended, { exitCode: 1, signal: null }, next.error);
-  assert.not(existsSync(place.main) || existsSync(place.cpr), "the sockets are gone");
-}
 
 test.skipIf(skip, "refuses malformed calls with QEMU's texts, the VM untouched", async () => {
   await using guest = await startGuest();
@@ -328,242 +322,6 @@ test.skipIf(skip, "does not believe a peer that says it has the guest, and has n
   await using next = waiting(place);
   await untilListening(next, place.cpr);
   await moved(guest, next, place);
-});
-
-test.skipIf(skip, "is cancelled by the old side while it waits", async () => {
-  await using guest = await startGuest();
-  await using qmp = await guest.qmp();
-  const events = await recordEvents(qmp);
-  const place = sockets();
-  await using next = waiting(place, { defer: true });
-  await using nextQmp = await next.qmp();
-  for (let round = 0; round < 2; round++) {
-    await beginTransfer(qmp, place);
-    await next.until("the machine to be built", async () => (await nextQmp.execute("query-cpus-fast")).length === 1);
-    await qmp.execute("migrate_cancel");
-    assert.is((await over(qmp)).status, "cancelled");
-    await settled();
-    assert.equal(events.splice(0), ["MIGRATION setup", "MIGRATION cancelling", "MIGRATION cancelled"]);
-    assert.equal(await qmp.execute("query-status"), { running: true, status: "running" });
-    await next.until("the machine to be gone", async () => (await nextQmp.execute("query-cpus-fast")).length === 0);
-    assert.equal(await nextQmp.execute("query-status"), { running: false, status: "inmigrate" });
-    assert.equal(await nextQmp.execute("query-migrate"), {});
-  }
-  await guest.runsOn();
-  await nextQmp.execute("migrate-incoming", { uri: `unix:${place.main}` });
-  await moved(guest, next, place);
-});
-
-test.skipIf(skip, "is cancelled by the new side while it waits, and waits anew when it is told to", async () => {
-  await using guest = await startGuest();
-  await using qmp = await guest.qmp();
-  const place = sockets();
-  await using next = waiting(place, { defer: true });
-  await using nextQmp = await next.qmp();
-  const events = await recordEvents(nextQmp);
-  const uri = `unix:${place.main}`;
-  // While nobody has said hello yet.
-  await nextQmp.execute("migrate-incoming", { uri });
-  await nextQmp.execute("migrate_cancel");
-  assert.is((await over(nextQmp)).status, "cancelled");
-  await settled();
-  assert.equal(events.splice(0), ["MIGRATION setup", "MIGRATION cancelling", "MIGRATION cancelled"]);
-  // While the source is about to connect: in its place the test has said hello.
-  const own = sockets();
-  {
-    using hello = await hearHello(own.cpr, () => beginTransfer(qmp, own));
-    await nextQmp.execute("migrate-incoming", { uri });
-    const cpr = await call(place.cpr);
-    await cpr.send(FRAME_HELLO, hello.payload, [hello.ramFd, hello.fenceFd]);
-    assert.is((await cpr.receive())!.type, FRAME_ACCEPTED);
-    assert.is((await cpr.receive())!.type, FRAME_LISTENING);
-    await nextQmp.execute("migrate_cancel");
-    const last = (await cpr.receive())!;
-    assert.is(last.type, FRAME_REFUSED);
-    assert.is(text(last.payload), "The incoming migration was cancelled");
-    cpr.close();
-    assert.is((await over(nextQmp)).status, "cancelled");
-    assert.not(existsSync(place.main));
-  }
-  await hasStayed(guest, qmp);
-  assert.equal(await nextQmp.execute("query-status"), { running: false, status: "inmigrate" });
-  assert.equal(await nextQmp.execute("query-cpus-fast"), []);
-  await nextQmp.execute("migrate-incoming", { uri });
-  await moved(guest, next, place);
-});
-
-test.skipIf(skip, "tells a failed incoming migration, and takes another one, with exit-on-error=false", async () => {
-  await using guest = await startGuest();
-  await using qmp = await guest.qmp();
-  const own = sockets();
-  const place = sockets();
-  await using next = waiting(place, { defer: true });
-  await using nextQmp = await next.qmp();
-  const events = await recordEvents(nextQmp);
-  const uri = `unix:${place.main}`;
-  await nextQmp.execute("migrate-incoming", { uri, "exit-on-error": false });
-  assert.match(
-    (await rejection(() => nextQmp.execute("migrate-incoming", { uri }))).message,
-    "The incoming migration has already been started",
-  );
-  {
-    using hello = await hearHello(own.cpr, () => beginTransfer(qmp, own));
-    const cpr = await call(place.cpr);
-    await cpr.send(FRAME_HELLO, hello.payload, [hello.ramFd, hello.fenceFd]);
-    assert.is((await cpr.receive())!.type, FRAME_ACCEPTED);
-    assert.is((await cpr.receive())!.type, FRAME_LISTENING);
-    cpr.close();
-    const info = await over(nextQmp);
-    assert.is(info.status, "failed");
-    assert.match(info["error-desc"]!, "load of migration failed: ");
-  }
-  await settled();
-  assert.equal(events, ["MIGRATION setup", "MIGRATION failing", "MIGRATION failed"]);
-  await hasStayed(guest, qmp);
-  assert.equal(await nextQmp.execute("query-status"), { running: false, status: "inmigrate" });
-  await nextQmp.execute("migrate-incoming", { uri });
-  await moved(guest, next, place);
-});
-
-test.skipIf(skip, "a process that waits can be quit at each moment, with exit code 0 and no sockets left", async () => {
-  await using guest = await startGuest();
-  await using qmp = await guest.qmp();
-  for (const step of ["alone", "main", "built"]) {
-    const place = sockets();
-    await using next = waiting(place, { defer: step !== "main" });
-    await using nextQmp = await next.qmp();
-    await untilListening(next, place.cpr);
-    if (step === "built") {
-      await beginTransfer(qmp, place);
-      await next.until("the machine to be built", async () => (await nextQmp.execute("query-cpus-fast")).length === 1);
-    }
-    await nextQmp.execute("quit");
-    assert.equal(await next.ended, { exitCode: 0, signal: null }, step);
-    assert.is(next.error, "", step);
-    assert.not(existsSync(place.main) || existsSync(place.cpr), step);
-    if (step === "built") await hasStayed(guest, qmp);
-  }
-});
-
-test.skipIf(skip, "a source that quits while it waits takes its guest along, and the other side waits on", async () => {
-  const place = sockets();
-  await using next = waiting(place, { defer: true });
-  await using nextQmp = await next.qmp();
-  {
-    await using guest = await startGuest();
-    await using qmp = await guest.qmp();
-    await beginTransfer(qmp, place);
-    await next.until("the machine to be built", async () => (await nextQmp.execute("query-cpus-fast")).length === 1);
-    await qmp.execute("quit");
-    assert.equal(await guest.ended, { exitCode: 0, signal: null });
-  }
-  await next.until("the machine to be gone", async () => (await nextQmp.execute("query-cpus-fast")).length === 0);
-  assert.equal(await nextQmp.execute("query-status"), { running: false, status: "inmigrate" });
-  await using guest = await startGuest();
-  await nextQmp.execute("migrate-incoming", { uri: `unix:${place.main}` });
-  await moved(guest, next, place);
-});
-
-test.skipIf(
-  skip,
-  "refuses a second migration, a capability and a stop that comes in between means what it says",
-  async () => {
-    await using guest = await startGuest();
-    await using qmp = await guest.qmp();
-    const place = sockets();
-    await using next = waiting(place, { defer: true });
-    await using nextQmp = await next.qmp();
-    await beginTransfer(qmp, place);
-    const busy = "There's a migration process in progress";
-    assert.is((await rejection(() => beginTransfer(qmp, place))).message, busy);
-    const capabilities = [{ capability: "events" as const, state: true }];
-    assert.is((await rejection(() => qmp.execute("migrate-set-capabilities", { capabilities }))).message, busy);
-    const inmigrate = await rejection(() => beginTransfer(nextQmp, sockets()));
-    assert.is(inmigrate.message, "Guest is waiting for an incoming migration");
-    await qmp.execute("stop");
-    await nextQmp.execute("migrate-incoming", { uri: `unix:${place.main}` });
-    assert.is((await over(qmp)).status, "completed");
-    assert.is((await over(nextQmp)).status, "completed");
-    assert.equal(await nextQmp.execute("query-status"), { running: false, status: "paused" });
-    await nextQmp.execute("cont");
-    await next.runsOn();
-  },
-);
-
-interface Holdings {
-  fds: string[];
-  threads: number;
-  children: string[];
-}
-
-function holdsNoMore(after: Holdings, before: Holdings, who: string): void {
-  assert.equal(after.fds, before.fds, `file descriptors of ${who}`);
-  assert.equal(after.children, [], `children of ${who}`);
-  // A runtime's own helper threads come and go.
-  assert.ok(
-    Math.abs(after.threads - before.threads) <= 4,
-    `threads of ${who}: ${before.threads}, then ${after.threads}`,
-  );
-}
-
-/** What a process holds, when that no longer changes. */
-async function resting(guest: GuestProcess): Promise<Holdings> {
-  const holdings = () => ({
-    fds: guest
-      .fds()
-      .map((target) => target.replace(/\d+/g, "N"))
-      // Deno 2.9 keeps the event loop of many an ended worker that had loaded a native module. Its thread ends.
-      .filter((target) => thisRuntime !== "deno" || !/^anon_inode:\[event(fd|poll)\]$/.test(target))
-      .sort(),
-    threads: readdirSync(`/proc/${guest.pid}/task`).length,
-    children: guest.children(),
-  });
-  let last = holdings();
-  await guest.until("fds and threads to rest", async () => {
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    const now = holdings();
-    const rests = now.fds.length === last.fds.length && now.threads === last.threads;
-    last = now;
-    return rests;
-  });
-  return last;
-}
-
-test.skipIf(skip, "leaves nothing behind on either side after 20 failed transfers in a row", async () => {
-  await using guest = await startGuest();
-  await using qmp = await guest.qmp();
-  const place = sockets();
-  await using next = waiting(place, { defer: true });
-  await using nextQmp = await next.qmp();
-  const main = `unix:${place.main}`;
-  const fail = async (round: number): Promise<void> => {
-    if (round % 4 === 0) {
-      await beginTransfer(qmp, { ...place, cpr: join(guest.dir, "nobody") });
-    } else {
-      await beginTransfer(qmp, place);
-      await next.until("the machine to be built", async () => (await nextQmp.execute("query-cpus-fast")).length === 1);
-      if (round % 4 === 1) await qmp.execute("migrate_cancel");
-      else if (round % 4 === 2) {
-        await qmp.execute("migrate_cancel");
-        await nextQmp.execute("migrate-incoming", { uri: main, "exit-on-error": false });
-        await nextQmp.execute("migrate_cancel");
-      } else {
-        await nextQmp.execute("migrate-incoming", { uri: "unix:/no/such/folder/main", "exit-on-error": false });
-      }
-    }
-    assert.is.not((await over(qmp)).status, "completed");
-    await next.until("the machine to be gone", async () => (await nextQmp.execute("query-cpus-fast")).length === 0);
-    await next.until("its end", async () => (await nextQmp.execute("query-migrate")).status !== "setup");
-  };
-  for (let round = 0; round < 4; round++) await fail(round);
-  const before = [await resting(guest), await resting(next)];
-  for (let round = 0; round < 20; round++) await fail(round);
-  const after = [await resting(guest), await resting(next)];
-  for (const [index, side] of after.entries()) holdsNoMore(side, before[index]!, `side ${index}`);
-  await guest.runsOn();
-  await nextQmp.execute("migrate-incoming", { uri: main });
-  await moved(guest, next, place);
-  await stands(guest, () => next.runsOn());
 });
 
 test.run();

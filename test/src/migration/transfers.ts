@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Two VMM processes and what goes on between them, for the tests of cpr-transfer.
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { MigrationAddress } from "../../../src/config/types.ts";
@@ -168,3 +168,48 @@ export async function untilStopped(guest: GuestProcess): Promise<void> {
 }
 
 export const ALL_RUNTIMES: readonly Runtime[] = ["compiled", "bun", "deno"];
+
+/** A process whose guest did not come ends with exit code 1, and leaves no sockets. */
+export async function gaveUp(next: GuestProcess, place: Sockets): Promise<void> {
+  assert.equal(await next.ended, { exitCode: 1, signal: null }, next.error);
+  assert.not(existsSync(place.main) || existsSync(place.cpr), "the sockets are gone");
+}
+
+export interface Holdings {
+  fds: string[];
+  threads: number;
+  children: string[];
+}
+
+export function holdsNoMore(after: Holdings, before: Holdings, who: string): void {
+  assert.equal(after.fds, before.fds, `file descriptors of ${who}`);
+  assert.equal(after.children, [], `children of ${who}`);
+  // A runtime's own helper threads come and go.
+  assert.ok(
+    Math.abs(after.threads - before.threads) <= 4,
+    `threads of ${who}: ${before.threads}, then ${after.threads}`,
+  );
+}
+
+/** What a process holds, when that no longer changes. */
+export async function resting(guest: GuestProcess): Promise<Holdings> {
+  const holdings = () => ({
+    fds: guest
+      .fds()
+      .map((target) => target.replace(/\d+/g, "N"))
+      // Deno 2.9 keeps the event loop of many an ended worker that had loaded a native module. Its thread ends.
+      .filter((target) => thisRuntime !== "deno" || !/^anon_inode:\[event(fd|poll)\]$/.test(target))
+      .sort(),
+    threads: readdirSync(`/proc/${guest.pid}/task`).length,
+    children: guest.children(),
+  });
+  let last = holdings();
+  await guest.until("fds and threads to rest", async () => {
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const now = holdings();
+    const rests = now.fds.length === last.fds.length && now.threads === last.threads;
+    last = now;
+    return rests;
+  });
+  return last;
+}

@@ -75,16 +75,36 @@ test("CPUs are shared where the guest has all of them", () => {
   assert.is(getSchedulingPolicy(), SCHED_OTHER);
 });
 
+test.skipIf(needsTwo, "of several at once the latest decides, and the last to end undoes it all, in any order", () => {
+  const [first, second] = cpus;
+  for (const firstEndsFirst of [true, false]) {
+    const one = GuestFirst.begin([first!]);
+    const other = GuestFirst.begin([second!]);
+    assert.equal(getAffinity(0), without(second!));
+    const [earlier, later, left] = firstEndsFirst ? [one, other, second!] : [other, one, first!];
+    earlier.end();
+    earlier.end();
+    assert.equal(getAffinity(0), without(left));
+    assert.is(getSchedulingPolicy(), SCHED_BATCH);
+    later.end();
+    for (const tid of threadIds()) {
+      assert.equal(getAffinity(tid), everywhere);
+      assert.is(getSchedulingPolicy(tid), SCHED_OTHER);
+    }
+  }
+});
+
 test("it is known which CPUs threads run on", () => {
   const [cpu, ...others] = cpusOf([getTid()]);
   assert.ok(cpus.includes(cpu!));
   assert.equal(others, []);
   assert.equal(cpusOf([]), []);
+  assert.equal(cpusOf([0, 0x3fffff]), [], "a vCPU whose thread is not there yet, or not any more");
 });
 
 test("numbers of CPUs are told from others", () => {
-  for (const number of [0, 1, 1023]) assert.ok(isCpuNumber(number));
-  for (const other of [-1, 1024, 0.5, "0", null, undefined, Number.NaN]) assert.not(isCpuNumber(other));
+  for (const number of [0, 1, 8191]) assert.ok(isCpuNumber(number));
+  for (const other of [-1, 8192, 0.5, "0", null, undefined, Number.NaN]) assert.not(isCpuNumber(other));
 });
 
 test.run();
