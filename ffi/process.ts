@@ -35,6 +35,8 @@ const cGettid = lazyCall("int gettid(void)");
 const cKill = lazyCall("int kill(int pid, int signal)");
 const cTgkill = lazyCall("int tgkill(int pid, int tid, int signal)");
 const cWait4 = lazyCall("int wait4(int pid, void *status, int options, void *usage)");
+const cSchedYield = lazyCall("int sched_yield(void)");
+const cSchedGetcpu = lazyCall("int sched_getcpu(void)");
 const cSchedSetscheduler = lazyCall("int sched_setscheduler(int pid, int policy, const void *param)");
 const cSchedGetscheduler = lazyCall("int sched_getscheduler(int pid)");
 const cSchedGetaffinity = lazyCall("int sched_getaffinity(int pid, size_t size, void *mask)");
@@ -119,4 +121,14 @@ export function setAffinity(tid: number, mask: Uint8Array): boolean {
   if (result === -ESRCH) return false;
   check("sched_setaffinity", result, `tid ${tid}`);
   return true;
+}
+
+/** Lets other threads that are ready have this CPU first. */
+export function yieldCpu(): void {
+  cSchedYield();
+}
+
+/** Number of the CPU that the calling thread runs on at the moment. */
+export function currentCpu(): number {
+  return check("sched_getcpu", cSchedGetcpu());
 }

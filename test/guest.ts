@@ -89,11 +89,6 @@ export interface GuestOptions {
   inheritedFd?: number;
 }
 
-/** A socket's path is there a moment before it listens. */
-function _refusedSoFar(error: Error): undefined {
-  if ((error.cause as { code?: string } | undefined)?.code !== "ECONNREFUSED") throw error;
-}
-
 /** Path of a file with the payload. */
 export function payloadFile(options: SelfCheckOptions = {}): string {
   const path = join(temporaryDirectory(), "payload.elf");

@@ -6,7 +6,7 @@
 import { CONTROL_MONOTONIC_OFFSET } from "../../assembly/layout.ts";
 import { BOOT_ID_SIZE_BYTES, bootId } from "../../ffi/boot-id.ts";
 import { monotonicNs, realtimeNs } from "../../ffi/clock.ts";
-import type { StateReader } from "../state/reader.ts";
+import type { StateReader, StateSection } from "../state/reader.ts";
 import type { BindSection, StateWriter } from "../state/writer.ts";
 
 export const CLOCK_ORIGIN_SECTION = "clock-origin";
@@ -22,6 +22,8 @@ export interface HostTime {
 export interface RestoreOptions {
   /** The state was saved in this boot of this host. Found out from the state, at the price of some system calls. */
   isSameBoot?: boolean;
+  /** Blocks until a vCPU's section is there: those of an image that is still being filled in come one after the other. */
+  awaitVcpu?: (section: StateSection) => void;
 }
 
 export const HOST_TIME_SIZE_BYTES = 16;

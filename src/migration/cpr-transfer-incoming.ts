@@ -41,7 +41,7 @@ import {
   MAX_STATE_FRAME_BYTES,
   refusePeer,
 } from "./messages.ts";
-import { type Burst, burstOf, type RestoredTo, restoreImage, serveRehearsal } from "./rehearse.ts";
+import { type Burst, burstOf, type RestoredTo, restoreFrame, serveRehearsal } from "./rehearse.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
 import {
   readStamps,
@@ -322,16 +322,16 @@ export class IncomingTransfer {
 
   /** Synchronous, as the guest's pause is in it: nothing else of this process runs meanwhile. */
   #serveBurst(main: FrameChannel, expected: Expected, announced: Burst): Arrival | "handover" | undefined {
-    const rehearsed = this.#restoredTo(expected.rehearsal);
-    if (announced.isLast) expected.guestFirst.hurry();
+    const rehearsed = this.#restoredTo(expected.rehearsal, expected.fence);
+    if (announced.isLast) expected.guestFirst.hurry({ off: expected.info.mainCpu });
     for (let left = announced.frameCount; left > 0; left--) {
       const frame = main.receiveNow(MAX_STATE_FRAME_BYTES, FRAME_TIMEOUT_MS);
       switch (frame.type) {
         case FRAME_REHEARSE:
-          serveRehearsal(main, expected.fence.image.imageOf(frame), rehearsed);
+          serveRehearsal(main, frame, rehearsed);
           break;
         case FRAME_STATE:
-          return this.#take(main, expected, expected.fence.image.imageOf(frame));
+          return this.#take(main, expected, frame);
         case FRAME_BURST:
           left = burstOf(frame).frameCount + 1;
           break;
@@ -344,14 +344,13 @@ export class IncomingTransfer {
     return undefined;
   }
 
-  #restoredTo(accel: RestoredTo["accel"]): RestoredTo {
-    return { accel, devices: this.#host.vm.devices, sections: SECTIONS, options: SAME_BOOT };
+  #restoredTo(accel: RestoredTo["accel"], { image }: Fence): RestoredTo {
+    return { accel, devices: this.#host.vm.devices, sections: SECTIONS, options: SAME_BOOT, shared: image };
   }
 
-  #take(main: FrameChannel, { fence, info, connections }: Expected, image: Uint8Array): Arrival {
+  #take(main: FrameChannel, { fence, info, connections }: Expected, state: Frame): Arrival {
     const { vm } = this.#host;
-    const receivedMs = monotonicMs();
-    const { reader, runState } = restoreImage(image, this.#restoredTo(vm.accel));
+    const { reader, runState, receivedMs } = restoreFrame(main, state, this.#restoredTo(vm.accel, fence));
     const restoredMs = monotonicMs();
     if (!fence.take()) throw new VmmError("taken-back", "The other side has taken its guest back");
     const isRunning = runState === "running" && vm.startsWhenComplete;

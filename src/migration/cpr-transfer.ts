@@ -7,14 +7,15 @@
 //                 rehearse   both sides save, carry and restore a scratch VM until their code is warm
 //                 hand over  consoles and monitors, if they go along: see connection-handover.ts
 //   ┌ pause       park       vCPUs leave the guest                                   quiesce
-//   │             fill       the state image                                         save
-//   │             send       it is offered, and on its way                           carry
+//   │             fill       the state image; the other side restores what is there  save
+//   │             send       it is offered, and the last of it on its way            carry
 //   └             (other side: cpr-transfer-incoming.ts) restore, take ── point of no return ── resume
 //
 // Until the other side takes the guest, it can be taken back: see fence.ts for why it is never run twice.
 
 import { randomUUID } from "node:crypto";
 import { monotonicMs } from "../../ffi/clock.ts";
+import { currentCpu } from "../../ffi/process.ts";
 import type { AcceleratedVm } from "../accel/types.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
@@ -109,7 +110,14 @@ async function converse(
   run.atEnd(() => fence.close());
   const rehearsal = vm.accel.rehearse();
   run.atEnd(() => rehearsal.close());
-  const info: TransferInfo = { token: randomUUID(), generation, guestCpus: guestFirst.cpus };
+  const info: TransferInfo = {
+    token: randomUUID(),
+    generation,
+    guestCpus: guestFirst.cpus,
+    // Both sides work at the same time. Where the guest leaves them no CPUs to choose from they would do it on one, because
+    // the kernel takes the frame that wakes the other side for a reason to have it here.
+    ...(guestFirst.isEverywhere ? { mainCpu: currentCpu() } : {}),
+  };
   await cpr.send(FRAME_HELLO, plan(run, info, rehearsal).take(), [vm.ram.fd!, fence.fd]);
   await expectFrame(cpr, FRAME_ACCEPTED, { timeoutMs: BUILD_TIMEOUT_MS });
   // For as long as an operator takes to say migrate-incoming over there.
@@ -130,7 +138,7 @@ async function converse(
       await announceBurst(main, { frameCount: ROUNDS_PER_BURST + 1, isLast: true });
       signal.throwIfAborted();
       run.refuseToGoOn();
-      guestFirst.hurry();
+      guestFirst.hurry({ on: info.mainCpu });
       progress.setTimeline(handOver(run, { main, fence, info, rehearsed, handover, guestFirst }));
       return;
     } catch (error) {
@@ -152,7 +160,7 @@ function plan(
   accel: Pick<AcceleratedVm, "planState">,
   stamps: readonly number[] = [],
 ): PlannedGuest {
-  return planGuest(run.vm, run.vm.state, accel, (writer) => planTransfer(writer, info, stamps));
+  return planGuest(run.vm, run.vm.state, accel, (writer) => planTransfer(writer, info, stamps), { isFixed: true });
 }
 
 interface Prepared {
@@ -184,10 +192,11 @@ function handOver(run: Outgoing, { main, fence, info, rehearsed, handover, guest
       throw new VmmError("guest-request", "The guest is about to end, reset or suspend itself: try again after that");
     }
     stamps.push(monotonicMs());
-    const image = planned.take();
-    stamps.push(monotonicMs());
-    fence.offer();
-    fence.image.send(main, FRAME_STATE, image, PAUSE_TIMEOUT_MS);
+    const onTaken = (): void => {
+      stamps.push(monotonicMs());
+      fence.offer();
+    };
+    fence.image.send(main, planned, { type: FRAME_STATE, timeoutMs: PAUSE_TIMEOUT_MS, onTaken });
     const answer = expectType(main.receiveNow(MAX_ANSWER_BYTES, PAUSE_TIMEOUT_MS), FRAME_RUNNING);
     stamps.push(...decodeStamps(answer.payload));
   } catch (error) {

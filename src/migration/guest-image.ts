@@ -25,29 +25,36 @@ export const GUEST_SECTIONS: Readonly<Record<string, number>> = {
 
 export interface PlannedGuest {
   sizeBytes: number;
-  /** Takes the state of the vCPUs, which must be parked, and of the devices, and gives the finished image. */
-  take(): Uint8Array;
+  /**
+   * Takes the state of the vCPUs, which must be parked, and of the devices, and gives the finished image.
+   * @param onProgress see `StateWriter`; for a guest planned with `isFixed`
+   */
+  take(onProgress?: StateWriter["onProgress"]): Uint8Array;
 }
 
 /**
- * Lays out the image of a VM; `accel` is the VM's own, or a rehearsal's. `addSections` plans what else is to be in it; what it returns is called once all have their
- * places, and what that returns fills them in.
+ * Lays out the image of a VM; `accel` is the VM's own, or a rehearsal's. `addSections` plans what else is to be in it; what it
+ * returns is called once all have their places, and what that returns fills them in.
+ * @param isFixed see `StateWriter.lay`
  */
 export function planGuest(
   vm: Vm,
   runState: RunState,
   accel: Pick<AcceleratedVm, "planState">,
   addSections: (writer: StateWriter) => () => () => void,
+  { isFixed = false } = {},
 ): PlannedGuest {
   const writer = new StateWriter();
   const machine: CarriedMachine = { spec: vm.spec, runState };
   writer.addJson({ id: MACHINE_SECTION, version: 1 }, machine);
-  const bind = bindAll([accel.planState(writer), vm.devices.planState(writer), addSections(writer)]);
-  const sizeBytes = writer.lay();
+  // The vCPUs take longest: whoever reads along has the rest by then.
+  const bind = bindAll([vm.devices.planState(writer), accel.planState(writer), addSections(writer)]);
+  const sizeBytes = writer.lay({ isFixed });
   const fill = bind();
   return {
     sizeBytes,
-    take: () => {
+    take: (onProgress) => {
+      writer.onProgress = onProgress;
       fill();
       return writer.seal();
     },

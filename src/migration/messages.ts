@@ -116,7 +116,7 @@ export function expectType(frame: Frame, ...types: number[]): Frame {
 }
 
 function namesOf(types: readonly number[]): string {
-  return types.map((type) => NAMES[type]).join(" or ");
+  return types.length === 0 ? "nothing" : types.map((type) => NAMES[type]).join(" or ");
 }
 
 /** For a frame that is of no use. */

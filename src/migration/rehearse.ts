@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rehearsals: both sides save, carry and restore a VM that never runs, until the code of the guest's pause is compiled and
 // koffi has looked up what it calls. Without them the pause is three times as long.
+import { monotonicMs } from "../../ffi/clock.ts";
 import type { AcceleratedVm, Rehearsal } from "../accel/types.ts";
 import { VmmError } from "../errors.ts";
 import type { RestoreOptions } from "../machine/clock-origin.ts";
@@ -62,9 +63,8 @@ export async function announceBurst(channel: FrameChannel, { frameCount, isLast 
 export function rehearseOnce(channel: FrameChannel, { rehearsal, plan, shared }: Rehearsed): void {
   const planned = plan();
   rehearsal.park();
-  const image = planned.take();
-  if (shared === undefined) channel.sendNow(FRAME_REHEARSE, image, [], TIMEOUT_MS);
-  else shared.send(channel, FRAME_REHEARSE, image, TIMEOUT_MS);
+  if (shared === undefined) channel.sendNow(FRAME_REHEARSE, planned.take(), [], TIMEOUT_MS);
+  else shared.send(channel, planned, { type: FRAME_REHEARSE, timeoutMs: TIMEOUT_MS });
   expectType(channel.receiveNow(MAX_ANSWER_BYTES, TIMEOUT_MS), FRAME_REHEARSED);
 }
 
@@ -76,32 +76,50 @@ export interface RestoredTo {
   /** See `StateReader`. */
   sections: Readonly<Record<string, number>>;
   options?: RestoreOptions;
+  /** What images come through whose frames are empty. */
+  shared?: SharedImage;
 }
 
 /** New side: serves the burst that `frame` announces. @param buffer for the images */
 export function serveBurst(channel: FrameChannel, frame: Frame, to: RestoredTo, buffer: Uint8Array): void {
   for (let left = burstOf(frame).frameCount; left > 0; left--) {
-    const { payload } = expectType(channel.receiveNow(MAX_STATE_FRAME_BYTES, TIMEOUT_MS, buffer), FRAME_REHEARSE);
-    serveRehearsal(channel, payload, to);
+    const frame = expectType(channel.receiveNow(MAX_STATE_FRAME_BYTES, TIMEOUT_MS, buffer), FRAME_REHEARSE);
+    serveRehearsal(channel, frame, to);
   }
 }
 
-/** New side: one round, on `image`. */
-export function serveRehearsal(channel: FrameChannel, image: Uint8Array, to: RestoredTo): void {
-  restoreImage(image, to);
+/** New side: one round. */
+export function serveRehearsal(channel: FrameChannel, frame: Frame, to: RestoredTo): void {
+  restoreFrame(channel, frame, to);
   channel.sendNow(FRAME_REHEARSED, NOTHING, [], TIMEOUT_MS);
 }
 
-/** New side: takes over what is in an image. @throws VmmError "state-refused" */
-export function restoreImage(
-  image: Uint8Array,
-  { accel, devices, sections, options }: RestoredTo,
-): { reader: StateReader; runState: RunState } {
-  const reader = new StateReader(image, sections);
+export interface Restored {
+  reader: StateReader;
+  runState: RunState;
+  /** When all of the image was here: ms on CLOCK_MONOTONIC. */
+  receivedMs: number;
+}
+
+/** New side: takes over what is in the image of a frame. @throws VmmError "state-refused", "stream", "peer-silent", "peer-gone" */
+export function restoreFrame(channel: FrameChannel, { payload }: Frame, to: RestoredTo): Restored {
+  if (payload.length > 0 || to.shared === undefined) {
+    const receivedMs = monotonicMs();
+    const reader = new StateReader(payload, to.sections);
+    return { reader, runState: restore(reader, to, to.options), receivedMs };
+  }
+  const image = to.shared.arrive(channel, TIMEOUT_MS);
+  const reader = image.read(to.sections);
+  const runState = restore(reader, to, { ...to.options, awaitVcpu: ({ endOffset }) => image.await(endOffset) });
+  image.finish();
+  return { reader, runState, receivedMs: image.completeMs };
+}
+
+function restore(reader: StateReader, { accel, devices }: RestoredTo, options: RestoreOptions | undefined): RunState {
   const runState = readRunState(reader);
   devices.restoreState(reader, options);
   accel.restoreState(reader, options);
-  return { reader, runState };
+  return runState;
 }
 
 /** What is announced. @throws VmmError "stream" */

@@ -23,6 +23,8 @@ export interface TransferInfo {
   ramFile?: boolean;
   /** Of this host: the CPUs that the guest runs on, which whoever prepares for it should leave alone. */
   guestCpus?: readonly number[];
+  /** Of this host: the CPU that the old side's main thread stays on in the pause; absent when it may be any. */
+  mainCpu?: number;
 }
 
 /** Start of the pause, end of `quiesce`, end of `save`: ms on CLOCK_MONOTONIC. */
@@ -59,9 +61,10 @@ export function readStamps(reader: StateReader): number[] {
 export function readTransferInfo(reader: StateReader): TransferInfo {
   const section = reader.section(TRANSFER_SECTION);
   const info = section.json() as Partial<TransferInfo> | null;
-  const { token, generation, streams = 0, postcopy = false, ramFile = false, guestCpus = [] } = info ?? {};
+  const { token, generation, streams = 0, postcopy = false, ramFile = false, guestCpus = [], mainCpu } = info ?? {};
   const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
-  const areCpus = Array.isArray(guestCpus) && guestCpus.every(isCpuNumber);
+  const areCpus =
+    Array.isArray(guestCpus) && guestCpus.every(isCpuNumber) && (mainCpu === undefined || isCpuNumber(mainCpu));
   const isToken = typeof token === "string" && token !== "";
   if (
     !isToken ||
@@ -73,5 +76,13 @@ export function readTransferInfo(reader: StateReader): TransferInfo {
   ) {
     throw new VmmError("state-refused", `State section ${section.title} makes no sense`);
   }
-  return { token, generation, streams, postcopy, ramFile: ramFile === true, guestCpus };
+  return {
+    token,
+    generation,
+    streams,
+    postcopy,
+    ramFile: ramFile === true,
+    guestCpus,
+    ...(mainCpu === undefined ? {} : { mainCpu }),
+  };
 }

@@ -34,11 +34,14 @@ const underWay = new Set<Scheduling>();
 export class GuestFirst {
   /** That the guest runs on, by number. */
   readonly cpus: readonly number[];
+  /** It runs on all CPUs that this process may use. */
+  readonly isEverywhere: boolean;
   readonly #before: Scheduling;
   readonly #during: Scheduling;
 
   private constructor(cpus: readonly number[], before: Scheduling, during: Scheduling) {
     this.cpus = cpus;
+    this.isEverywhere = during.affinity === before.affinity && cpus.length > 0;
     this.#before = before;
     this.#during = during;
   }
@@ -51,10 +54,8 @@ export class GuestFirst {
    */
   static begin(cpus: readonly number[], vcpuTids: readonly number[] = []): GuestFirst {
     before ??= { affinity: getAffinity(0)!, policy: getSchedulingPolicy(0)! };
-    const affinity = before.affinity.slice();
-    for (const cpu of cpus) affinity[cpu >> 3]! &= ~(1 << (cpu & 7));
     const during: Scheduling = {
-      affinity: affinity.some((byte) => byte !== 0) ? affinity : before.affinity,
+      affinity: without(before.affinity, cpus),
       policy: before.policy === SCHED_OTHER ? SCHED_BATCH : before.policy,
     };
     for (const from of [before, ...underWay]) moveThreads(from, during, vcpuTids);
@@ -62,9 +63,15 @@ export class GuestFirst {
     return new GuestFirst(cpus, before, during);
   }
 
-  /** What the calling thread does is urgent: the guest stands, or runs on it. */
-  hurry(): void {
-    apply(0, this.#before);
+  /**
+   * What the calling thread does is urgent: the guest stands, or runs on it.
+   * @param on the CPU to stay on
+   * @param off the CPU to stay off, if there is another: somebody works there at the same time
+   */
+  hurry({ on, off }: { on?: number | undefined; off?: number | undefined } = {}): void {
+    const { affinity, policy } = this.#before;
+    if (on !== undefined) apply(0, { affinity: only(affinity, on), policy });
+    else apply(0, { affinity: off === undefined ? affinity : without(affinity, [off]), policy });
   }
 
   /** It is not any more. */
@@ -87,6 +94,19 @@ export class GuestFirst {
     moveThreads(this.#during, next, []);
     if (underWay.size === 0) before = undefined;
   }
+}
+
+/** `affinity` itself when nothing would be left of it. */
+function without(affinity: Uint8Array, cpus: readonly number[]): Uint8Array {
+  const others = affinity.slice();
+  for (const cpu of cpus) others[cpu >> 3]! &= ~(1 << (cpu & 7));
+  return others.some((byte) => byte !== 0) ? others : affinity;
+}
+
+function only(affinity: Uint8Array, cpu: number): Uint8Array {
+  const one = new Uint8Array(affinity.length);
+  one[cpu >> 3] = 1 << (cpu & 7);
+  return one;
 }
 
 /** Gives all threads that are scheduled like `from` the scheduling `to`. */

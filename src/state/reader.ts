@@ -47,6 +47,13 @@ export class StateSection {
     return this.#find(name) !== undefined;
   }
 
+  /** How much of the image must be there for all of the section to be. */
+  get endOffset(): number {
+    let end = 0;
+    for (const { offset, sizeBytes } of this.entry.parts) if (offset + sizeBytes > end) end = offset + sizeBytes;
+    return end;
+  }
+
   /** Bytes of a part. `sizeBytes` is what the reader expects. @throws VmmError "state-refused" when it differs */
   part(name: string, sizeBytes?: number): Uint8Array {
     const part = this.#get(name);
@@ -89,10 +96,11 @@ export class StateReader {
 
   /**
    * `known` maps each section id that the caller can read to the highest version it can read.
+   * @param isArriving only header and directory are there yet: the caller calls `checkChecksum` when all is
    * @throws VmmError "state-refused", naming what is wrong, and both versions when that is the reason
    */
-  constructor(image: Uint8Array, known: Readonly<Record<string, number>>) {
-    const directory = readDirectory(image);
+  constructor(image: Uint8Array, known: Readonly<Record<string, number>>, { isArriving = false } = {}) {
+    const directory = readDirectory(image, { isArriving });
     this.producer = directory.producer;
     this.#sections = [];
     for (const entry of directory.sections) {
@@ -145,8 +153,18 @@ export function readHeader(header: Uint8Array): number {
   return Number(view.getBigUint64(16, true));
 }
 
-/** Checks header, checksum and directory. Used by itself to show an image that this version cannot read. */
-export function readDirectory(image: Uint8Array): Directory {
+/** @throws VmmError "state-refused" when the image is not what was written */
+export function checkChecksum(image: Uint8Array): void {
+  const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
+  if (view.getUint32(CRC_OFFSET, true) === crc32(image.subarray(CRC_START))) return;
+  throw refuse("State image is damaged: its CRC-32 does not match");
+}
+
+/**
+ * Checks header, checksum and directory. Used by itself to show an image that this version cannot read.
+ * @param isArriving see `StateReader`
+ */
+export function readDirectory(image: Uint8Array, { isArriving = false } = {}): Directory {
   if (image.length > MAX_IMAGE_SIZE_BYTES) {
     throw refuse(`State image has ${image.length} bytes, more than the limit of ${MAX_IMAGE_SIZE_BYTES}`);
   }
@@ -154,10 +172,8 @@ export function readDirectory(image: Uint8Array): Directory {
   if (sizeBytes !== image.length) {
     throw refuse(`State image is cut short or too long: ${image.length} bytes, its header says ${sizeBytes}`);
   }
+  if (!isArriving) checkChecksum(image);
   const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
-  if (view.getUint32(CRC_OFFSET, true) !== crc32(image.subarray(CRC_START))) {
-    throw refuse("State image is damaged: its CRC-32 does not match");
-  }
   const architecture = text(image.subarray(32, 40));
   if (architecture !== ARCHITECTURE.padEnd(8, "\0")) {
     const name = JSON.stringify(architecture.replace(/\0+$/, ""));

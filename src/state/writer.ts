@@ -60,6 +60,8 @@ export class StateWriter {
   #last: PartEntry | undefined;
   /** Where the directory says how many bytes that part has. */
   #lastSizeText: Uint8Array | undefined;
+  /** Hears, while an image laid out with `isFixed` is filled in, how many bytes from its start are as they will be, but for its header. */
+  onProgress: ((image: Uint8Array, sizeBytes: number) => void) | undefined;
 
   /** Plans a section. Call `view` for each part once `lay` has been called. */
   plan(head: SectionHead, parts: PartPlan[]): SectionEntry {
@@ -88,8 +90,23 @@ export class StateWriter {
     this.add(head, [{ name: "value", type: "json", bytes: new TextEncoder().encode(JSON.stringify(value)) }]);
   }
 
-  /** Fixes the layout: directory and header are written, every part has its place. Returns the image's size in bytes. */
-  lay(): number {
+  /** A step between sections: when it is filled in, `onProgress` hears that all that was planned before it is there. */
+  planProgress(): BindSection {
+    const planned = this.#sections.length;
+    return () => {
+      const image = this.#image!;
+      const next = this.#sections[planned]?.parts[0];
+      const sizeBytes = next?.offset ?? image.length;
+      return () => this.onProgress?.(image, sizeBytes);
+    };
+  }
+
+  /**
+   * Lays the image out: directory and header are written, every part has its place. Returns the image's size in bytes.
+   * @param isFixed the sections lie in the order in which they were planned, and nothing is cut off: for somebody who reads along
+   */
+  lay({ isFixed = false } = {}): number {
+    if (isFixed) this.#last = undefined;
     // Offsets are part of the directory and the directory comes first: lay the parts out behind a directory of bounded
     // size, which is that of the same directory with the longest offsets there can be.
     const directory: Directory = { producer: PRODUCER, sections: this.#sections };

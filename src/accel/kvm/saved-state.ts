@@ -25,15 +25,16 @@ export class VmState {
 
   /** Adds the sections to a state image. */
   plan(writer: StateWriter, profile: VcpuProfile): BindSection {
-    const tsc = planTsc(writer, this.scaledTscKhz ?? profile.tscKhz, this.scaledTscKhz !== undefined);
     // An edge that comes in between is in neither the I/O APIC nor a local APIC that was read before it: the local ones
     // are read last.
-    return bindAll([
-      planVm(writer, this.#vm),
-      ...this.#vcpus.map((vcpu, index) =>
-        planVcpu(writer, vcpu, index, profile, this.#cpuids[index]!, index === 0 ? tsc : undefined),
-      ),
-    ]);
+    const sections = [planVm(writer, this.#vm), writer.planProgress()];
+    // Filled in with the first vCPU.
+    const tsc = planTsc(writer, this.scaledTscKhz ?? profile.tscKhz, this.scaledTscKhz !== undefined);
+    for (const [index, vcpu] of this.#vcpus.entries()) {
+      if (index > 0) sections.push(writer.planProgress());
+      sections.push(planVcpu(writer, vcpu, index, profile, this.#cpuids[index]!, index === 0 ? tsc : undefined));
+    }
+    return bindAll(sections);
   }
 
   /**
@@ -42,10 +43,11 @@ export class VmState {
    */
   restore(
     reader: StateReader,
-    { isSameBoot = isOfThisBoot(reader) }: RestoreOptions = {},
+    { isSameBoot = isOfThisBoot(reader), awaitVcpu }: RestoreOptions = {},
     powerOn?: StateReader,
   ): void {
     const first = this.#vcpus[0]!;
+    awaitVcpu?.(reader.section(VCPU_SECTION));
     this.scaledTscKhz = tscKhzToSet(reader, this.#system, first, isSameBoot);
     if (this.scaledTscKhz !== undefined) for (const vcpu of this.#vcpus) vcpu.setTscKhz(this.scaledTscKhz);
     let move: TscMove | undefined;
@@ -54,12 +56,9 @@ export class VmState {
       move = planTscMove(reader, first, savedOffset);
     }
     for (let index = 0; index < this.#vcpus.length; index++) {
-      restoreVcpu(
-        this.#vcpus[index]!,
-        reader.section(VCPU_SECTION, index),
-        move,
-        powerOn?.section(VCPU_SECTION, index),
-      );
+      const section = reader.section(VCPU_SECTION, index);
+      if (index > 0) awaitVcpu?.(section);
+      restoreVcpu(this.#vcpus[index]!, section, move, powerOn?.section(VCPU_SECTION, index));
     }
     restoreVm(reader, this.#vm, isSameBoot);
     // The guest's watchdogs are told that it stood still, for longer than they would take.

@@ -49,7 +49,7 @@ const NEW_SIDE_STEPS = [
   "restored",
 ];
 /** When it sends its guest away, the process dies with the last byte. */
-const OLD_SIDE_STEP = `sent ${FRAME_STATE}`;
+const OLD_SIDE_STEP = `shown ${FRAME_STATE}`;
 
 /** Who owns the guest, as the fence between the two says; undefined when there is none, not yet or not any more. */
 function readFence(...guests: GuestProcess[]): number | undefined {

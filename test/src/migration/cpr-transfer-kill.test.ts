@@ -89,23 +89,21 @@ test.skipIf(skip, "the guest has gone with the new side that is killed when it h
 });
 
 test.skipIf(skip, "the guest stays with a new side that loses the old one after it was offered", async () => {
-  for (const step of [`sent ${FRAME_STATE}`]) {
-    await using old = await startGuest({ ...faulty(step) });
-    await using qmp = await old.qmp();
-    const place = sockets();
-    await using next = waiting(place);
-    await using nextQmp = await next.qmp();
-    await beginTransfer(qmp, place);
-    assert.is((await old.ended).signal, "SIGKILL");
-    assert.is((await over(nextQmp)).status, "completed", complaints(old, next));
-    assert.equal(await nextQmp.execute("query-status"), { running: true, status: "running" });
-    await next.runsOn();
-    await canStillMove(next);
-  }
+  await using old = await startGuest({ ...faulty(`shown ${FRAME_STATE}`) });
+  await using qmp = await old.qmp();
+  const place = sockets();
+  await using next = waiting(place);
+  await using nextQmp = await next.qmp();
+  await beginTransfer(qmp, place);
+  assert.is((await old.ended).signal, "SIGKILL");
+  assert.is((await over(nextQmp)).status, "completed", complaints(old, next));
+  assert.equal(await nextQmp.execute("query-status"), { running: true, status: "running" });
+  await next.runsOn();
+  await canStillMove(next);
 });
 
 test.skipIf(skip, "a new side whose old one dies before that gives up, with exit code 1", async () => {
-  for (const step of [`sent ${FRAME_REHEARSE}`, "offered"]) {
+  for (const step of [`sent ${FRAME_REHEARSE}`, `shown ${FRAME_REHEARSE}`, `sent ${FRAME_STATE}`, "offered"]) {
     await using old = await startGuest({ ...faulty(step) });
     await using qmp = await old.qmp();
     const place = sockets();
@@ -188,7 +186,7 @@ test.skipIf(skip, "a new side that hangs when it has taken the guest has it", as
 });
 
 test.skipIf(skip, "an old side that hangs when it has offered the guest finds it gone", async () => {
-  await using old = await startGuest({ ...faulty(`sent ${FRAME_STATE}`, "SIGSTOP") });
+  await using old = await startGuest({ ...faulty(`shown ${FRAME_STATE}`, "SIGSTOP") });
   await using qmp = await old.qmp();
   const place = sockets();
   await using next = waiting(place);
@@ -200,6 +198,22 @@ test.skipIf(skip, "an old side that hangs when it has offered the guest finds it
   old.signal("SIGCONT");
   assert.is((await over(qmp)).status, "completed");
   await hasMoved(old, next);
+});
+
+test.skipIf(skip, "an old side that hangs before that has the guest when it goes on", async () => {
+  // It stands for as long as the new side waits.
+  const payload = { cpuCount: 2, clockJumpLimitNs: 60e9 };
+  await using old = await startGuest({ payload, ...faulty(`sent ${FRAME_STATE}`, "SIGSTOP") });
+  await using qmp = await old.qmp();
+  const place = sockets();
+  await using next = waiting(place);
+  await untilListening(next, place.cpr);
+  await beginTransfer(qmp, place);
+  assert.equal(await next.ended, { exitCode: 1, signal: null });
+  assert.match(next.error, /did not fill in its image within \d+ ms/);
+  old.signal("SIGCONT");
+  await hasStayed(old, qmp);
+  await canStillMove(old);
 });
 
 test.run();

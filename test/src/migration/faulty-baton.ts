@@ -3,12 +3,14 @@
 //
 //   BATON_TEST_FAULT   STEP:SIGNAL. The process sends itself the signal when it comes to the step:
 //     send N           before it sends the first frame of that type, sent N after it (src/migration/messages.ts)
+//     shown N          when all of the image that a frame of that type announced can be seen
 //     built            when the machine of a hello is built
 //     restored         when the state of the guest has been restored, and not been taken
 //     taken, offered   when the fence has been changed
 import { KvmAcceleratedVm } from "../../../src/accel/kvm/vm.ts";
 import { FrameChannel } from "../../../src/migration/channel/frames.ts";
 import { Fence } from "../../../src/migration/fence.ts";
+import { SharedImage } from "../../../src/migration/shared-image.ts";
 
 const [wanted = "", signal = "SIGKILL"] = (process.env.BATON_TEST_FAULT ?? "").split(":");
 let isDone = false;
@@ -29,6 +31,12 @@ FrameChannel.prototype.sendNow = function (type, ...rest) {
   comeTo(`send ${type}`);
   sendNow.call(this, type, ...rest);
   comeTo(`sent ${type}`);
+};
+
+const { send: sendImage } = SharedImage.prototype;
+SharedImage.prototype.send = function (channel, planned, options) {
+  sendImage.call(this, channel, planned, options);
+  comeTo(`shown ${options.type}`);
 };
 
 const { prepareToRun, restoreState } = KvmAcceleratedVm.prototype;

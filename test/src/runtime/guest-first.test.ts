@@ -67,8 +67,22 @@ test.skipIf(needsTwo, "threads that are started for the guest are scheduled as i
   assert.is(getSchedulingPolicy(), SCHED_OTHER);
 });
 
+test.skipIf(needsTwo, "two who hurry at the same time can have a CPU each", () => {
+  const [first, second] = cpus;
+  const guestFirst = GuestFirst.begin([first!]);
+  assert.not(guestFirst.isEverywhere);
+  guestFirst.hurry({ on: second! });
+  assert.equal(cpusOf([getTid()]), [second]);
+  guestFirst.hurry({ off: second! });
+  assert.equal(getAffinity(0), without(second!));
+  assert.is(getSchedulingPolicy(), SCHED_OTHER);
+  guestFirst.end();
+  assert.equal(getAffinity(0), everywhere);
+});
+
 test("CPUs are shared where the guest has all of them", () => {
   const guestFirst = GuestFirst.begin(cpus);
+  assert.ok(guestFirst.isEverywhere);
   assert.is(getSchedulingPolicy(), SCHED_BATCH);
   assert.equal(getAffinity(0), everywhere);
   guestFirst.end();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from "fast-check";
 import { VmmError } from "../../../src/errors.ts";
-import { ALIGNMENT_BYTES, HEADER_SIZE_BYTES, MAX_IMAGE_SIZE_BYTES } from "../../../src/state/format.ts";
-import { readDirectory, StateReader } from "../../../src/state/reader.ts";
+import { ALIGNMENT_BYTES, CRC_OFFSET, HEADER_SIZE_BYTES, MAX_IMAGE_SIZE_BYTES } from "../../../src/state/format.ts";
+import { checkChecksum, readDirectory, StateReader } from "../../../src/state/reader.ts";
 import { StateWriter } from "../../../src/state/writer.ts";
 import { PRODUCER } from "../../../src/version.ts";
 import { assert, describe } from "../../harness.ts";
@@ -381,6 +381,43 @@ test("an optional section that is unknown or too new is skipped", () => {
 test("an older version of a section is read, and says which it is", () => {
   const reader = new StateReader(makeImage(), { machine: 5, vcpu: 7 });
   assert.is(reader.section("vcpu").version, 2);
+});
+
+test("who reads along hears what is there, and in a fixed layout nothing is moved or cut off", () => {
+  const writer = new StateWriter();
+  const limited = writer.plan({ id: "vcpu", version: 1 }, [
+    { name: "output", type: "u8[]", sizeBytes: 1000, isLimit: true },
+  ]);
+  const progress = [writer.planProgress()];
+  const section = writer.plan({ id: "vcpu", instance: 1, version: 1 }, [{ name: "a", type: "u8[]", sizeBytes: 5 }]);
+  progress.push(writer.planProgress());
+  const sizeBytes = writer.lay({ isFixed: true });
+  const heard: number[] = [];
+  writer.onProgress = (image, filledBytes) => {
+    assert.is(image.length, sizeBytes);
+    heard.push(filledBytes);
+  };
+  const tell = progress.map((bind) => bind());
+  writer.view(limited, "output").fill(7);
+  writer.shorten(limited, "output", 10);
+  tell[0]!();
+  writer.view(section, "a").fill(8);
+  tell[1]!();
+  const reader = new StateReader(writer.seal(), KNOWN);
+  assert.is(reader.section("vcpu").part("output").length, 1000);
+  assert.ok(reader.section("vcpu").endOffset <= heard[0]!);
+  assert.ok(reader.section("vcpu", 1).endOffset > heard[0]!);
+  assert.is(heard[1], sizeBytes);
+});
+
+test("an image that is still arriving is read before its checksum is right", () => {
+  const image = changed(makeImage(), () => {});
+  image[CRC_OFFSET]! ^= 1;
+  assert.match(refusal(image), "CRC-32");
+  assert.is(new StateReader(image, KNOWN, { isArriving: true }).sections().length, 3);
+  assert.throws(() => checkChecksum(image), "CRC-32");
+  image[CRC_OFFSET]! ^= 1;
+  checkChecksum(image);
 });
 
 test.run();
