@@ -14,16 +14,19 @@ interface Configuration {
   label: string;
   ramMiB: number;
   cpuCount: number;
+  /** Of one guest. */
+  transfers: number;
 }
 
+/** The first one has a 99th percentile that is not simply the longest. */
 const CONFIGURATIONS: readonly Configuration[] = [
-  { id: "128-mib/1-vcpu", label: "128 MiB, 1 vCPU", ramMiB: 128, cpuCount: 1 },
-  { id: "3-gib/1-vcpu", label: "3 GiB, 1 vCPU", ramMiB: 3072, cpuCount: 1 },
-  { id: "128-mib/4-vcpu", label: "128 MiB, 4 vCPUs", ramMiB: 128, cpuCount: 4 },
+  { id: "128-mib/1-vcpu", label: "128 MiB, 1 vCPU", ramMiB: 128, cpuCount: 1, transfers: 36 },
+  { id: "3-gib/1-vcpu", label: "3 GiB, 1 vCPU", ramMiB: 3072, cpuCount: 1, transfers: 8 },
+  { id: "128-mib/4-vcpu", label: "128 MiB, 4 vCPUs", ramMiB: 128, cpuCount: 4, transfers: 8 },
 ];
-/** Transfers of one guest, and guests, in turns of all configurations. */
-const TRANSFERS = 8;
+/** Guests of each configuration, in turns. */
 const TURNS = 4;
+const QUICK_TRANSFERS = 8;
 
 interface Series {
   configuration: Configuration;
@@ -38,10 +41,10 @@ async function run({ quick, progress }: SubjectOptions): Promise<SubjectResult> 
   const series = CONFIGURATIONS.map((configuration): Series => ({ configuration, samples: [], stopCont: [] }));
   for (let turn = 0; turn < (quick ? 1 : TURNS); turn++) {
     for (const own of series) {
-      const { label, ramMiB, cpuCount } = own.configuration;
+      const { label, ramMiB, cpuCount, transfers } = own.configuration;
       progress.update(`transfer: ${label}: touching RAM`);
       await using chain = await TransferChain.start({ command, ramSizeBytes: ramMiB * 2 ** 20, cpuCount });
-      for (let index = 0; index < TRANSFERS; index++) {
+      for (let index = 0; index < (quick ? QUICK_TRANSFERS : transfers); index++) {
         progress.update(`transfer: ${label}: ${own.samples.length + 1}`);
         own.stopCont.push(await chain.stopAndContinue());
         own.samples.push(await chain.transfer());
@@ -83,11 +86,12 @@ function resultOf(series: readonly Series[]): SubjectResult {
     unit: "ms",
     samples: [summarize(metric(base).samples).p99],
   };
+  const own = (id: string): Metric => metric(`${id}/downtime`);
   const ratios: Ratio[] = [
-    ratioOf("ram", "pause at 3 GiB / at 128 MiB", "lower", metric(large), metric(base)),
-    ratioOf("vcpus", "pause of 4 vCPUs / of 1", "lower", metric(several), metric(base)),
+    ratioOf("ram", "VMM's own figure at 3 GiB / at 128 MiB", "lower", own(large), own(base)),
+    ratioOf("vcpus", "VMM's own figure for 4 vCPUs / for 1", "lower", own(several), own(base)),
     ratioOf("stop-cont", "pause / stop and cont", "lower", metric(base), metric(`${base}/stop-cont`)),
-    ratioOf("downtime", "VMM's own figure / pause", "lower", metric(`${base}/downtime`), metric(base)),
+    ratioOf("downtime", "VMM's own figure / pause", "lower", own(base), metric(base)),
   ];
   const { cpu, kernel, date } = machineFacts();
   const unseen = series.flatMap(({ samples }) => samples).filter(({ pauseMs }) => pauseMs === undefined).length;

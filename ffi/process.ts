@@ -35,7 +35,6 @@ const cGettid = lazyCall("int gettid(void)");
 const cKill = lazyCall("int kill(int pid, int signal)");
 const cTgkill = lazyCall("int tgkill(int pid, int tid, int signal)");
 const cWait4 = lazyCall("int wait4(int pid, void *status, int options, void *usage)");
-const cSchedYield = lazyCall("int sched_yield(void)");
 const cSchedGetcpu = lazyCall("int sched_getcpu(void)");
 const cSchedSetscheduler = lazyCall("int sched_setscheduler(int pid, int policy, const void *param)");
 const cSchedGetscheduler = lazyCall("int sched_getscheduler(int pid)");
@@ -121,11 +120,6 @@ export function setAffinity(tid: number, mask: Uint8Array): boolean {
   if (result === -ESRCH) return false;
   check("sched_setaffinity", result, `tid ${tid}`);
   return true;
-}
-
-/** Lets other threads that are ready have this CPU first. */
-export function yieldCpu(): void {
-  cSchedYield();
 }
 
 /** Number of the CPU that the calling thread runs on at the moment. */

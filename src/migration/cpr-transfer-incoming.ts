@@ -40,6 +40,7 @@ import {
   FRAME_STATE,
   MAX_STATE_FRAME_BYTES,
   refusePeer,
+  subjectOf,
 } from "./messages.ts";
 import { type Burst, burstOf, type RestoredTo, restoreFrame, serveRehearsal } from "./rehearse.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
@@ -326,7 +327,7 @@ export class IncomingTransfer {
     if (announced.isLast) expected.guestFirst.hurry({ off: expected.info.mainCpu });
     for (let left = announced.frameCount; left > 0; left--) {
       const frame = main.receiveNow(MAX_STATE_FRAME_BYTES, FRAME_TIMEOUT_MS);
-      switch (frame.type) {
+      switch (subjectOf(frame)) {
         case FRAME_REHEARSE:
           serveRehearsal(main, frame, rehearsed);
           break;

@@ -28,6 +28,8 @@ export const FRAME_STATE = 9;
  * ms, as the two sides may have different clocks.
  */
 export const FRAME_RUNNING = 10;
+/** u8: the type of a frame, REHEARSE or STATE, whose image is being filled in, to be read along; that frame follows when it is. */
+export const FRAME_FILLING = 26;
 /** On the main channel: the connections follow on the cpr channel. Once more if they have changed since. */
 export const FRAME_HANDOVER = 17;
 /** On the cpr channel: the connections as JSON, and the first of their fds. */
@@ -99,6 +101,7 @@ const NAMES: Readonly<Record<number, string>> = {
   [FRAME_DONE]: "DONE",
   [FRAME_RAM_FILE]: "RAM_FILE",
   [FRAME_ROUND_DONE]: "ROUND_DONE",
+  [FRAME_FILLING]: "FILLING",
 };
 
 /**
@@ -116,7 +119,12 @@ export function expectType(frame: Frame, ...types: number[]): Frame {
 }
 
 function namesOf(types: readonly number[]): string {
-  return types.length === 0 ? "nothing" : types.map((type) => NAMES[type]).join(" or ");
+  return types.map((type) => NAMES[type]).join(" or ");
+}
+
+/** What a frame is about: of a FILLING, what it announces. */
+export function subjectOf({ type, payload }: Frame): number {
+  return type === FRAME_FILLING && payload.length === 1 ? payload[0]! : type;
 }
 
 /** For a frame that is of no use. */

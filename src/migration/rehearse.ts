@@ -13,6 +13,7 @@ import { type PlannedGuest, readRunState } from "./guest-image.ts";
 import {
   expectType,
   FRAME_BURST,
+  FRAME_FILLING,
   FRAME_REHEARSE,
   FRAME_REHEARSED,
   MAX_ANSWER_BYTES,
@@ -102,13 +103,15 @@ export interface Restored {
 }
 
 /** New side: takes over what is in the image of a frame. @throws VmmError "state-refused", "stream", "peer-silent", "peer-gone" */
-export function restoreFrame(channel: FrameChannel, { payload }: Frame, to: RestoredTo): Restored {
-  if (payload.length > 0 || to.shared === undefined) {
+export function restoreFrame(channel: FrameChannel, frame: Frame, to: RestoredTo): Restored {
+  const { type, payload } = frame;
+  if (type !== FRAME_FILLING || to.shared === undefined) {
     const receivedMs = monotonicMs();
-    const reader = new StateReader(payload, to.sections);
+    const bytes = payload.length === 0 && to.shared !== undefined ? to.shared.receive() : payload;
+    const reader = new StateReader(bytes, to.sections);
     return { reader, runState: restore(reader, to, to.options), receivedMs };
   }
-  const image = to.shared.arrive(channel, TIMEOUT_MS);
+  const image = to.shared.arrive(channel, frame, TIMEOUT_MS);
   const reader = image.read(to.sections);
   const runState = restore(reader, to, { ...to.options, awaitVcpu: ({ endOffset }) => image.await(endOffset) });
   image.finish();

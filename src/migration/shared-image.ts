@@ -1,34 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 // State images on their way to another process of this host: in memory that both have mapped. Through a socket the kernel
-// would copy them twice, while the guest stands. And the new side reads along: it restores one vCPU while the old side
-// saves the next.
+// would copy them twice, while the guest stands.
+//
+// Where the two main threads have a CPU each, the new side reads along: it restores one vCPU while the old side saves the next.
+// It spins meanwhile, because to be woken up for each would take longer than that saves. On one CPU it is woken up at the end.
 import { WASM_PAGE_SIZE_BYTES } from "../../assembly/layout.ts";
 import { monotonicMs } from "../../ffi/clock.ts";
 import { mapAnonymousOver, mapOver } from "../../ffi/mmap.ts";
-import { yieldCpu } from "../../ffi/process.ts";
+import { currentCpu } from "../../ffi/process.ts";
 import { VmmError } from "../errors.ts";
 import { HEADER_SIZE_BYTES } from "../state/format.ts";
 import { checkChecksum, StateReader } from "../state/reader.ts";
-import type { FrameChannel } from "./channel/frames.ts";
+import type { Frame, FrameChannel } from "./channel/frames.ts";
 import type { PlannedGuest } from "./guest-image.ts";
-import { expectType, MAX_ANSWER_BYTES } from "./messages.ts";
+import { expectType, FRAME_FILLING, MAX_ANSWER_BYTES, subjectOf } from "./messages.ts";
 
 /** Enough for the state of any VM but one with a console that was never read; a larger image goes through the socket. */
 export const SHARED_IMAGE_SIZE_BYTES = 2 ** 20;
-/** Two u32 come first: the size of the image, and how many bytes from its start are as they will be, but for its header. */
+/** Four u32 come first: the size of the image, */
 const SIZE_WORD = 0;
+/** how many bytes from its start are as they will be, but for its header, */
 const FILLED_WORD = 1;
-const WORDS_SIZE_BYTES = 8;
+/** and the CPUs that the two sides were on when they last looked. */
+const OLD_CPU_WORD = 2;
+const NEW_CPU_WORD = 3;
+const WORDS_SIZE_BYTES = 16;
 const ROOM_BYTES = SHARED_IMAGE_SIZE_BYTES - WORDS_SIZE_BYTES;
 const NOTHING = new Uint8Array(0);
 
-/** Of half a microsecond each: longer than any vCPU takes to be saved. */
-const MAX_YIELDS = 2000;
-/** How often somebody who is slower than that is looked at. */
-const LOOK_MS = 1;
+/** Longer than any vCPU takes to be saved. */
+const SPIN_MS = 1;
 
 export interface SendOptions {
-  /** FRAME_REHEARSE or FRAME_STATE */
+  /** FRAME_REHEARSE or FRAME_STATE: says that all of the image is there. */
   type: number;
   timeoutMs: number;
   /** Called when all of the image is taken, before the other side can see that. */
@@ -47,7 +51,7 @@ export class SharedImage {
     const pages = SHARED_IMAGE_SIZE_BYTES / WASM_PAGE_SIZE_BYTES;
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
     this.#memory = new Uint8Array(memory.buffer);
-    this.#words = new Uint32Array(memory.buffer, 0, 2);
+    this.#words = new Uint32Array(memory.buffer, 0, WORDS_SIZE_BYTES / 4);
     this.#image = this.#memory.subarray(WORDS_SIZE_BYTES);
     mapOver(this.#memory, 0, { fd, fileOffset, sizeBytes: SHARED_IMAGE_SIZE_BYTES });
   }
@@ -60,30 +64,46 @@ export class SharedImage {
       channel.sendNow(type, image, [], timeoutMs);
       return;
     }
+    const cpu = currentCpu();
+    Atomics.store(this.#words, OLD_CPU_WORD, cpu);
     Atomics.store(this.#words, SIZE_WORD, planned.sizeBytes);
     Atomics.store(this.#words, FILLED_WORD, 0);
-    // The other side wakes up while the first of it is saved.
-    channel.sendNow(type, NOTHING, [], timeoutMs);
     let shownBytes = 0;
     const show = (image: Uint8Array, sizeBytes: number): void => {
       this.#image.set(image.subarray(shownBytes, sizeBytes), shownBytes);
       shownBytes = sizeBytes;
       Atomics.store(this.#words, FILLED_WORD, sizeBytes);
     };
-    const image = planned.take(show);
+    const isApart = Atomics.load(this.#words, NEW_CPU_WORD) !== cpu;
+    if (isApart) channel.sendNow(FRAME_FILLING, Uint8Array.of(type), [], timeoutMs);
+    const image = planned.take(isApart ? show : undefined);
     onTaken?.();
     this.#image.set(image.subarray(0, HEADER_SIZE_BYTES));
     show(image, image.length);
+    channel.sendNow(type, NOTHING, [], timeoutMs);
   }
 
-  /** New side: the image that an empty frame on `channel` has announced. @throws VmmError "stream" */
-  arrive(channel: FrameChannel, timeoutMs: number): ArrivingImage {
+  /** New side: the image that an empty frame has announced: all of it is there. @throws VmmError "stream" */
+  receive(): Uint8Array {
+    const received = this.#makeRoom();
+    received.set(this.#image.subarray(0, received.length));
+    return received;
+  }
+
+  /** New side: the image that a frame FILLING on `channel` has announced. @throws VmmError "stream" */
+  arrive(channel: FrameChannel, filling: Frame, timeoutMs: number): ArrivingImage {
+    const received = this.#makeRoom();
+    const type = subjectOf(filling);
+    return new ArrivingImage({ words: this.#words, shared: this.#image, received, type, channel, timeoutMs });
+  }
+
+  #makeRoom(): Uint8Array {
+    Atomics.store(this.#words, NEW_CPU_WORD, currentCpu());
     const sizeBytes = Atomics.load(this.#words, SIZE_WORD);
     if (sizeBytes < HEADER_SIZE_BYTES || sizeBytes > ROOM_BYTES) {
       throw new VmmError("stream", `An image of ${sizeBytes} bytes is announced in shared memory of ${ROOM_BYTES}`);
     }
-    const received = this.#received.subarray(0, sizeBytes);
-    return new ArrivingImage({ words: this.#words, shared: this.#image, received, channel, timeoutMs });
+    return this.#received.subarray(0, sizeBytes);
   }
 
   close(): void {
@@ -96,7 +116,8 @@ interface Arriving {
   shared: Uint8Array;
   /** As long as the image. */
   received: Uint8Array;
-  /** That nothing comes on but the other side's end. */
+  /** Of the frame that says that all of it is there. */
+  type: number;
   channel: FrameChannel;
   timeoutMs: number;
 }
@@ -105,6 +126,8 @@ interface Arriving {
 export class ArrivingImage {
   readonly #from: Arriving;
   #receivedBytes = 0;
+  /** The other side has said that all of it is there. */
+  #isComplete = false;
   /** When the last of it came: ms on CLOCK_MONOTONIC. */
   completeMs = 0;
 
@@ -120,15 +143,14 @@ export class ArrivingImage {
 
   /**
    * Blocks until the first `sizeBytes` bytes are here.
-   * @throws VmmError "stream" when what comes makes no sense, "peer-gone", "refused", "peer-silent" when nothing comes for as
-   * long as the timeout
+   * @throws VmmError "stream" when what comes makes no sense, "refused", and as `FrameChannel.receiveNow`
    */
   await(sizeBytes: number): void {
     const { shared, received, channel } = this.#from;
     while (this.#receivedBytes < sizeBytes) {
       const filledBytes = this.#awaitMore();
-      if (filledBytes < this.#receivedBytes || filledBytes > received.length) {
-        const range = `${this.#receivedBytes} to ${received.length}`;
+      if (filledBytes <= this.#receivedBytes || filledBytes > received.length) {
+        const range = `${this.#receivedBytes + 1} to ${received.length}`;
         throw new VmmError(
           "stream",
           `${channel.transport.name} filled in ${filledBytes} bytes of an image, out of ${range}`,
@@ -140,39 +162,33 @@ export class ArrivingImage {
     if (this.completeMs === 0 && this.#receivedBytes === received.length) this.completeMs = monotonicMs();
   }
 
-  /** Blocks until all of it is here. @throws VmmError "state-refused" when it is not what was written, and as `await` */
+  /** Blocks until the other side has said that all of it is there. @throws VmmError "state-refused" when it was damaged; as `await` */
   finish(): void {
     const { shared, received } = this.#from;
     this.await(received.length);
+    this.#awaitFrame();
     // The checksum is in the header.
     received.set(shared.subarray(0, HEADER_SIZE_BYTES));
     checkChecksum(received);
   }
 
-  /**
-   * How much is filled in when that is more than has been received. Spins: the other side is at work right now, and waking
-   * somebody up costs half as much as saving a vCPU. The rehearsals have compiled this.
-   */
+  /** How much is filled in, when that is more than was received or when the other side says that it is all. */
   #awaitMore(): number {
-    const { words, channel, timeoutMs } = this.#from;
-    for (let yields = 0; yields < MAX_YIELDS; yields++) {
+    const { words } = this.#from;
+    // On one CPU the other side could do nothing while this one spins.
+    const isApart = Atomics.load(words, OLD_CPU_WORD) !== currentCpu();
+    const deadlineMs = monotonicMs() + SPIN_MS;
+    do {
       const filledBytes = Atomics.load(words, FILLED_WORD);
       if (filledBytes !== this.#receivedBytes) return filledBytes;
-      yieldCpu();
-    }
-    const deadlineMs = monotonicMs() + timeoutMs;
-    for (;;) {
-      const filledBytes = Atomics.load(words, FILLED_WORD);
-      if (filledBytes !== this.#receivedBytes) return filledBytes;
-      try {
-        expectType(channel.receiveNow(MAX_ANSWER_BYTES, LOOK_MS));
-      } catch (error) {
-        if (!(error instanceof VmmError && error.code === "peer-silent")) throw error;
-      }
-      if (monotonicMs() > deadlineMs) {
-        const { name } = channel.transport;
-        throw new VmmError("peer-silent", `${name} did not fill in its image within ${timeoutMs} ms`);
-      }
-    }
+    } while (isApart && monotonicMs() < deadlineMs);
+    this.#awaitFrame();
+    return Atomics.load(words, FILLED_WORD);
+  }
+
+  #awaitFrame(): void {
+    const { channel, type, timeoutMs } = this.#from;
+    if (!this.#isComplete) expectType(channel.receiveNow(MAX_ANSWER_BYTES, timeoutMs), type);
+    this.#isComplete = true;
   }
 }

@@ -3,12 +3,20 @@ import { WASM_PAGE_SIZE_BYTES } from "../../../assembly/layout.ts";
 import { close } from "../../../ffi/fd.ts";
 import { memfdCreate } from "../../../ffi/memfd.ts";
 import { mapAnonymousOver, mapOver } from "../../../ffi/mmap.ts";
+import { currentCpu } from "../../../ffi/process.ts";
 import type { VmmError } from "../../../src/errors.ts";
 import { FrameChannel } from "../../../src/migration/channel/frames.ts";
 import type { PlannedGuest } from "../../../src/migration/guest-image.ts";
-import { FRAME_REFUSED, FRAME_RUNNING, FRAME_STATE } from "../../../src/migration/messages.ts";
+import {
+  FRAME_FILLING,
+  FRAME_REFUSED,
+  FRAME_RUNNING,
+  FRAME_STATE,
+  subjectOf,
+} from "../../../src/migration/messages.ts";
 import { type ArrivingImage, SHARED_IMAGE_SIZE_BYTES, SharedImage } from "../../../src/migration/shared-image.ts";
 import { HEADER_SIZE_BYTES } from "../../../src/state/format.ts";
+import { StateReader } from "../../../src/state/reader.ts";
 import { StateWriter } from "../../../src/state/writer.ts";
 import { bytes } from "../../ffi/support.ts";
 import { assert, describe } from "../../harness.ts";
@@ -23,8 +31,13 @@ const KNOWN = { machine: 1, vcpu: 1 };
 const REGS = [Uint8Array.of(1, 2, 3), Uint8Array.of(4, 5, 6)];
 const TIMEOUT_MS = 1000;
 const SILENCE_MS = 30;
-/** Size and how much is filled in. */
-const WORDS_SIZE_BYTES = 8;
+/** The words at the start of the shared memory: see src/migration/shared-image.ts. */
+const SIZE_WORD = 0;
+const FILLED_WORD = 1;
+const OLD_CPU_WORD = 2;
+const NEW_CPU_WORD = 3;
+const NO_CPU = 0xffff;
+const FILLING = { type: FRAME_FILLING, payload: Uint8Array.of(FRAME_STATE), fds: [] };
 
 /** Both sides of one shared image, and of a channel. */
 interface Sides extends Disposable {
@@ -32,8 +45,9 @@ interface Sides extends Disposable {
   oldChannel: FrameChannel;
   young: SharedImage;
   channel: FrameChannel;
-  /** What both share. */
+  /** What both share, and the words that it begins with. */
   shared: Uint8Array;
+  words: Uint32Array;
 }
 
 function sides(): Sides {
@@ -50,6 +64,7 @@ function sides(): Sides {
     young,
     channel,
     shared,
+    words: new Uint32Array(shared.buffer, 0, 4),
     [Symbol.dispose]() {
       oldChannel.close();
       channel.close();
@@ -101,27 +116,37 @@ function failure(image: ArrivingImage): VmmError {
 
 const options = { type: FRAME_STATE, timeoutMs: TIMEOUT_MS };
 
-/** What the new side hears of it first. */
+/** What the new side hears when it may read along. */
 function announced({ young, channel }: Sides, silenceMs = SILENCE_MS): ArrivingImage {
-  const { type, payload } = channel.receiveNow(0, TIMEOUT_MS);
-  assert.equal([type, payload.length], [FRAME_STATE, 0]);
-  return young.arrive(channel, silenceMs);
+  const frame = channel.receiveNow(1, TIMEOUT_MS);
+  assert.equal([frame.type, subjectOf(frame)], [FRAME_FILLING, FRAME_STATE]);
+  return young.arrive(channel, frame, silenceMs);
 }
 
-test("a vCPU can be read while the next one is not there yet", () => {
+/** Has the sides believe that the other one is on another CPU than this thread, which both are on, or on the same. */
+function setApart({ words }: Sides, isApart: boolean): void {
+  const cpu = isApart ? NO_CPU : currentCpu();
+  words[OLD_CPU_WORD] = cpu;
+  words[NEW_CPU_WORD] = cpu;
+}
+
+test("on another CPU a vCPU can be read while the next one is not there yet", () => {
   using all = sides();
   let image: ArrivingImage | undefined;
   let isTaken = false;
   const planned = guest(() => {
     image = announced(all);
+    setApart(all, true);
     const reader = image.read(KNOWN);
     image.await(reader.section("vcpu", 0).endOffset);
     assert.equal(reader.section("vcpu", 0).part("regs").slice(), REGS[0]);
     assert.not(isTaken);
-    const { code, message } = failure(image);
-    assert.is(code, "peer-silent", message);
+    assert.is(failure(image).code, "peer-silent");
+    setApart(all, false);
+    assert.is(failure(image).code, "peer-silent", "who does not spin is woken up at the end");
     assert.is(image.completeMs, 0);
   });
+  setApart(all, true);
   all.old.send(all.oldChannel, planned, {
     ...options,
     onTaken: () => {
@@ -134,24 +159,34 @@ test("a vCPU can be read while the next one is not there yet", () => {
   assert.equal(image!.read(KNOWN).section("vcpu", 1).part("regs").slice(), REGS[1]);
 });
 
-test("one image comes after the other", () => {
+test("one image comes after the other, to be read along or not", () => {
   using all = sides();
-  for (let round = 0; round < 3; round++) {
+  for (let round = 0; round < 4; round++) {
+    const isApart = round < 2;
+    setApart(all, isApart);
     all.old.send(all.oldChannel, guest(), options);
-    const image = announced(all);
-    const reader = image.read(KNOWN);
-    image.finish();
+    let reader: StateReader;
+    if (isApart) {
+      const image = announced(all);
+      reader = image.read(KNOWN);
+      image.finish();
+    } else {
+      const { type, payload } = all.channel.receiveNow(0, TIMEOUT_MS);
+      assert.equal([type, payload.length], [FRAME_STATE, 0]);
+      reader = new StateReader(all.young.receive(), KNOWN);
+    }
     assert.equal(reader.section("vcpu", 1).part("regs").slice(), REGS[1]);
   }
+  assert.is(all.words[NEW_CPU_WORD], currentCpu());
+  assert.is(all.words[OLD_CPU_WORD], currentCpu());
 });
 
 test("what has been received cannot be changed by the other side any more", () => {
   using all = sides();
   all.old.send(all.oldChannel, guest(), options);
-  const image = announced(all);
-  image.finish();
+  const image = all.young.receive();
   all.shared.fill(0xff);
-  assert.equal(image.read(KNOWN).section("vcpu", 1).part("regs").slice(), REGS[1]);
+  assert.equal(new StateReader(image, KNOWN).section("vcpu", 1).part("regs").slice(), REGS[1]);
 });
 
 test("an image that is too large goes through the channel", () => {
@@ -165,8 +200,9 @@ test("an image that is too large goes through the channel", () => {
 
 test("an image that was damaged on its way is refused", () => {
   using all = sides();
+  setApart(all, true);
   all.old.send(all.oldChannel, guest(), options);
-  all.shared[WORDS_SIZE_BYTES + HEADER_SIZE_BYTES + 2]! ^= 1;
+  all.shared[all.words.byteLength + HEADER_SIZE_BYTES + 2]! ^= 1;
   const { code, message } = failure(announced(all));
   assert.is(code, "state-refused");
   assert.match(message, "CRC-32");
@@ -174,41 +210,38 @@ test("an image that was damaged on its way is refused", () => {
 
 test("sizes that make no sense are refused", () => {
   using all = sides();
-  const words = new Uint32Array(all.shared.buffer, 0, 2);
-  const arrive = (sizeBytes: number, filledBytes: number): VmmError => {
-    words.set([sizeBytes, filledBytes]);
-    try {
-      return failure(all.young.arrive(all.channel, SILENCE_MS));
-    } catch (error) {
-      return error as VmmError;
-    }
+  setApart(all, true);
+  const arrive = (sizeBytes: number): ArrivingImage => {
+    all.words[SIZE_WORD] = sizeBytes;
+    return all.young.arrive(all.channel, FILLING, SILENCE_MS);
   };
-  assert.match(arrive(SHARED_IMAGE_SIZE_BYTES, 0).message, `An image of ${SHARED_IMAGE_SIZE_BYTES} bytes is announced`);
-  assert.match(arrive(0xffff_ffff, 0).message, "An image of 4294967295 bytes is announced");
-  assert.match(arrive(4096, 4097).message, "filled in 4097 bytes of an image, out of 0 to 4096");
-  assert.match(arrive(0, 0).message, "An image of 0 bytes is announced");
-  words.set([4096, 200]);
-  const image = all.young.arrive(all.channel, SILENCE_MS);
+  for (const sizeBytes of [0, HEADER_SIZE_BYTES - 1, SHARED_IMAGE_SIZE_BYTES, 0xffff_ffff]) {
+    const message = `An image of ${sizeBytes} bytes is announced`;
+    assert.throws(() => arrive(sizeBytes), message);
+    assert.throws(() => all.young.receive(), message);
+  }
+  const image = arrive(4096);
+  all.words[FILLED_WORD] = 4097;
+  assert.match(failure(image).message, "filled in 4097 bytes of an image, out of 1 to 4096");
+  all.words[FILLED_WORD] = 200;
   image.await(200);
-  words.set([4096, 100]);
-  assert.match(failure(image).message, "filled in 100 bytes of an image, out of 200 to 4096");
+  all.words[FILLED_WORD] = 100;
+  assert.match(failure(image).message, "filled in 100 bytes of an image, out of 201 to 4096");
+  all.words[FILLED_WORD] = 200;
+  all.oldChannel.sendNow(FRAME_STATE, new Uint8Array(0), [], TIMEOUT_MS);
+  assert.match(failure(image).message, "filled in 200 bytes of an image, out of 201 to 4096");
 });
 
 test("a peer that gives up, says something else or goes ends the waiting", () => {
   const outcomes: [code: string, message: string, act: (channel: FrameChannel) => void][] = [
     ["refused", "not today", (channel) => channel.sendNow(FRAME_REFUSED, bytes("not today"), [], TIMEOUT_MS)],
-    [
-      "stream",
-      "sent RUNNING where nothing was expected",
-      (channel) => channel.sendNow(FRAME_RUNNING, bytes(""), [], TIMEOUT_MS),
-    ],
+    ["stream", "sent RUNNING where STATE was", (channel) => channel.sendNow(FRAME_RUNNING, bytes(""), [], TIMEOUT_MS)],
     ["peer-gone", "ended the stream", (channel) => channel.close()],
   ];
   for (const [code, message, act] of outcomes) {
     using all = sides();
-    const words = new Uint32Array(all.shared.buffer, 0, 2);
-    words.set([4096, 0]);
-    const image = all.young.arrive(all.channel, TIMEOUT_MS);
+    all.words.set([4096, 0]);
+    const image = all.young.arrive(all.channel, FILLING, TIMEOUT_MS);
     act(all.oldChannel);
     const error = failure(image);
     assert.is(error.code, code, error.message);
