@@ -8,6 +8,7 @@ import {
   FRAME_ACCEPTED,
   FRAME_BEGIN,
   FRAME_BURST,
+  FRAME_FILLING,
   FRAME_HELLO,
   FRAME_LISTENING,
   FRAME_REFUSED,
@@ -307,7 +308,7 @@ test.skipIf(skip, "does not believe a peer that says it has the guest, and has n
     await main.send(FRAME_ACCEPTED, NOTHING);
     for (;;) {
       const { type: asked } = (await main.receive())!;
-      if (asked === FRAME_BURST) continue;
+      if (asked === FRAME_BURST || asked === FRAME_FILLING) continue;
       if (asked === FRAME_STATE) break;
       await main.send(FRAME_REHEARSED, NOTHING);
     }
