@@ -5,6 +5,7 @@ import { lazyCall } from "./libc.ts";
 /** linux/time.h */
 const CLOCK_REALTIME = 0;
 const CLOCK_MONOTONIC = 1;
+const CLOCK_THREAD_CPUTIME_ID = 3;
 
 const cClockGettime = lazyCall("int clock_gettime(int clock, void *timespec)");
 
@@ -20,6 +21,12 @@ export function monotonicNs(): bigint {
 /** CLOCK_MONOTONIC in milliseconds with its fraction; exact to 1 ns for the first 104 days of uptime. */
 export function monotonicMs(): number {
   cClockGettime(CLOCK_MONOTONIC, timespec);
+  return Number(timespec[0]!) * 1e3 + Number(timespec[1]!) / 1e6;
+}
+
+/** How long the calling thread has been on a CPU, in ms; the main thread of a program since it was executed, or forked. */
+export function threadCpuMs(): number {
+  cClockGettime(CLOCK_THREAD_CPUTIME_ID, timespec);
   return Number(timespec[0]!) * 1e3 + Number(timespec[1]!) / 1e6;
 }
 

@@ -6,16 +6,12 @@ import { helpText } from "../config/help.ts";
 import { interpretOptions } from "../config/interpret.ts";
 import { parseArguments } from "../config/parse-arguments.ts";
 import { resolve } from "../config/resolve.ts";
-import { describeError } from "../errors.ts";
 import { startVm } from "../machine/start.ts";
 import type { Resumed } from "../migration/cpr-incoming.ts";
 import { connectResumed } from "../migration/cpr-resumed.ts";
 import { importEntry } from "../runtime/entry.ts";
 import { VERSION } from "../version.ts";
 import { runToEnd, surviveBugs } from "./run-to-end.ts";
-
-/** Exit code for a command line that cannot be understood. */
-const EXIT_USAGE = 2;
 
 /** What `baton VERB` does: takes the arguments after the verb, gives the exit code. */
 const VERBS: Readonly<Record<string, () => Promise<(args: string[]) => Promise<number>>>> = {
@@ -26,31 +22,26 @@ const VERBS: Readonly<Record<string, () => Promise<(args: string[]) => Promise<n
   update: async () => (await importEntry<typeof import("./update.ts")>("cli/update.ts")).update,
 };
 
+/** @throws what is wrong; of code "usage" when it is the command line */
 export async function run(args: readonly string[]): Promise<void> {
-  try {
-    const verb = Object.hasOwn(VERBS, args[0] ?? "") ? VERBS[args[0]!] : undefined;
-    if (verb !== undefined) {
-      process.exitCode = await (await verb())(args.slice(1));
-      return;
-    }
-    const { options, show } = parseArguments([...args], (path) => readFileSync(path, "utf8"));
-    if (show === "help") {
-      process.stdout.write(helpText());
-      return;
-    }
-    if (show === "version") {
-      process.stdout.write(`baton ${VERSION}\n`);
-      return;
-    }
-    const wanted = interpretOptions(options);
-    const handle = await startVm(resolve(wanted), { wanted, startsBaton: true });
-    surviveBugs();
-    await runToEnd(handle);
-  } catch (error) {
-    process.stderr.write(`baton: ${describeError(error)}\n`);
-    // Not by its class: a verb is a program of its own, with its own classes.
-    process.exit((error as { code?: unknown }).code === "usage" ? EXIT_USAGE : 1);
+  const verb = Object.hasOwn(VERBS, args[0] ?? "") ? VERBS[args[0]!] : undefined;
+  if (verb !== undefined) {
+    process.exitCode = await (await verb())(args.slice(1));
+    return;
   }
+  const { options, show } = parseArguments([...args], (path) => readFileSync(path, "utf8"));
+  if (show === "help") {
+    process.stdout.write(helpText());
+    return;
+  }
+  if (show === "version") {
+    process.stdout.write(`baton ${VERSION}\n`);
+    return;
+  }
+  const wanted = interpretOptions(options);
+  const handle = await startVm(resolve(wanted), { wanted, startsBaton: true });
+  surviveBugs();
+  await runToEnd(handle);
 }
 
 /** Connects a guest that runs here already with the world, and keeps it going until it ends. */

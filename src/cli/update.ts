@@ -12,6 +12,7 @@ import { milliseconds, phaseLines, refuseWithoutGuest } from "./migration/report
 import { connectMonitor, onlySocket } from "./monitor.ts";
 import { updateByExec } from "./update/by-exec.ts";
 import { updateByTransfer } from "./update/by-transfer.ts";
+import { checkUpdate } from "./update/check.ts";
 import { chooseMode, type UpdateMode } from "./update/choose-mode.ts";
 
 const USAGE = `Usage: baton update SOCKET [OPTION…]
@@ -22,16 +23,19 @@ Replaces the program under the VM whose QMP socket is SOCKET (a path, or HOST:PO
   --mode MODE       cpr-exec: the VM's process executes it; cpr-transfer: a new process of it takes over in the
                     background, and the old one ends; auto (default): cpr-exec unless something forbids it
   --log FILE        what the new process of cpr-transfer says is appended to FILE (default: nowhere)
+  --check           only find out whether it would work, and how long the guest would stand still
   --timeout SECONDS until the update is given up waiting for (default 60); the VM goes on with it all the same
   --json            print what query-migrate says afterwards, with mode, mode-reason and, of a new process, pid
   --help
 
-Exit code: 0 when the guest runs in the new program, 1 when it does not (it runs on in the old one then).`;
+Exit code: 0 when the guest runs in the new program, 1 when it does not (it runs on in the old one then).
+With --check: 0 when it would work, 3 when it would not, 1 when that could not be found out.`;
 
 const OPTIONS = {
   image: { type: "string" },
   mode: { type: "string", default: "auto" },
   log: { type: "string" },
+  check: { type: "boolean", default: false },
   timeout: { type: "string", default: "60" },
   json: { type: "boolean", default: false },
 } as const;
@@ -50,9 +54,11 @@ export async function update(args: readonly string[]): Promise<number> {
   const timeoutMs = parseTimeout("update", values.timeout);
   const wanted = MODES.find((mode) => mode === values.mode);
   if (wanted === undefined) throw new UsageError(`update: --mode ${values.mode}: give ${MODES.join(", ")}`);
-  const image = values.image === undefined ? undefined : await findBaton(values.image);
+  const isCheck = values.check;
+  const image = values.image === undefined || isCheck ? undefined : await findBaton(values.image);
   await using qmp = await connectMonitor(socket);
   await refuseWithoutGuest(qmp, "The VM cannot be updated");
+  if (isCheck) return await checkUpdate(qmp, { wanted, image: values.image, timeoutMs, isJson: values.json });
   const chosen = await chooseMode(qmp, wanted);
   if (!values.json) process.stdout.write(`By ${chosen.mode}: ${chosen.because}\n`);
   const before = (await qmp.execute("query-migrate")).updates ?? 0;

@@ -317,6 +317,20 @@ export class Vm {
     this.devices.stopTimers();
   }
 
+  /**
+   * Has the guest stand while `action` looks at it, without a change of state or an event.
+   * @throws VmmError "vcpu-stuck", and what `action` throws: the guest runs on
+   */
+  inspect<Result>(action: () => Result): Result {
+    if (!this.isRunning) return action();
+    this.park();
+    try {
+      return action();
+    } finally {
+      this.#run();
+    }
+  }
+
   /** Gives the consoles what the guest has written. */
   flushOutput(): void {
     for (const port of this.devices.serialPorts) {

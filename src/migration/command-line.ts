@@ -3,9 +3,15 @@
 import { readFileSync } from "node:fs";
 import { interpretOptions } from "../config/interpret.ts";
 import { parseArguments } from "../config/parse-arguments.ts";
-import { compareSpecs } from "../config/same-machine.ts";
+import { compareSpecs, type Difference } from "../config/same-machine.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
+
+/** @throws VmmError "usage" */
+export function commandLineDifferences(args: readonly string[], running: MachineSpec): Difference[] {
+  const wanted = interpretOptions(parseArguments([...args], (path) => readFileSync(path, "utf8")).options);
+  return compareSpecs(running, wanted);
+}
 
 /**
  * Everything comes from the state; what the command line says of it may not contradict that. Back ends cannot be changed
@@ -13,8 +19,7 @@ import { VmmError } from "../errors.ts";
  * @throws VmmError "usage", "machine-differs"
  */
 export function checkCommandLine(args: readonly string[], running: MachineSpec): void {
-  const wanted = interpretOptions(parseArguments([...args], (path) => readFileSync(path, "utf8")).options);
-  const differences = compareSpecs(running, wanted);
+  const differences = commandLineDifferences(args, running);
   if (differences.length === 0) return;
   const list = differences.map(
     (difference) => `${difference.what} is ${difference.running}, the new command line says ${difference.wanted}`,

@@ -206,7 +206,7 @@ function readNumbers(bytes: Uint8Array): number[] {
  * The usual command line of an update is the old one, perhaps with another program in front or `-incoming` behind. The
  * topology is in the state, so that nothing of it needs to be looked at.
  */
-function isSameCommandLine(args: readonly string[], oldCommandLine: readonly string[]): boolean {
+export function isSameCommandLine(args: readonly string[], oldCommandLine: readonly string[]): boolean {
   const own = withoutIncoming(args);
   const old = withoutIncoming(oldCommandLine).slice(-own.length);
   for (let index = 0; index < own.length; index++) if (own[index] !== old[index]) return false;
@@ -222,7 +222,8 @@ function withoutIncoming(args: readonly string[]): string[] {
   return others;
 }
 
-function readImage(fd: number): Uint8Array {
+/** @throws VmmError "state-refused" */
+export function readImage(fd: number): Uint8Array {
   const { sizeBytes } = status(fd);
   if (sizeBytes > MAX_IMAGE_SIZE_BYTES) {
     throw new VmmError(

@@ -29,6 +29,7 @@ import { findBlockers } from "./blockers.ts";
 import type { TlsTunnels } from "./channel/tls.ts";
 import { isInetOrUnix } from "./channel/transport.ts";
 import { type TransferChannels, transfer } from "./cpr-transfer.ts";
+import { DryRun } from "./dry-run.ts";
 import { updateByExec } from "./exec-update.ts";
 import type { Incoming } from "./incoming.ts";
 import { Outgoing } from "./outgoing.ts";
@@ -50,6 +51,7 @@ export class Migration implements MigrationTarget {
   readonly #reactor = new Reactor();
   #outgoing: Outgoing | undefined;
   #incoming: Incoming | undefined;
+  #dryRun: DryRun | undefined;
   /** Updates that this guest has lived through. */
   #generation = 0;
 
@@ -81,12 +83,7 @@ export class Migration implements MigrationTarget {
   }
 
   migrate(channels: MigrationChannels | undefined): void {
-    this.#refuseBusy();
-    if (this.#vm.state === "inmigrate") throw new VmmError("inmigrate", "Guest is waiting for an incoming migration");
-    if (this.#vm.state === "postmigrate") {
-      throw new VmmError("postmigrate", "Can't migrate the vm that was paused due to previous migration");
-    }
-    this.#vm.refuseLost();
+    this.#refuseWithoutGuest();
     const { mode } = this.#parameters;
     this.#refuseBlocked(mode);
     const procedure = this.#procedure(mode, channels);
@@ -104,6 +101,22 @@ export class Migration implements MigrationTarget {
     this.progress.enter("setup");
     // The reply to `migrate` goes out first.
     setTimeout(() => void outgoing.run(procedure), 0);
+  }
+
+  dryRun(): void {
+    this.#refuseWithoutGuest();
+    const { mode, "cpr-exec-command": command } = this.#parameters;
+    const blockers = this.blockers().filter((blocker) => blocker.mode === mode);
+    this.#dryRun = new DryRun({ vm: this.#vm, mode, command, blockers, startsBaton: this.#startsBaton });
+  }
+
+  #refuseWithoutGuest(): void {
+    this.#refuseBusy();
+    if (this.#vm.state === "inmigrate") throw new VmmError("inmigrate", "Guest is waiting for an incoming migration");
+    if (this.#vm.state === "postmigrate") {
+      throw new VmmError("postmigrate", "Can't migrate the vm that was paused due to previous migration");
+    }
+    this.#vm.refuseLost();
   }
 
   /** What a mode does with these channels. @throws VmmError when it can do nothing with them; nothing has changed then */
@@ -144,6 +157,7 @@ export class Migration implements MigrationTarget {
 
   #refuseBusy(): void {
     if (this.progress.isBusy) throw new VmmError("migrating", "There's a migration process in progress");
+    if (this.#dryRun?.isActive) throw new VmmError("migrating", "There's a dry run in progress");
   }
 
   #refuseBlocked(mode: MigMode): void {
@@ -179,6 +193,8 @@ export class Migration implements MigrationTarget {
   /** Ends what is under way, in either direction. */
   async close(): Promise<void> {
     if (this.progress.isBusy) this.#outgoing?.cancel();
+    this.#dryRun?.cancel();
+    await this.#dryRun?.ended;
     await this.#outgoing?.ended;
     await this.#incoming?.close();
     await this.#reactor.close();
@@ -200,6 +216,7 @@ export class Migration implements MigrationTarget {
   cancel(): void {
     if (this.#incoming !== undefined && this.#vm.state === "inmigrate") this.#incoming.cancel();
     else if (this.progress.isBusy) this.#outgoing?.cancel();
+    else this.#dryRun?.cancel();
   }
 
   startPostcopy(): void {
@@ -218,6 +235,7 @@ export class Migration implements MigrationTarget {
       ...info,
       ...(info.status === undefined ? {} : { updates: this.#generation }),
       ...(reasons.length > 0 ? { "blocked-reasons": reasons } : {}),
+      ...(this.#dryRun === undefined ? {} : { "dry-run": this.#dryRun.info() }),
     };
   }
 

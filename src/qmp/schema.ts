@@ -66,7 +66,7 @@ export const COMMANDS = {
   getfd: { arguments: struct({ fdname: str }) },
   closefd: { arguments: struct({ fdname: str }) },
 
-  migrate: { arguments: struct({ ...ChannelArguments, resume: optional(bool) }) },
+  migrate: { arguments: struct({ ...ChannelArguments, resume: optional(bool), "dry-run": optional(bool) }) },
   "migrate-incoming": { arguments: struct({ ...ChannelArguments, "exit-on-error": optional(bool) }) },
   migrate_cancel: {},
   "migrate-start-postcopy": {},

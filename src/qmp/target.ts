@@ -76,6 +76,11 @@ export interface MigrationTarget {
    * Only mode `cpr-exec` may go without channels.
    */
   migrate(channels: MigrationChannels | undefined): MaybePromise<void>;
+  /**
+   * Starts to find out whether an update in the mode of `parameters()` would work, with what `cpr-exec-command` says. Nothing is
+   * updated. Returns as soon as it is under way: the rest is told by `query()`. Throws what forbids even that.
+   */
+  dryRun(): MaybePromise<void>;
   /** Starts the incoming migration of a VM that was begun with `-incoming defer`. */
   incoming(main: MigrationAddress, options: { exitOnError: boolean }): MaybePromise<void>;
   /** Has the migration in progress go on by post-copy. */

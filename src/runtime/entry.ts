@@ -15,6 +15,7 @@ export const ENTRIES = [
   "cli/main.ts",
   "cli/run.ts",
   "cli/demo.ts",
+  "cli/dry-run.ts",
   "cli/migrate.ts",
   "cli/state.ts",
   "cli/status.ts",

@@ -9,7 +9,7 @@ export function milliseconds(us: number): string {
 }
 
 /** The phases of the pause, one line each. */
-export function phaseLines(info: MigrationInfo): string[] {
+export function phaseLines(info: Pick<MigrationInfo, "phases">): string[] {
   return (info.phases ?? []).map(
     ({ phase, "duration-us": us }) => `  ${phase.padEnd(8)} ${milliseconds(us).padStart(10)}`,
   );

@@ -5,6 +5,14 @@ import { blockedError } from "../migration/report.ts";
 
 export type UpdateMode = "cpr-exec" | "cpr-transfer";
 
+/** The mode to look at when it is only asked whether an update would work: that it is forbidden is an answer. */
+export async function modeToCheck(qmp: QmpClient, wanted: UpdateMode | "auto"): Promise<UpdateMode> {
+  if (wanted !== "auto") return wanted;
+  const blockers = await qmp.execute("query-migrate-blockers");
+  const isBlocked = (mode: UpdateMode): boolean => blockers.some((blocker) => blocker.mode === mode);
+  return isBlocked("cpr-exec") && !isBlocked("cpr-transfer") ? "cpr-transfer" : "cpr-exec";
+}
+
 export interface ChosenMode {
   mode: UpdateMode;
   /** For people, and for logs of programs. */

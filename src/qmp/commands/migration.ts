@@ -32,8 +32,14 @@ export const migrationCommands: Handlers<
   | "query-migrate"
   | "query-migrate-blockers"
 > = {
-  migrate({ target }, { resume = false, ...channels }) {
+  migrate({ target }, { resume = false, "dry-run": isDryRun = false, ...channels }) {
     if (resume) throw new QmpError("Cannot resume if there is no paused migration");
+    if (isDryRun) {
+      if (channels.uri !== undefined || channels.channels !== undefined) {
+        throw new QmpError("A dry run starts the new program itself: it takes neither 'uri' nor 'channels'");
+      }
+      return target.migration.dryRun();
+    }
     return migrate(target.migration, channels);
   },
   "migrate-incoming": ({ target }, { "exit-on-error": exitOnError = true, ...channels }) =>

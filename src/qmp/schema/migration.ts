@@ -125,6 +125,34 @@ export type MigrationStats = Static<typeof MigrationStats>;
 
 /** One phase of the guest's pause; src/migration/timeline.ts has their order and meaning. */
 export const MigrationPhase = struct({ phase: str, "duration-us": uint });
+export type MigrationPhase = Static<typeof MigrationPhase>;
+
+/**
+ * Why an update would not work. `code` is the same for the same reason, `device` names who objects, `fix` says what to do
+ * about it.
+ */
+export const MigrationProblem = struct({ code: str, text: str, device: optional(str), fix: optional(str) });
+export type MigrationProblem = Static<typeof MigrationProblem>;
+
+/** `failed`: it could not be found out. */
+export const DryRunStatus = enumOf("active", "would-work", "would-fail", "failed", "cancelled");
+
+/** What `migrate` with `dry-run` has found out. Baton's own. */
+export const DryRunInfo = struct({
+  status: DryRunStatus,
+  mode: MigMode,
+  /** Of `would-fail`, at least one. */
+  problems: arrayOf(MigrationProblem),
+  /** Who answered: `baton 0.1.0`. */
+  image: optional(str),
+  "error-desc": optional(str),
+  /** How long the guest would stand, in µs, and what that is made of. */
+  "predicted-downtime-us": optional(uint),
+  phases: optional(arrayOf(MigrationPhase)),
+  /** How long the guest stood while its state was read. */
+  "standstill-us": optional(uint),
+});
+export type DryRunInfo = Static<typeof DryRunInfo>;
 
 /** Times in milliseconds. Everything is absent when there never was a migration. */
 export const MigrationInfo = struct({
@@ -146,6 +174,8 @@ export const MigrationInfo = struct({
   "pause-start-us": optional(uint),
   /** How many updates this guest has lived through. Baton's own. */
   updates: optional(uint),
+  /** Of the last dry run, if there was one. */
+  "dry-run": optional(DryRunInfo),
 });
 export type MigrationInfo = Static<typeof MigrationInfo>;
 

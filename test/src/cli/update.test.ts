@@ -130,6 +130,58 @@ test.skipIf(skipTransfer, "by cpr-transfer to a program that ends at once leaves
   await guest.runsOn();
 });
 
+test.skipIf(skip, "--check says whether it would work, and changes nothing", async () => {
+  await using guest = await GuestProcess.start();
+  await using qmp = await guest.qmp();
+  const socket = join(guest.dir, "qmp");
+  const image = guest.imageIdentity();
+  await qmp.execute("migrate-set-parameters", { mode: "normal", "cpr-exec-command": ["mine"] });
+  for (const [mode, args] of [
+    ["cpr-exec", ["--image", program("compiled")[0]!]],
+    ["cpr-exec", []],
+    ["cpr-transfer", ["--mode", "cpr-transfer"]],
+  ] as const) {
+    const { exitCode, output, error } = await baton("update", socket, "--check", ...args);
+    assert.is(exitCode, 0, error);
+    const pattern = `^An update by ${mode} to baton \\d.* would work: predicted pause \\d+\\.\\d\\d ms\n  quiesce +\\d`;
+    assert.match(output, new RegExp(pattern));
+    assert.match(output, /\nThe guest stood still for \d+\.\d\d ms while that was found out\n$/);
+  }
+  const { exitCode, output } = await baton("update", socket, "--check", "--json", "--image", "/bin/false");
+  assert.is(exitCode, 3);
+  const info = JSON.parse(output);
+  assert.equal([info.status, info.problems[0].code], ["would-fail", "not-baton"]);
+  const missing = await baton("update", socket, "--check", "--image", "/no/baton");
+  assert.is(missing.exitCode, 3);
+  assert.is(
+    missing.output,
+    "An update by cpr-exec would not work:\n" +
+      "  execvp /no/baton failed: No such file or directory (exec-failed)\n" +
+      "    Set cpr-exec-command to a program that is there\n",
+  );
+  const { mode, "cpr-exec-command": command } = await qmp.execute("query-migrate-parameters");
+  assert.equal([mode, command], ["normal", ["mine"]], "as the operator left them");
+  assert.is(guest.imageIdentity(), image);
+  await guest.runsOn();
+});
+
+test.skipIf(skip, "--check of a VM whose RAM cannot be handed over names that, and exits with 3", async () => {
+  await using guest = new GuestProcess({ ram: ["-object", "memory-backend-ram,id=ram0,size=32M"] });
+  await using _qmp = await guest.qmp();
+  const { exitCode, output } = await baton("update", join(guest.dir, "qmp"), "--check");
+  assert.is(exitCode, 3);
+  assert.match(
+    output,
+    /^An update by cpr-exec would not work:\n {2}Memory region ram0 .* \(ram-not-shared, ram0\)\n {4}Start/,
+  );
+});
+
+test("dry-run is for VMs only", async () => {
+  const { exitCode, output, error } = await baton("dry-run");
+  assert.equal([exitCode, output], [2, ""]);
+  assert.match(error, "what you want is baton update SOCKET --check");
+});
+
 test("wrong options exit with 2", async () => {
   assert.is((await baton("update", "a", "--timeout", "soon")).exitCode, 2);
   const { exitCode, error } = await baton("update", "a", "--mode", "normal");

@@ -151,6 +151,10 @@ export class FakeMigration implements MigrationTarget {
     this.received.push({ main, exitOnError });
   }
 
+  dryRun(): void {
+    this.#vm.calls.push("dryRun");
+  }
+
   cancel(): void {
     this.#vm.calls.push("cancel");
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { chooseMode } from "../../../../src/cli/update/choose-mode.ts";
+import { chooseMode, modeToCheck } from "../../../../src/cli/update/choose-mode.ts";
 import { VmmError } from "../../../../src/errors.ts";
 import { connect } from "../../../../src/qmp/client.ts";
 import type { MigrationBlocker } from "../../../../src/qmp/schema/migration.ts";
@@ -36,6 +36,19 @@ test("a mode that was asked for is taken, or refused with what to do", async () 
     const error = await rejection(() => choose([...blockers], wanted));
     assert.instance(error, VmmError);
     assert.equal([(error as VmmError).code, error.message], [code, message]);
+  }
+});
+
+test("what is checked is what would be done, or what comes nearest", async () => {
+  for (const [blockers, wanted, mode] of [
+    [[], "auto", "cpr-exec"],
+    [[EXEC], "auto", "cpr-transfer"],
+    [[EXEC, TRANSFER], "auto", "cpr-exec"],
+    [[EXEC], "cpr-exec", "cpr-exec"],
+  ] as const) {
+    await using monitor = await FakeMonitor.start({ "query-migrate-blockers": blockers });
+    await using qmp = await connect({ path: monitor.path });
+    assert.is(await modeToCheck(qmp, wanted), mode);
   }
 });
 

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// The new program's side of a dry run: takes over a guest that runs elsewhere, but for running it, and says how that went.
+//
+// How long its phases take is told in CPU time: in earnest the guest stands, and nobody else wants a CPU. Beside a guest that
+// runs, KVM waits for workers of the kernel that wait for a CPU; its phase then takes four times as long.
+import { threadCpuMs } from "../../ffi/clock.ts";
+import { close, O_RDONLY, open } from "../../ffi/fd.ts";
+import { VCPU_SECTION } from "../accel/kvm/vcpu-state.ts";
+import type { MachineSpec } from "../config/types.ts";
+import { describeError, VmmError } from "../errors.ts";
+import { buildVm } from "../machine/build.ts";
+import type { Vm } from "../machine/vm.ts";
+import type { MigMode, MigrationProblem } from "../qmp/schema/migration.ts";
+import { readDirectory, StateReader } from "../state/reader.ts";
+import { PRODUCER } from "../version.ts";
+import { commandLineDifferences } from "./command-line.ts";
+import { readImage } from "./cpr-incoming.ts";
+import type { DryRunAnswer } from "./dry-run.ts";
+import { GUEST_SECTIONS, readCpuids, readMachine } from "./guest-image.ts";
+import type { Phase } from "./timeline.ts";
+
+/** Before a transfer its pause is rehearsed. */
+const TRANSFER_ROUNDS = 40;
+const SAME_BOOT = { isSameBoot: true };
+
+export interface DryRunTask {
+  mode: MigMode;
+  /** Paths of the state image, and of the guest's RAM. Without RAM its memory is empty. */
+  statePath: string;
+  ramPath: string | undefined;
+  /** This program's arguments, as they would be in earnest; with `isSame` an update would not look at them. */
+  args: readonly string[];
+  isSame: boolean;
+  /** What it took to start: to the first line, and from there to where the modules of an update are loaded. */
+  execMs: number;
+  loadMs: number;
+}
+
+/** Never throws for what is wrong with the guest, its state or this program: that is the answer. */
+export async function tryTakeover(task: DryRunTask): Promise<DryRunAnswer> {
+  const answer: DryRunAnswer = { image: PRODUCER, problems: [], phases: [] };
+  try {
+    await takeOver(task, answer);
+  } catch (error) {
+    answer.problems.push(problemOf(error));
+  }
+  return answer;
+}
+
+async function takeOver(task: DryRunTask, { problems, phases }: DryRunAnswer): Promise<void> {
+  const { mode, statePath, ramPath, args, isSame, execMs, loadMs } = task;
+  const note = (phase: Phase, durationMs: number): void => {
+    phases.push({ phase, "duration-us": Math.max(0, Math.round(durationMs * 1000)) });
+  };
+  const isExec = mode === "cpr-exec";
+  if (isExec) note("exec", execMs);
+  let startMs = threadCpuMs();
+  const image = readImageFile(statePath);
+  problems.push(...unreadableSections(image));
+  if (problems.length > 0) return;
+  const reader = new StateReader(image, GUEST_SECTIONS);
+  const { spec } = readMachine(reader);
+  if (!isSame) problems.push(...differences(args, spec));
+  if (isExec) note("boot", loadMs + threadCpuMs() - startMs);
+  startMs = threadCpuMs();
+  const ramFd = ramPath === undefined ? undefined : open(ramPath, O_RDONLY);
+  let vm: Vm;
+  try {
+    vm = buildVm(privately(spec, ramFd), {
+      cpuids: readCpuids(reader, spec.cpuCount),
+      ...(ramFd === undefined ? {} : { ramFd }),
+    });
+  } catch (error) {
+    if (ramFd !== undefined) close(ramFd);
+    throw error;
+  }
+  if (isExec) note("kvm", threadCpuMs() - startMs);
+  try {
+    if (!isExec) {
+      await vm.accel.prepareToRun();
+      rehearse(vm, reader);
+    }
+    startMs = threadCpuMs();
+    for (const restore of [vm.devices, vm.accel]) {
+      try {
+        restore.restoreState(reader, SAME_BOOT);
+      } catch (error) {
+        problems.push(problemOf(error));
+      }
+    }
+    note("restore", threadCpuMs() - startMs);
+  } finally {
+    await vm.accel.close();
+  }
+}
+
+function rehearse(vm: Vm, reader: StateReader): void {
+  const rehearsal = vm.accel.rehearse();
+  try {
+    for (let round = 0; round < TRANSFER_ROUNDS; round++) {
+      vm.devices.restoreState(reader, SAME_BOOT);
+      rehearsal.restoreState(reader, SAME_BOOT);
+    }
+  } finally {
+    rehearsal.close();
+  }
+}
+
+function readImageFile(path: string): Uint8Array {
+  const fd = open(path, O_RDONLY);
+  try {
+    return readImage(fd);
+  } finally {
+    close(fd);
+  }
+}
+
+/** Sections that this version does not know, or knows only in older versions: all of them, not only the first. */
+function unreadableSections(image: Uint8Array): MigrationProblem[] {
+  const { producer, sections } = readDirectory(image);
+  const problems: MigrationProblem[] = [];
+  for (const { id, instance, version, required } of sections) {
+    const highest = Object.hasOwn(GUEST_SECTIONS, id) ? GUEST_SECTIONS[id]! : 0;
+    if (!required || (version >= 1 && version <= highest)) continue;
+    const reads = highest === 0 ? "does not know it" : `reads versions up to ${highest}`;
+    problems.push({
+      code: "state-refused",
+      device: id === VCPU_SECTION ? `${id} ${instance}` : id,
+      text: `State section ${id} ${instance} has version ${version}, written by ${producer}; this is ${PRODUCER}, which ${reads}`,
+      fix: "Update to a version that is not older than the running one",
+    });
+  }
+  return problems;
+}
+
+function differences(args: readonly string[], spec: MachineSpec): MigrationProblem[] {
+  return commandLineDifferences(args, spec).map(({ what, running, wanted }) => ({
+    code: "machine-differs",
+    device: what,
+    text: `${what} is ${running}, the new command line says ${wanted}`,
+    fix: "Leave that out of the new command line, or say what the running VM has",
+  }));
+}
+
+/** The machine with RAM that is this process's own: of the guest's file only what nobody writes here, if anything. */
+function privately(spec: MachineSpec, ramFd: number | undefined): MachineSpec {
+  const memoryBackends = spec.memoryBackends.map((backend) => {
+    const { hugetlb, hugetlbSizeBytes, memPath, ...plain } = backend;
+    const own = { ...plain, share: false, prealloc: false };
+    return ramFd === undefined ? { ...own, qomType: "memory-backend-ram" as const } : own;
+  });
+  return { ...spec, memoryBackends };
+}
+
+const FIXES: Readonly<Record<string, string>> = {
+  "state-refused": "Update to a version that is not older than the running one",
+  "kvm-unavailable": "Let the new program open /dev/kvm: same user, same container",
+  "machine-differs": "Leave that out of the new command line, or say what the running VM has",
+};
+
+function problemOf(error: unknown): MigrationProblem {
+  const code = error instanceof VmmError ? error.code : "failed";
+  const fix = FIXES[code];
+  return { code, text: describeError(error), ...(fix === undefined ? {} : { fix }) };
+}

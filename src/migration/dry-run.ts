@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+// `migrate` with `dry-run`: would the new program take over the guest, and how long would the guest stand?
+//
+//   guest runs    rehearse  saving is tried on a VM that never runs, until its code is warm
+//   ┌ stands      read      vCPUs, clocks and devices: as long as for QMP's stop and cont
+//   └
+//   guest runs    ask       the new program runs beside this one, as `dry-run`: it gets that state and a copy-on-write view of
+//                           the RAM, builds everything, never runs a vCPU, and says what is wrong, or how long it took
+//
+// Nothing of it can touch the guest: the new program cannot write the guest's RAM, and gets none of its connections.
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
+import { monotonicMs } from "../../ffi/clock.ts";
+import { close, status } from "../../ffi/fd.ts";
+import { addSeals, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, memfdCreate } from "../../ffi/memfd.ts";
+import { findOption } from "../config/options.ts";
+import { describeError, VmmError } from "../errors.ts";
+import type { Vm } from "../machine/vm.ts";
+import { check } from "../qmp/schema/check.ts";
+import {
+  type DryRunInfo,
+  type MigMode,
+  type MigrationBlocker,
+  MigrationPhase,
+  MigrationProblem,
+} from "../qmp/schema/migration.ts";
+import { arrayOf, type Static, str, struct } from "../qmp/schema/types.ts";
+import { cpusOf, GuestFirst } from "../runtime/guest-first.ts";
+import { commandLine, findProgram } from "../runtime/program.ts";
+import { writeImage } from "./cpr-exec.ts";
+import { isSameCommandLine } from "./cpr-incoming.ts";
+import { planGuest } from "./guest-image.ts";
+
+/** What the new program prints. The phases are those of the new program, none when it did not come so far. */
+export const DryRunAnswer = struct({
+  image: str,
+  problems: arrayOf(MigrationProblem),
+  phases: arrayOf(MigrationPhase),
+});
+export type DryRunAnswer = Static<typeof DryRunAnswer>;
+
+const MODES: readonly MigMode[] = ["cpr-exec", "cpr-transfer"];
+/** After so many the code of saving is compiled. */
+const ROUNDS = 20;
+const VERSION_TIMEOUT_MS = 10_000;
+const ANSWER_TIMEOUT_MS = 30_000;
+const MAX_ANSWER_BYTES = 2 ** 20;
+/** Of what a program says that failed. */
+const MAX_COMPLAINT_LENGTH = 1000;
+
+export interface DryRunOptions {
+  vm: Vm;
+  mode: MigMode;
+  /** `cpr-exec-command`; empty: what this process was started with. */
+  command: readonly string[];
+  /** Of that mode. */
+  blockers: readonly MigrationBlocker[];
+  /** What started this process is Baton, and not a program that embeds it. */
+  startsBaton: boolean;
+}
+
+export class DryRun {
+  readonly #options: DryRunOptions;
+  readonly #abort = new AbortController();
+  readonly ended: Promise<void>;
+  #info: DryRunInfo;
+
+  /** Begins. @throws VmmError "dry-run" for a mode in which no program is started */
+  constructor(options: DryRunOptions) {
+    const { mode, command, startsBaton } = options;
+    if (!MODES.includes(mode)) {
+      throw new VmmError("dry-run", `A dry run is of an update: set mode to ${MODES.join(" or ")}, not ${mode}`);
+    }
+    if (command.length === 0 && !startsBaton) {
+      throw new VmmError(
+        "dry-run",
+        "This VM is part of a program that may do anything when it is started again: set cpr-exec-command to a Baton",
+      );
+    }
+    this.#options = options;
+    this.#info = { status: "active", mode, problems: [] };
+    this.ended = this.#run();
+  }
+
+  get isActive(): boolean {
+    return this.#info.status === "active";
+  }
+
+  info(): DryRunInfo {
+    return this.#info;
+  }
+
+  /** Without effect when it is over. */
+  cancel(): void {
+    this.#abort.abort();
+  }
+
+  async #run(): Promise<void> {
+    const { mode } = this.#options;
+    try {
+      const found = await this.#findOut();
+      this.#info = { ...found, mode, status: found.problems.length === 0 ? "would-work" : "would-fail" };
+    } catch (error) {
+      const isCancelled = this.#abort.signal.aborted;
+      this.#info = {
+        status: isCancelled ? "cancelled" : "failed",
+        mode,
+        problems: [],
+        ...(isCancelled ? {} : { "error-desc": describeError(error) }),
+      };
+    }
+  }
+
+  async #findOut(): Promise<Omit<DryRunInfo, "status" | "mode">> {
+    const { vm, mode, command, blockers } = this.#options;
+    const { signal } = this.#abort;
+    // The reply to `migrate` goes out first.
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    const problems = blockers.map(({ code, device, reason, fix }): MigrationProblem => {
+      return { code, text: reason, ...(device === undefined ? {} : { device }), ...(fix === undefined ? {} : { fix }) };
+    });
+    const image = new NewImage(command.length > 0 ? command : commandLine(), mode, signal);
+    const notBaton = await image.problem();
+    if (notBaton !== undefined) return { problems: [...problems, notBaton] };
+    const vcpuTids = vm.isRunning ? vm.accel.vcpuThreadIds() : [];
+    const guestFirst = GuestFirst.begin(cpusOf(vcpuTids), vcpuTids);
+    let stateFd: number | undefined;
+    try {
+      const state = await readState(vm, guestFirst);
+      stateFd = state.fd;
+      const standstill = { "standstill-us": toUs(state.standstillMs) };
+      // The first run brings the program into the caches, where an update would find it.
+      let answer = await image.ask(state.fd, ramFdOf(vm));
+      if (!("code" in answer) && answer.problems.length === 0) answer = await image.ask(state.fd, ramFdOf(vm));
+      if ("code" in answer) return { ...standstill, problems: [...problems, answer] };
+      problems.push(...answer.problems);
+      if (problems.length > 0) return { ...standstill, image: answer.image, problems };
+      return { ...standstill, image: answer.image, problems, ...predict([...state.phases, ...answer.phases]) };
+    } finally {
+      guestFirst.end();
+      if (stateFd !== undefined) close(stateFd);
+    }
+  }
+}
+
+function toUs(durationMs: number): number {
+  return Math.round(durationMs * 1000);
+}
+
+function predict(phases: MigrationPhase[]): Pick<DryRunInfo, "predicted-downtime-us" | "phases"> {
+  return { "predicted-downtime-us": phases.reduce((sum, { "duration-us": us }) => sum + us, 0), phases };
+}
+
+/** RAM that the new program can have a private view of: of huge pages there may be none left for that. */
+function ramFdOf({ ram: { fd, backend } }: Vm): number | undefined {
+  return fd === undefined || backend.hugetlb === true || status(fd).kind !== "file" ? undefined : fd;
+}
+
+interface ReadState {
+  /** Of a sealed memfd with the image; the caller's. */
+  fd: number;
+  phases: MigrationPhase[];
+  standstillMs: number;
+}
+
+async function readState(vm: Vm, guestFirst: GuestFirst): Promise<ReadState> {
+  await vm.whenSettled();
+  const rehearsal = vm.accel.rehearse();
+  try {
+    for (let round = 0; round < ROUNDS; round++) {
+      const planned = planGuest(vm, vm.state, rehearsal, noSections);
+      rehearsal.park();
+      planned.take();
+    }
+  } finally {
+    rehearsal.close();
+  }
+  const planned = planGuest(vm, vm.state, vm.accel, noSections);
+  const fd = memfdCreate("baton-dry-run-state", 0, { seals: 0 });
+  try {
+    guestFirst.hurry();
+    const startMs = monotonicMs();
+    const [image, parkedMs, savedMs] = vm.inspect(() => {
+      const parkedMs = monotonicMs();
+      return [planned.take(), parkedMs, monotonicMs()] as const;
+    });
+    const resumedMs = monotonicMs();
+    guestFirst.makeWay();
+    const carryStartMs = monotonicMs();
+    writeImage(fd, image);
+    const carryMs = monotonicMs() - carryStartMs;
+    addSeals(fd, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
+    return {
+      fd,
+      standstillMs: resumedMs - startMs,
+      phases: [
+        { phase: "quiesce", "duration-us": toUs(parkedMs - startMs) },
+        { phase: "save", "duration-us": toUs(savedMs - parkedMs) },
+        { phase: "carry", "duration-us": toUs(carryMs) },
+      ],
+    };
+  } catch (error) {
+    close(fd);
+    throw error;
+  }
+}
+
+const noSections = () => () => () => {};
+
+/**
+ * What of a command line starts Baton, and what it gets as arguments. That is not always the program alone: `bun run FILE` does,
+ * too. Baton's arguments begin with an option of its own.
+ */
+export function splitCommand(command: readonly string[]): { program: string[]; args: string[] } {
+  const at = command.findIndex((word, index) => index > 0 && isOption(word));
+  const count = at < 0 ? command.length : at;
+  return { program: command.slice(0, count), args: command.slice(count) };
+}
+
+function isOption(word: string): boolean {
+  const name = /^--?(.+)$/.exec(word)?.[1];
+  return name !== undefined && findOption(name) !== undefined;
+}
+
+/** The program that would take over, as one that can be asked. */
+class NewImage {
+  readonly #command: readonly string[];
+  readonly #mode: MigMode;
+  readonly #signal: AbortSignal;
+
+  constructor(command: readonly string[], mode: MigMode, signal: AbortSignal) {
+    this.#command = command;
+    this.#mode = mode;
+    this.#signal = signal;
+  }
+
+  /** Why it cannot even be asked: any other program than Baton might do something. */
+  async problem(): Promise<MigrationProblem | undefined> {
+    const [name] = this.#command;
+    try {
+      findProgram(name!);
+    } catch (error) {
+      return {
+        code: "exec-failed",
+        text: describeError(error),
+        fix: "Set cpr-exec-command to a program that is there",
+      };
+    }
+    const { error, stdout } = await this.#execute(["--version"], VERSION_TIMEOUT_MS);
+    if (error === undefined && /^baton \d/.test(stdout)) return undefined;
+    const why = error ?? `'${name} --version' printed ${JSON.stringify(stdout.slice(0, 60))}`;
+    return {
+      code: "not-baton",
+      text: `${name} is not Baton, or cannot run here: ${why}`,
+      fix: "Give the path of a Baton",
+    };
+  }
+
+  /** Its answer, or why there is none. */
+  async ask(stateFd: number, ramFd: number | undefined): Promise<DryRunAnswer | MigrationProblem> {
+    const { args } = splitCommand(this.#command);
+    const own = (fd: number): string => `/proc/${process.pid}/fd/${fd}`;
+    const options = ["--mode", this.#mode, "--state", own(stateFd)];
+    if (ramFd !== undefined) options.push("--ram", own(ramFd));
+    if (isSameCommandLine(args, commandLine())) options.push("--same");
+    const { error, stdout } = await this.#execute(["dry-run", ...options, "--", ...args], ANSWER_TIMEOUT_MS);
+    if (error === undefined) return parseAnswer(stdout);
+    return {
+      code: "no-answer",
+      text: `The new program did not say whether it could take over the guest: ${error}`,
+      fix: "Use a Baton that has 'dry-run', or update without it",
+    };
+  }
+
+  /** Runs it with these arguments; `error` says in what it failed. @throws the signal's reason */
+  async #execute(args: readonly string[], timeout: number): Promise<{ error?: string; stdout: string }> {
+    const { program } = splitCommand(this.#command);
+    const [name, ...before] = program;
+    const options = { timeout, maxBuffer: MAX_ANSWER_BYTES, killSignal: "SIGKILL" as const, signal: this.#signal };
+    try {
+      const { stdout } = await promisify(execFile)(findProgram(name!), [...before, ...args], options);
+      return { stdout };
+    } catch (cause) {
+      this.#signal.throwIfAborted();
+      const { code, killed, stderr = "" } = cause as { code?: unknown; killed?: boolean; stderr?: string };
+      const how = killed === true ? `it was killed after ${timeout / 1000} s` : `it ended with ${code}`;
+      const complaint = stderr.trim().slice(-MAX_COMPLAINT_LENGTH);
+      return { error: complaint === "" ? how : `${how}: ${complaint}`, stdout: "" };
+    }
+  }
+}
+
+/** @throws VmmError "dry-run" */
+function parseAnswer(text: string): DryRunAnswer {
+  try {
+    return check(DryRunAnswer, JSON.parse(text.trim()), "answer");
+  } catch (cause) {
+    throw new VmmError("dry-run", "The new program's answer to the dry run makes no sense", { cause });
+  }
+}
