@@ -7,7 +7,7 @@ import { UsageError } from "../config/usage.ts";
 import { VmmError } from "../errors.ts";
 import type { MigrationInfo } from "../qmp/schema/migration.ts";
 import { findProgram, programBefore } from "../runtime/program.ts";
-import { parseTimeout, parseVerbArguments } from "./arguments.ts";
+import { parseNumber, parseTimeout, parseVerbArguments } from "./arguments.ts";
 import { milliseconds, phaseLines, refuseWithoutGuest } from "./migration/report.ts";
 import { connectMonitor, onlySocket } from "./monitor.ts";
 import { updateByExec } from "./update/by-exec.ts";
@@ -24,6 +24,7 @@ Replaces the program under the VM whose QMP socket is SOCKET (a path, or HOST:PO
                     background, and the old one ends; auto (default): cpr-exec unless something forbids it
   --log FILE        what the new process of cpr-transfer says is appended to FILE (default: nowhere)
   --check           only find out whether it would work, and how long the guest would stand still
+  --pause-limit MS  refuse the update when the guest would stand still for longer, and take it back when it turns out to
   --timeout SECONDS until the update is given up waiting for (default 60); the VM goes on with it all the same
   --json            print what query-migrate says afterwards, with mode, mode-reason and, of a new process, pid
   --help
@@ -36,11 +37,14 @@ const OPTIONS = {
   mode: { type: "string", default: "auto" },
   log: { type: "string" },
   check: { type: "boolean", default: false },
+  "pause-limit": { type: "string", default: "0" },
   timeout: { type: "string", default: "60" },
   json: { type: "boolean", default: false },
 } as const;
 
 const MODES: readonly (UpdateMode | "auto")[] = ["auto", "cpr-exec", "cpr-transfer"];
+/** Longer than anybody's guest may stand. */
+const MAX_PAUSE_LIMIT_MS = 3_600_000;
 const VERSION_TIMEOUT_MS = 10_000;
 
 /** Returns the exit code. @throws UsageError, VmmError saying why the VM was not updated */
@@ -52,16 +56,25 @@ export async function update(args: readonly string[]): Promise<number> {
   }
   const socket = onlySocket("update", positionals);
   const timeoutMs = parseTimeout("update", values.timeout);
+  const pauseLimitMs = parseNumber("update", "pause-limit", values["pause-limit"], {
+    least: 0,
+    most: MAX_PAUSE_LIMIT_MS,
+  });
   const wanted = MODES.find((mode) => mode === values.mode);
   if (wanted === undefined) throw new UsageError(`update: --mode ${values.mode}: give ${MODES.join(", ")}`);
   const isCheck = values.check;
   const image = values.image === undefined || isCheck ? undefined : await findBaton(values.image);
   await using qmp = await connectMonitor(socket);
   await refuseWithoutGuest(qmp, "The VM cannot be updated");
-  if (isCheck) return await checkUpdate(qmp, { wanted, image: values.image, timeoutMs, isJson: values.json });
+  if (isCheck) {
+    const { image, json: isJson } = values;
+    return await checkUpdate(qmp, { wanted, image, pauseLimitMs, timeoutMs, isJson });
+  }
   const chosen = await chooseMode(qmp, wanted);
   if (!values.json) process.stdout.write(`By ${chosen.mode}: ${chosen.because}\n`);
   const before = (await qmp.execute("query-migrate")).updates ?? 0;
+  const { "pause-limit": limitBefore } = await qmp.execute("query-migrate-parameters");
+  if (pauseLimitMs > 0) await qmp.execute("migrate-set-parameters", { "pause-limit": pauseLimitMs });
   let info: MigrationInfo;
   let pid: number | undefined;
   if (chosen.mode === "cpr-exec") {
@@ -71,6 +84,7 @@ export async function update(args: readonly string[]): Promise<number> {
     ({ info, pid } = await updateByTransfer(qmp, { command, timeoutMs, log: values.log }));
   }
   if (info.status !== "completed" || (info.updates ?? 0) <= before) {
+    if (pauseLimitMs > 0) await qmp.execute("migrate-set-parameters", { "pause-limit": limitBefore });
     const reason = info["error-desc"] ?? `query-migrate says ${info.status}`;
     throw new VmmError("update-failed", `The VM was not updated, its guest runs on as before: ${reason}`);
   }
@@ -91,8 +105,10 @@ async function findBaton(name: string): Promise<string> {
 }
 
 function describe(info: MigrationInfo, pid: number | undefined): string {
+  const { "downtime-us": us = 0, "predicted-downtime-us": predictedUs } = info;
+  const predicted = predictedUs === undefined ? "" : `, ${milliseconds(predictedUs)} were predicted`;
   const lines = [
-    `Updated: the guest stood still for ${milliseconds(info["downtime-us"] ?? 0)}`,
+    `Updated: the guest stood still for ${milliseconds(us)}${predicted}`,
     ...phaseLines(info),
     ...(pid === undefined ? [] : [`The VM is process ${pid} now`]),
   ];

@@ -6,6 +6,7 @@ import { excludeFromDumps, selfTestMapping } from "../memory/ram.ts";
 import type { ReceivedConnections } from "../migration/connection-handover.ts";
 import { Incoming } from "../migration/incoming.ts";
 import { Migration } from "../migration/migration.ts";
+import type { GuestPast } from "../migration/pause-history.ts";
 import { loadDirtyModule } from "../migration/ram/dirty-module.ts";
 import { buildVm } from "./build.ts";
 import { Connections } from "./connections.ts";
@@ -72,7 +73,7 @@ async function awaitGuest(
   try {
     const { handle, migration, connections } = connectVm(vm, { startsBaton });
     const onBuilt = (): void => connectParts(vm, connections);
-    const onArrived = (generation: number, events: boolean): void => migration.arrived(generation, events);
+    const onArrived = (past: GuestPast, events: boolean): void => migration.arrived(past, events);
     const adopt = ({ state, serials }: ReceivedConnections): { thaw(): void } => {
       const ports = vm.devices.serialPorts;
       vm.assumeSpec(connections.adopt(state, serials, { spec: vm.spec, ports }));

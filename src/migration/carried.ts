@@ -9,6 +9,7 @@ import type { Vm } from "../machine/vm.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
 import type { MigrationParameters } from "../qmp/schema/migration.ts";
 import { bindAll, StateWriter } from "../state/writer.ts";
+import type { PauseHistory } from "./pause-history.ts";
 import { CARRIED_STAMPS } from "./timeline.ts";
 
 /** `STATE_FD:PROGRAM_FD:FD,FD,…`: the memfd with the image, the program to go back to, and all fds of the VM. */
@@ -57,6 +58,9 @@ export interface CarriedMigration {
   setupMs: number;
   /** How many updates this guest has lived through, this one included. */
   generation: number;
+  /** The pauses of the updates before this one; absent from a Baton that does not keep them. */
+  history?: PauseHistory;
+  predictedUs?: number;
   /** Capability `events`. */
   events: boolean;
   /** Only for the image that is gone back to: after an update they are the defaults, as in QEMU. */

@@ -122,6 +122,8 @@ function openStateFile(
 export interface CommitOptions {
   /** Called when all connections are frozen, right before the vCPUs are parked: events of the pause go out here. */
   beforePause(): void;
+  /** Called in the pause when the state is taken, that long after it began: the guest goes on here when this throws. */
+  afterSave(elapsedMs: number): void;
   migration: CarriedMigration;
 }
 
@@ -158,6 +160,7 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
     timeline.stamps.push(monotonicMs());
     image.fill();
     timeline.stamps.push(monotonicMs());
+    options.afterSave(timeline.downtimeMs);
     for (const fd of survivors) setCloseOnExec(fd, false);
     timeline.stamps.push(monotonicMs());
     writeImage(prepared.stateFd, image.seal(holder, timeline.stamps));

@@ -42,6 +42,7 @@ import {
   refusePeer,
   subjectOf,
 } from "./messages.ts";
+import type { GuestPast } from "./pause-history.ts";
 import { type Burst, burstOf, type RestoredTo, restoreFrame, serveRehearsal } from "./rehearse.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
 import {
@@ -66,12 +67,10 @@ export interface TransferHost {
 }
 
 /** A guest that has come, and how. */
-export interface Arrival {
+export interface Arrival extends GuestPast {
   runState: RunState;
   /** It runs already. */
   isRunning: boolean;
-  generation: number;
-  timeline: Timeline | undefined;
   /** Who was connected to the other side, to be taken over. */
   connections: ReceivedConnections | undefined;
 }
@@ -362,7 +361,8 @@ export class IncomingTransfer {
     } catch (error) {
       process.stderr.write(`baton: the guest runs here, but the other side was not told: ${describeError(error)}\n`);
     }
-    return { runState, isRunning, generation: info.generation, timeline: timelineOf(reader, stamps), connections };
+    const { generation, history } = info;
+    return { runState, isRunning, generation, history, ...pauseOf(reader, stamps), connections };
   }
 }
 
@@ -400,11 +400,12 @@ function checkToken(payload: Uint8Array, token: string): void {
 }
 
 /** The guest runs by now, so nothing that is wrong with these numbers may be more than a missing figure. */
-function timelineOf(reader: StateReader, stamps: readonly number[]): Timeline | undefined {
+function pauseOf(reader: StateReader, stamps: readonly number[]): Pick<GuestPast, "timeline" | "predictedUs"> {
   try {
-    return new Timeline([...readStamps(reader), ...stamps], TRANSFER_PHASES);
+    const timeline = new Timeline([...readStamps(reader), ...stamps], TRANSFER_PHASES);
+    return { timeline, predictedUs: readTransferInfo(reader).predictedUs };
   } catch (error) {
     process.stderr.write(`baton: it is not known how long the guest stood: ${describeError(error)}\n`);
-    return undefined;
+    return {};
   }
 }

@@ -40,6 +40,8 @@ import {
   untilRefused,
 } from "./messages.ts";
 import type { Outgoing } from "./outgoing.ts";
+import { correct, type PauseHistory } from "./pause-history.ts";
+import { explainTimeout, refuseLongPause } from "./pause-limit.ts";
 import { announceBurst, type Rehearsed, ROUNDS_PER_BURST, rehearse, rehearseOnce } from "./rehearse.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
 import { planTransfer, type TransferInfo } from "./transfer-section.ts";
@@ -64,22 +66,20 @@ export interface TransferChannels {
 export interface TransferOptions {
   /** How many updates the guest has lived through, this one included. */
   generation: number;
+  /** The pauses of the updates before this one. */
+  history: PauseHistory;
   /** For the channels. One for all transfers of a VM: not every runtime gives back all that an ended worker had. */
   reactor: Reactor;
 }
 
 /** Hands the guest over. @throws VmmError; the guest is here then, stopped if `run` has noted that */
-export async function transfer(
-  run: Outgoing,
-  channels: TransferChannels,
-  { generation, reactor }: TransferOptions,
-): Promise<void> {
+export async function transfer(run: Outgoing, channels: TransferChannels, options: TransferOptions): Promise<void> {
   const { signal } = run;
   // Ends all waiting: `migrate_cancel` does, and the last word of the other side.
   const ended = new AbortController();
   signal.addEventListener("abort", () => ended.abort(signal.reason), { once: true });
   try {
-    await converse(run, channels, { generation, reactor }, ended);
+    await converse(run, channels, options, ended);
   } catch (error) {
     // Of a wait that was ended, the error is only that its channel was closed.
     throw ended.signal.aborted ? ended.signal.reason : error;
@@ -89,7 +89,7 @@ export async function transfer(
 async function converse(
   run: Outgoing,
   channels: TransferChannels,
-  { generation, reactor }: TransferOptions,
+  { generation, history, reactor }: TransferOptions,
   ended: AbortController,
 ): Promise<void> {
   const { vm, progress } = run;
@@ -113,6 +113,7 @@ async function converse(
   const info: TransferInfo = {
     token: randomUUID(),
     generation,
+    history,
     guestCpus: guestFirst.cpus,
     // Both sides work at the same time. Where the guest leaves them no CPUs to choose from they would do it on one, because
     // the kernel takes the frame that wakes the other side for a reason to have it here.
@@ -127,7 +128,10 @@ async function converse(
   await main.send(FRAME_BEGIN, new TextEncoder().encode(info.token));
   await expectFrame(main, FRAME_ACCEPTED, { timeoutMs: BEGIN_TIMEOUT_MS });
   const rehearsed = { rehearsal, plan: () => plan(run, info, rehearsal), shared: fence.image };
-  await rehearse(main, signal, rehearsed);
+  const roundMs = await rehearse(main, signal, rehearsed);
+  info.predictedUs = correct(history, "cpr-transfer", Math.round(roundMs * 1000));
+  progress.predictedUs = info.predictedUs;
+  refuseLongPause(info.predictedUs, run.parameters["pause-limit"]);
 
   const handover = run.capabilities["x-handover-connections"] ? await ConnectionHandover.freeze(run) : undefined;
   for (let attempt = 1; ; attempt++) {
@@ -178,6 +182,8 @@ interface Prepared {
  */
 function handOver(run: Outgoing, { main, fence, info, rehearsed, handover, guestFirst }: Prepared): Timeline {
   const { vm, progress } = run;
+  const limitMs = run.parameters["pause-limit"];
+  const timeoutMs = limitMs === 0 ? PAUSE_TIMEOUT_MS : Math.min(limitMs, PAUSE_TIMEOUT_MS);
   for (let round = 0; round < ROUNDS_PER_BURST; round++) rehearseOnce(main, rehearsed);
   handover?.stopping();
   const stamps: number[] = [];
@@ -196,11 +202,12 @@ function handOver(run: Outgoing, { main, fence, info, rehearsed, handover, guest
       stamps.push(monotonicMs());
       fence.offer();
     };
-    fence.image.send(main, planned, { type: FRAME_STATE, timeoutMs: PAUSE_TIMEOUT_MS, onTaken });
-    const answer = expectType(main.receiveNow(MAX_ANSWER_BYTES, PAUSE_TIMEOUT_MS), FRAME_RUNNING);
+    fence.image.send(main, planned, { type: FRAME_STATE, timeoutMs, onTaken });
+    const leftMs = timeoutMs - (monotonicMs() - stamps[0]!);
+    const answer = expectType(main.receiveNow(MAX_ANSWER_BYTES, Math.max(0, leftMs)), FRAME_RUNNING);
     stamps.push(...decodeStamps(answer.payload));
   } catch (error) {
-    failure = error;
+    failure = explainTimeout(error, limitMs);
   }
   guestFirst.makeWay();
   // Whatever the other side has said, or could not say: whether it has the guest stands in the fence alone.

@@ -30,6 +30,7 @@ import { commandLine, findProgram } from "../runtime/program.ts";
 import { writeImage } from "./cpr-exec.ts";
 import { isSameCommandLine } from "./cpr-incoming.ts";
 import { planGuest } from "./guest-image.ts";
+import { correct, type PauseHistory } from "./pause-history.ts";
 
 /** What the new program prints. The phases are those of the new program, none when it did not come so far. */
 export const DryRunAnswer = struct({
@@ -39,6 +40,8 @@ export const DryRunAnswer = struct({
 });
 export type DryRunAnswer = Static<typeof DryRunAnswer>;
 
+/** `quiesce`, `save` and `carry` are the old program's. */
+const OLD_PHASES = 3;
 const MODES: readonly MigMode[] = ["cpr-exec", "cpr-transfer"];
 /** After so many the code of saving is compiled. */
 const ROUNDS = 20;
@@ -57,6 +60,15 @@ export interface DryRunOptions {
   blockers: readonly MigrationBlocker[];
   /** What started this process is Baton, and not a program that embeds it. */
   startsBaton: boolean;
+  /** Of this guest: predictions learn from it. */
+  history: PauseHistory;
+}
+
+/** Of a pause, in µs. */
+export interface Prediction {
+  totalUs: number;
+  /** What of that is the new program's. */
+  newUs: number;
 }
 
 export class DryRun {
@@ -90,6 +102,16 @@ export class DryRun {
     return this.#info;
   }
 
+  /** What is predicted of an update in that mode with that command; undefined when this says nothing about it. */
+  predictionOf(mode: MigMode, command: readonly string[]): Prediction | undefined {
+    const { status, phases = [], "predicted-downtime-us": totalUs = 0 } = this.#info;
+    const isSame = mode === this.#options.mode && command.join("\0") === this.#options.command.join("\0");
+    if (!isSame || status !== "would-work") return undefined;
+    const sum = (of: readonly MigrationPhase[]): number => of.reduce((us, phase) => us + phase["duration-us"], 0);
+    const newShare = sum(phases.slice(OLD_PHASES)) / sum(phases);
+    return { totalUs, newUs: Math.round(totalUs * newShare) };
+  }
+
   /** Without effect when it is over. */
   cancel(): void {
     this.#abort.abort();
@@ -109,6 +131,12 @@ export class DryRun {
         ...(isCancelled ? {} : { "error-desc": describeError(error) }),
       };
     }
+  }
+
+  #predict(phases: MigrationPhase[]): Pick<DryRunInfo, "predicted-downtime-us" | "phases"> {
+    const { history, mode } = this.#options;
+    const sum = phases.reduce((us, phase) => us + phase["duration-us"], 0);
+    return { "predicted-downtime-us": correct(history, mode, sum), phases };
   }
 
   async #findOut(): Promise<Omit<DryRunInfo, "status" | "mode">> {
@@ -135,7 +163,7 @@ export class DryRun {
       if ("code" in answer) return { ...standstill, problems: [...problems, answer] };
       problems.push(...answer.problems);
       if (problems.length > 0) return { ...standstill, image: answer.image, problems };
-      return { ...standstill, image: answer.image, problems, ...predict([...state.phases, ...answer.phases]) };
+      return { ...standstill, image: answer.image, problems, ...this.#predict([...state.phases, ...answer.phases]) };
     } finally {
       guestFirst.end();
       if (stateFd !== undefined) close(stateFd);
@@ -145,10 +173,6 @@ export class DryRun {
 
 function toUs(durationMs: number): number {
   return Math.round(durationMs * 1000);
-}
-
-function predict(phases: MigrationPhase[]): Pick<DryRunInfo, "predicted-downtime-us" | "phases"> {
-  return { "predicted-downtime-us": phases.reduce((sum, { "duration-us": us }) => sum + us, 0), phases };
 }
 
 /** RAM that the new program can have a private view of: of huge pages there may be none left for that. */

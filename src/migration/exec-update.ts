@@ -5,10 +5,23 @@ import type { MigrationAddress } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
 import { warmUp } from "../runtime/program.ts";
 import { allHoldersReaped, commitCprExec, prepareCprExec } from "./cpr-exec.ts";
+import type { Prediction } from "./dry-run.ts";
 import type { Outgoing } from "./outgoing.ts";
+import type { PauseHistory } from "./pause-history.ts";
+import { refuseLatePause, refuseLongPause } from "./pause-limit.ts";
 
 /** How often an update starts its pause again when the guest asks for a reset, say, in the moment before it. */
 const MAX_ATTEMPTS = 3;
+
+export interface ExecUpdateOptions {
+  startsBaton: boolean;
+  generation: number;
+  history: PauseHistory;
+  /** Of a dry run of the same update, if there was one. */
+  prediction: Prediction | undefined;
+  /** Makes that dry run. @throws VmmError when the update would not work */
+  predict(signal: AbortSignal): Promise<Prediction>;
+}
 
 /**
  * Replaces this process. Returns only by throwing: then the guest is here, stopped if `run` has noted that.
@@ -17,9 +30,13 @@ const MAX_ATTEMPTS = 3;
 export async function updateByExec(
   run: Outgoing,
   file: Extract<MigrationAddress, { transport: "file" }> | undefined,
-  { startsBaton, generation }: { startsBaton: boolean; generation: number },
+  { startsBaton, generation, history, prediction, predict }: ExecUpdateOptions,
 ): Promise<never> {
   const { vm, connections, progress } = run;
+  const limitMs = run.parameters["pause-limit"];
+  const predicted = limitMs === 0 ? prediction : await predict(run.signal);
+  progress.predictedUs = predicted?.totalUs;
+  if (predicted !== undefined) refuseLongPause(predicted.totalUs, limitMs);
   const prepared = prepareCprExec({
     command: run.parameters["cpr-exec-command"],
     ...(file === undefined ? {} : { file }),
@@ -44,10 +61,14 @@ export async function updateByExec(
           progress.pass(2);
           progress.enter("device");
         },
+        // Once the new program runs, going back would take as long as going on.
+        afterSave: (elapsedMs) => refuseLatePause(elapsedMs, (predicted?.newUs ?? 0) / 1000, limitMs),
         migration: {
           startedMs: progress.startedMs,
           setupMs: progress.setupMs,
           generation,
+          history,
+          ...(progress.predictedUs === undefined ? {} : { predictedUs: progress.predictedUs }),
           events: run.capabilities.events,
           parameters: run.parameters,
         },

@@ -15,6 +15,7 @@ import type { TlsTunnels } from "./channel/tls.ts";
 import type { ReceivedConnections } from "./connection-handover.ts";
 import { IncomingTransfer } from "./cpr-transfer-incoming.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine } from "./guest-image.ts";
+import type { GuestPast } from "./pause-history.ts";
 import { SPARE_BITMAP } from "./precopy.ts";
 import type { MigrationProgress } from "./progress.ts";
 import { pageChecks, readRam } from "./ram/ram-file.ts";
@@ -22,7 +23,6 @@ import { checkSamples, type FilePages, type RamInFile, readPages, readRamLocatio
 import { restoreRetained } from "./retained-ram.ts";
 import { type FileAddress, openStateFile, type StateFile } from "./state-file.ts";
 import { receiveStream } from "./stream-incoming.ts";
-import type { Timeline } from "./timeline.ts";
 
 /** How many threads read RAM from a file. */
 const LOADING_THREADS = 2;
@@ -35,20 +35,17 @@ export interface IncomingOptions {
   wanted: WantedSpec;
   /** The VM has its parts now: connects them with the world. */
   onBuilt(): void;
-  /** The guest has come; it has lived through so many updates. `events`: there are clients who want that capability. */
-  onArrived(generation: number, events: boolean): void;
+  /** The guest has come, with what it has lived through. `events`: there are clients who want that capability. */
+  onArrived(past: GuestPast, events: boolean): void;
   /** Others were connected to it where it comes from: they are this VM's from now on, and wait until `thaw` is called. */
   adopt(connections: ReceivedConnections): { thaw(): void };
 }
 
 /** What a way in has brought. */
-interface Arrived {
+interface Arrived extends Partial<GuestPast> {
   runState: RunState;
   /** It runs already. */
   isRunning?: boolean;
-  /** How many updates it has lived through, when this was one. */
-  generation?: number;
-  timeline?: Timeline | undefined;
   connections?: ReceivedConnections | undefined;
 }
 
@@ -174,10 +171,11 @@ export class Incoming {
   }
 
   /** From now on it is this process that has the guest. Returns the connections that came along, still frozen. */
-  #goOn({ runState, isRunning = false, generation = 0, timeline, connections }: Arrived): { thaw(): void } | undefined {
+  #goOn({ runState, isRunning = false, connections, generation = 0, ...past }: Arrived): { thaw(): void } | undefined {
     const { vm, progress, onArrived, adopt } = this.#options;
+    const { timeline } = past;
     this.#hasGuest = true;
-    onArrived(generation, connections?.events ?? false);
+    onArrived({ ...past, generation }, connections?.events ?? false);
     vm.serve();
     vm.flushOutput();
     if (connections !== undefined) {
@@ -185,6 +183,7 @@ export class Incoming {
       progress.setupDone(connections.setupMs);
     }
     if (timeline !== undefined) progress.setTimeline(timeline);
+    progress.predictedUs = past.predictedUs;
     if (progress.status === "setup") progress.enter("active");
     // Not earlier: those clients have been told of all this by the other side.
     const adopted = connections === undefined ? undefined : adopt(connections);

@@ -29,11 +29,12 @@ import { findBlockers } from "./blockers.ts";
 import type { TlsTunnels } from "./channel/tls.ts";
 import { isInetOrUnix } from "./channel/transport.ts";
 import { type TransferChannels, transfer } from "./cpr-transfer.ts";
-import { DryRun } from "./dry-run.ts";
-import { updateByExec } from "./exec-update.ts";
+import { DryRun, type Prediction } from "./dry-run.ts";
+import { type ExecUpdateOptions, updateByExec } from "./exec-update.ts";
 import type { Incoming } from "./incoming.ts";
 import { Outgoing } from "./outgoing.ts";
 import { defaultCapabilities, defaultParameters, mergeParameters } from "./parameters.ts";
+import { type GuestPast, type PauseHistory, readHistory, remember } from "./pause-history.ts";
 import { MigrationProgress } from "./progress.ts";
 import { saveToFile } from "./save.ts";
 import { migrateStream } from "./stream.ts";
@@ -54,6 +55,7 @@ export class Migration implements MigrationTarget {
   #dryRun: DryRun | undefined;
   /** Updates that this guest has lived through. */
   #generation = 0;
+  #history: PauseHistory = [];
 
   /** `startsBaton` says that what an update executes can be expected to be Baton, and not a program that embeds it. */
   constructor(vm: Vm, connections: () => Connections, { startsBaton }: { startsBaton: boolean }) {
@@ -107,7 +109,24 @@ export class Migration implements MigrationTarget {
     this.#refuseWithoutGuest();
     const { mode, "cpr-exec-command": command } = this.#parameters;
     const blockers = this.blockers().filter((blocker) => blocker.mode === mode);
-    this.#dryRun = new DryRun({ vm: this.#vm, mode, command, blockers, startsBaton: this.#startsBaton });
+    const history = this.#history;
+    this.#dryRun = new DryRun({ vm: this.#vm, mode, command, blockers, startsBaton: this.#startsBaton, history });
+  }
+
+  /** What a dry run says of an update by cpr-exec that is under way. @throws VmmError when it would not work */
+  async #predict(command: readonly string[], signal: AbortSignal): Promise<Prediction> {
+    const [mode, history] = ["cpr-exec", this.#history] as const;
+    const dryRun = new DryRun({ vm: this.#vm, mode, command, blockers: [], startsBaton: this.#startsBaton, history });
+    this.#dryRun = dryRun;
+    signal.addEventListener("abort", () => dryRun.cancel(), { once: true });
+    await dryRun.ended;
+    signal.throwIfAborted();
+    const { problems, "error-desc": description } = dryRun.info();
+    const [problem] = problems;
+    if (problem !== undefined) throw new VmmError(problem.code, problem.text);
+    const prediction = dryRun.predictionOf("cpr-exec", command);
+    if (prediction === undefined) throw new VmmError("dry-run", `The pause cannot be predicted: ${description}`);
+    return prediction;
   }
 
   #refuseWithoutGuest(): void {
@@ -130,11 +149,20 @@ export class Migration implements MigrationTarget {
           "cpr-exec hands the state over in memory: give a file: URI for a copy of it, or no URI at all",
         );
       }
-      return (run) => updateByExec(run, main, { startsBaton: this.#startsBaton, generation: this.#generation + 1 });
+      const command = this.#parameters["cpr-exec-command"];
+      const options: ExecUpdateOptions = {
+        startsBaton: this.#startsBaton,
+        generation: this.#generation + 1,
+        history: this.#history,
+        prediction: this.#dryRun?.predictionOf(mode, command),
+        predict: (signal) => this.#predict(command, signal),
+      };
+      return (run) => updateByExec(run, main, options);
     }
     if (mode === "cpr-transfer") {
       const { main, cpr } = channels as TransferChannels;
-      return (run) => transfer(run, { main, cpr }, { generation: this.#generation + 1, reactor: this.#reactor });
+      const options = { generation: this.#generation + 1, history: this.#history, reactor: this.#reactor };
+      return (run) => transfer(run, { main, cpr }, options);
     }
     const stopFirst = mode === "cpr-reboot";
     const address = main!;
@@ -172,7 +200,10 @@ export class Migration implements MigrationTarget {
     this.progress.start(past.startedMs);
     this.progress.setupDone(past.setupMs);
     this.progress.setTimeline(past.timeline);
+    this.progress.predictedUs = past.predictedUs;
+    this.#history = readHistory(past.history);
     if (past.refusal === undefined) {
+      this.#remember("cpr-exec", past.timeline, past.predictedUs);
       if (past.isRunning) this.#vm.events.emit("RESUME");
       this.progress.enter("completed");
     } else {
@@ -184,9 +215,19 @@ export class Migration implements MigrationTarget {
     }
   }
 
-  /** A guest has come that has lived through so many updates; `events` as in `PastUpdate`. */
-  arrived(generation: number, events: boolean): void {
+  #remember(mode: MigMode, timeline: Timeline, predictedUs: number | undefined): void {
+    this.#history = remember(this.#history, {
+      mode,
+      "downtime-us": Math.round(timeline.downtimeMs * 1000),
+      ...(predictedUs === undefined ? {} : { "predicted-downtime-us": predictedUs }),
+    });
+  }
+
+  /** A guest has come that has lived through so many updates; `events` as in `PastUpdate`, `timeline` that of a transfer. */
+  arrived({ generation, history = [], predictedUs, timeline }: GuestPast, events: boolean): void {
     this.#generation = generation;
+    this.#history = history;
+    if (timeline !== undefined) this.#remember("cpr-transfer", timeline, predictedUs);
     this.#capabilities.events ||= events;
   }
 
@@ -234,6 +275,7 @@ export class Migration implements MigrationTarget {
     return {
       ...info,
       ...(info.status === undefined ? {} : { updates: this.#generation }),
+      ...(info.status === undefined || this.#history.length === 0 ? {} : { history: [...this.#history] }),
       ...(reasons.length > 0 ? { "blocked-reasons": reasons } : {}),
       ...(this.#dryRun === undefined ? {} : { "dry-run": this.#dryRun.info() }),
     };
@@ -249,6 +291,8 @@ export interface PastUpdate {
   startedMs: number;
   setupMs: number;
   generation: number;
+  history?: PauseHistory;
+  predictedUs?: number | undefined;
   /** Capability `events`: the clients that wanted them still do. */
   events: boolean;
   parameters: MigrationParameters;

@@ -27,6 +27,7 @@ export function defaultParameters(): MigrationParameters {
     "max-cpu-throttle": 99,
     "tls-creds": "",
     "tls-hostname": "",
+    "pause-limit": 0,
   };
 }
 

@@ -17,6 +17,8 @@ export class MigrationProgress {
   ram: (() => MigrationStats) | undefined;
   /** Estimate of the pause that is to come, in ms. */
   expectedDowntimeMs: number | undefined;
+  /** Of an update, before it. */
+  predictedUs: number | undefined;
   /** By how many percent the guest is slowed down, 0 when it is not. */
   throttlePercent = 0;
   /** Where an incoming migration is waited for. */
@@ -50,6 +52,7 @@ export class MigrationProgress {
     this.#timeline = undefined;
     this.ram = undefined;
     this.expectedDowntimeMs = undefined;
+    this.predictedUs = undefined;
     this.throttlePercent = 0;
     this.socketAddress = undefined;
   }
@@ -90,6 +93,7 @@ export class MigrationProgress {
       "total-time": Math.round((this.isBusy ? monotonicMs() : this.#endedMs) - this.#startedMs),
       "setup-time": Math.round(this.#setupMs),
       ...(expectedMs === undefined ? {} : { "expected-downtime": Math.round(expectedMs) }),
+      ...(this.predictedUs === undefined ? {} : { "predicted-downtime-us": this.predictedUs }),
       ...(this.throttlePercent === 0 ? {} : { "cpu-throttle-percentage": this.throttlePercent }),
       ...(this.ram === undefined ? {} : { ram: this.ram() }),
       ...(this.#timeline === undefined ? {} : describeTimeline(this.#timeline)),

@@ -25,6 +25,7 @@ import type { SharedImage } from "./shared-image.ts";
 const BURSTS = 10;
 /** Between bursts both main threads do what else there is to do. */
 export const ROUNDS_PER_BURST = 4;
+const WARM_ROUNDS = 9;
 /** More frames at a time would keep everybody else on the new side waiting. */
 const MAX_BURST = 64;
 /** A round takes a millisecond or two; the first ones compile code, on a busy machine for long. The guest runs meanwhile. */
@@ -39,13 +40,15 @@ export interface Rehearsed {
   shared?: SharedImage;
 }
 
-/** Old side. */
-export async function rehearse(channel: FrameChannel, signal: AbortSignal, what: Rehearsed): Promise<void> {
+/** Old side. Returns how long a round takes that is warm, in ms: the median of the last ones. */
+export async function rehearse(channel: FrameChannel, signal: AbortSignal, what: Rehearsed): Promise<number> {
+  const roundsMs: number[] = [];
   for (let burst = 0; burst < BURSTS; burst++) {
     await announceBurst(channel, { frameCount: ROUNDS_PER_BURST, isLast: false });
-    for (let round = 0; round < ROUNDS_PER_BURST; round++) rehearseOnce(channel, what);
+    for (let round = 0; round < ROUNDS_PER_BURST; round++) roundsMs.push(rehearseOnce(channel, what));
     signal.throwIfAborted();
   }
+  return roundsMs.slice(-WARM_ROUNDS).sort((a, b) => a - b)[WARM_ROUNDS >> 1]!;
 }
 
 /** What comes at once, so that nobody needs to look at anything else until then. */
@@ -60,13 +63,15 @@ export async function announceBurst(channel: FrameChannel, { frameCount, isLast 
   await channel.send(FRAME_BURST, new Uint8Array(Uint32Array.of(frameCount, isLast ? 1 : 0).buffer));
 }
 
-/** Old side: one round of an announced burst. */
-export function rehearseOnce(channel: FrameChannel, { rehearsal, plan, shared }: Rehearsed): void {
+/** Old side: one round of an announced burst. Returns what of it would be the guest's pause, in ms. */
+export function rehearseOnce(channel: FrameChannel, { rehearsal, plan, shared }: Rehearsed): number {
   const planned = plan();
+  const startMs = monotonicMs();
   rehearsal.park();
   if (shared === undefined) channel.sendNow(FRAME_REHEARSE, planned.take(), [], TIMEOUT_MS);
   else shared.send(channel, planned, { type: FRAME_REHEARSE, timeoutMs: TIMEOUT_MS });
   expectType(channel.receiveNow(MAX_ANSWER_BYTES, TIMEOUT_MS), FRAME_REHEARSED);
+  return monotonicMs() - startMs;
 }
 
 const NOTHING = new Uint8Array(0);

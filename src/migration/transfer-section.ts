@@ -5,6 +5,7 @@ import { VmmError } from "../errors.ts";
 import { isCpuNumber } from "../runtime/guest-first.ts";
 import type { StateReader } from "../state/reader.ts";
 import type { BindSection, StateWriter } from "../state/writer.ts";
+import { type PauseHistory, readHistory } from "./pause-history.ts";
 import { MAX_STREAMS } from "./ram/shared.ts";
 
 export const TRANSFER_SECTION = "transfer";
@@ -15,6 +16,10 @@ export interface TransferInfo {
   token: string;
   /** How many updates the guest has lived through, this one included if it is one. */
   generation: number;
+  /** The pauses of the updates before this one. */
+  history?: PauseHistory;
+  /** Of the pause of this one. */
+  predictedUs?: number;
   /** Further connections that RAM comes on; 0 or absent: it comes on the main one. */
   streams?: number;
   /** Post-copy is possible: two more connections follow those, for urgent and for other pages. */
@@ -62,6 +67,7 @@ export function readTransferInfo(reader: StateReader): TransferInfo {
   const section = reader.section(TRANSFER_SECTION);
   const info = section.json() as Partial<TransferInfo> | null;
   const { token, generation, streams = 0, postcopy = false, ramFile = false, guestCpus = [], mainCpu } = info ?? {};
+  const { history, predictedUs } = info ?? {};
   const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
   const areCpus =
     Array.isArray(guestCpus) && guestCpus.every(isCpuNumber) && (mainCpu === undefined || isCpuNumber(mainCpu));
@@ -84,5 +90,7 @@ export function readTransferInfo(reader: StateReader): TransferInfo {
     ramFile: ramFile === true,
     guestCpus,
     ...(mainCpu === undefined ? {} : { mainCpu }),
+    history: readHistory(history),
+    ...(isCount(predictedUs) ? { predictedUs } : {}),
   };
 }

@@ -15,6 +15,8 @@ const EXIT_WOULD_FAIL = 3;
 export interface CheckOptions {
   wanted: UpdateMode | "auto";
   image: string | undefined;
+  /** 0: none. */
+  pauseLimitMs: number;
   timeoutMs: number;
   isJson: boolean;
 }
@@ -35,8 +37,18 @@ export async function checkUpdate(qmp: QmpClient, options: CheckOptions): Promis
   if (info.status !== "would-work" && info.status !== "would-fail") {
     throw new VmmError("dry-run", `The dry run was not finished: ${info["error-desc"] ?? info.status}`);
   }
+  if (info.status === "would-work") refuseLongPause(info, options.pauseLimitMs);
   process.stdout.write(options.isJson ? `${JSON.stringify(info)}\n` : describe(info));
   return info.status === "would-work" ? 0 : EXIT_WOULD_FAIL;
+}
+
+/** Makes one that would take too long one that would fail. */
+function refuseLongPause(info: DryRunInfo, limitMs: number): void {
+  const predictedUs = info["predicted-downtime-us"]!;
+  if (limitMs === 0 || predictedUs <= limitMs * 1000) return;
+  info.status = "would-fail";
+  const text = `The guest would stand for ${milliseconds(predictedUs)}, and the limit is ${limitMs} ms`;
+  info.problems.push({ code: "pause-limit", text, fix: "Allow a longer pause, or update by cpr-transfer" });
 }
 
 /** What an update of that mode would start; empty: what the VM was started with. */

@@ -55,6 +55,7 @@ export const MigrateSetParameters = struct({
   "max-cpu-throttle": optional(uint),
   "tls-creds": optional(str),
   "tls-hostname": optional(str),
+  "pause-limit": optional(uint),
 });
 export type MigrateSetParameters = Static<typeof MigrateSetParameters>;
 
@@ -79,6 +80,8 @@ export const MigrationParameters = struct({
   "tls-creds": str,
   /** Whom the server's certificate must name; empty: the host that is connected to. */
   "tls-hostname": str,
+  /** Milliseconds that the guest may stand in an update by cpr-exec or cpr-transfer, 0 for no limit. Baton's own. */
+  "pause-limit": uint,
 });
 export type MigrationParameters = Static<typeof MigrationParameters>;
 
@@ -127,6 +130,14 @@ export type MigrationStats = Static<typeof MigrationStats>;
 export const MigrationPhase = struct({ phase: str, "duration-us": uint });
 export type MigrationPhase = Static<typeof MigrationPhase>;
 
+/** How long the guest stood in an update, and for how long it was said to before. Baton's own. */
+export const PastPause = struct({
+  mode: MigMode,
+  "predicted-downtime-us": optional(uint),
+  "downtime-us": uint,
+});
+export type PastPause = Static<typeof PastPause>;
+
 /**
  * Why an update would not work. `code` is the same for the same reason, `device` names who objects, `fix` says what to do
  * about it.
@@ -174,6 +185,10 @@ export const MigrationInfo = struct({
   "pause-start-us": optional(uint),
   /** How many updates this guest has lived through. Baton's own. */
   updates: optional(uint),
+  /** What was predicted of the pause: by a dry run of the same update, or for `pause-limit`. Baton's own. */
+  "predicted-downtime-us": optional(uint),
+  /** The pauses of this guest's last updates, the oldest first. Baton's own. */
+  history: optional(arrayOf(PastPause)),
   /** Of the last dry run, if there was one. */
   "dry-run": optional(DryRunInfo),
 });

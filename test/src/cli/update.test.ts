@@ -89,7 +89,7 @@ test.skipIf(
     assert.is(exitCode, 0, error);
     assert.match(
       output,
-      /^By cpr-transfer: as was asked for\nUpdated: the guest stood still for \d+\.\d\d ms\n {2}quiesce/,
+      /^By cpr-transfer: as was asked for\nUpdated: the guest stood still for \d+\.\d\d ms, \d+\.\d\d ms were predicted\n {2}quiesce/,
     );
     const pid = Number(/\nThe VM is process (\d+) now\n$/.exec(output)![1]);
     assert.equal(await guest.ended, { exitCode: 0, signal: null }, guest.error);
@@ -174,6 +174,25 @@ test.skipIf(skip, "--check of a VM whose RAM cannot be handed over names that, a
     output,
     /^An update by cpr-exec would not work:\n {2}Memory region ram0 .* \(ram-not-shared, ram0\)\n {4}Start/,
   );
+});
+
+test.skipIf(skip, "--pause-limit refuses an update that would take longer, and is gone afterwards", async () => {
+  await using guest = await GuestProcess.start();
+  await using qmp = await guest.qmp();
+  const socket = join(guest.dir, "qmp");
+  const limit = async () => (await qmp.execute("query-migrate-parameters"))["pause-limit"];
+  const refused = await baton("update", socket, "--pause-limit", "1");
+  assert.is(refused.exitCode, 1);
+  assert.match(refused.error, /runs on as before: The guest would stand for \d+\.\d\d ms, and pause-limit is 1 ms\n$/);
+  assert.is(await limit(), 0);
+  const checked = await baton("update", socket, "--check", "--pause-limit", "1");
+  assert.is(checked.exitCode, 3);
+  assert.match(checked.output, /and the limit is 1 ms \(pause-limit\)\n/);
+  const { exitCode, output, error } = await baton("update", socket, "--pause-limit", "60000");
+  assert.is(exitCode, 0, error);
+  assert.match(output, /the guest stood still for \d+\.\d\d ms, \d+\.\d\d ms were predicted\n/);
+  assert.is(await limit(), 0);
+  await guest.runsOn();
 });
 
 test("dry-run is for VMs only", async () => {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Baton as a program that dies or hangs at a certain step of a transfer, on either side of it.
 //
-//   BATON_TEST_FAULT   STEP:SIGNAL. The process sends itself the signal when it comes to the step:
+//   BATON_TEST_FAULT   STEP:SIGNAL. The process sends itself the signal when it comes to the step, once; or, of SLOW, takes
+//                      5 ms longer there each time:
 //     send N           before it sends the first frame of that type, sent N after it (src/migration/messages.ts)
 //     shown N          when all of the image that a frame of that type announced can be seen
 //     built            when the machine of a hello is built
@@ -17,6 +18,10 @@ let isDone = false;
 
 function comeTo(step: string): void {
   if (isDone || step !== wanted) return;
+  if (signal === "SLOW") {
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+    return;
+  }
   isDone = true;
   process.kill(process.pid, signal);
 }

@@ -45,7 +45,7 @@ export function variant(name: string, env: Record<string, string>): GuestOptions
 }
 
 /** A Baton that sends itself `signal` at a step of faulty-baton.ts. */
-export function faulty(step: string, signal: "SIGKILL" | "SIGSTOP" = "SIGKILL"): GuestOptions {
+export function faulty(step: string, signal: "SIGKILL" | "SIGSTOP" | "SLOW" = "SIGKILL"): GuestOptions {
   return variant("faulty-baton.ts", { BATON_TEST_FAULT: `${step}:${signal}` });
 }
 
