@@ -203,8 +203,8 @@ function handOver(run: Outgoing, { main, fence, info, rehearsed, handover, guest
       fence.offer();
     };
     fence.image.send(main, planned, { type: FRAME_STATE, timeoutMs, onTaken });
-    const leftMs = timeoutMs - (monotonicMs() - stamps[0]!);
-    const answer = expectType(main.receiveNow(MAX_ANSWER_BYTES, Math.max(0, leftMs)), FRAME_RUNNING);
+    const leftMs = Math.max(0, Math.ceil(timeoutMs - (monotonicMs() - stamps[0]!)));
+    const answer = expectType(main.receiveNow(MAX_ANSWER_BYTES, leftMs), FRAME_RUNNING);
     stamps.push(...decodeStamps(answer.payload));
   } catch (error) {
     failure = explainTimeout(error, limitMs);

@@ -87,13 +87,13 @@ test.skipIf(
     using serial = await guest.stream("serial");
     const { exitCode, output, error } = await baton("update", socket, "--mode", "cpr-transfer");
     assert.is(exitCode, 0, error);
-    assert.match(
-      output,
-      /^By cpr-transfer: as was asked for\nUpdated: the guest stood still for \d+\.\d\d ms, \d+\.\d\d ms were predicted\n {2}quiesce/,
-    );
     const pid = Number(/\nThe VM is process (\d+) now\n$/.exec(output)![1]);
-    assert.equal(await guest.ended, { exitCode: 0, signal: null }, guest.error);
     try {
+      assert.match(
+        output,
+        /^By cpr-transfer: as was asked for\nUpdated: the guest stood still for \d+\.\d\d ms, \d+\.\d\d ms were predicted\n {2}quiesce/,
+      );
+      assert.equal(await guest.ended, { exitCode: 0, signal: null }, guest.error);
       // It is nobody's child who waited for it, and in a session of its own.
       const session = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ")[3];
       assert.is(Number(session), pid);
