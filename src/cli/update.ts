@@ -74,17 +74,25 @@ export async function update(args: readonly string[]): Promise<number> {
   if (!values.json) process.stdout.write(`By ${chosen.mode}: ${chosen.because}\n`);
   const before = (await qmp.execute("query-migrate")).updates ?? 0;
   const { "pause-limit": limitBefore } = await qmp.execute("query-migrate-parameters");
+  const restoreLimit = () => qmp.execute("migrate-set-parameters", { "pause-limit": limitBefore });
   if (pauseLimitMs > 0) await qmp.execute("migrate-set-parameters", { "pause-limit": pauseLimitMs });
   let info: MigrationInfo;
   let pid: number | undefined;
-  if (chosen.mode === "cpr-exec") {
-    info = await updateByExec(qmp, { command: image === undefined ? [] : [image], timeoutMs });
-  } else {
-    const command = image === undefined ? programBefore(args.length + 1) : [image];
-    ({ info, pid } = await updateByTransfer(qmp, { command, timeoutMs, log: values.log }));
+  try {
+    if (chosen.mode === "cpr-exec") {
+      info = await updateByExec(qmp, { command: image === undefined ? [] : [image], timeoutMs });
+    } else {
+      const command = image === undefined ? programBefore(args.length + 1) : [image];
+      ({ info, pid } = await updateByTransfer(qmp, { command, timeoutMs, log: values.log }));
+    }
+  } catch (error) {
+    // One that goes on needs its limit, and nobody answers any more where the connection is lost.
+    const { code } = error as { code?: unknown };
+    if (pauseLimitMs > 0 && code !== "update-timeout" && code !== "update-lost") await restoreLimit();
+    throw error;
   }
   if (info.status !== "completed" || (info.updates ?? 0) <= before) {
-    if (pauseLimitMs > 0) await qmp.execute("migrate-set-parameters", { "pause-limit": limitBefore });
+    if (pauseLimitMs > 0) await restoreLimit();
     const reason = info["error-desc"] ?? `query-migrate says ${info.status}`;
     throw new VmmError("update-failed", `The VM was not updated, its guest runs on as before: ${reason}`);
   }

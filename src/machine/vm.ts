@@ -184,6 +184,11 @@ export class Vm {
     return this.#changesUnderWay > 0 || (Atomics.load(this.#words, CONTROL_EVENTS >> 2) & GUEST_REQUESTS) !== 0;
   }
 
+  #refuseRequested(): void {
+    if (!this.hasGuestRequest) return;
+    throw new VmmError("guest-request", "The guest is about to end, reset or suspend itself: try again after that");
+  }
+
   /** Resolves when the guest has got what it asked for. @throws VmmError "guest-busy" when that takes too long */
   async whenSettled(): Promise<void> {
     const deadlineMs = performance.now() + SETTLE_TIMEOUT_MS;
@@ -319,12 +324,14 @@ export class Vm {
 
   /**
    * Has the guest stand while `action` looks at it, without a change of state or an event.
-   * @throws VmmError "vcpu-stuck", and what `action` throws: the guest runs on
+   * @throws VmmError "guest-request" when it is being reset, say, "vcpu-stuck", and what `action` throws: the guest runs on
    */
   inspect<Result>(action: () => Result): Result {
+    this.#refuseRequested();
     if (!this.isRunning) return action();
     this.park();
     try {
+      this.#refuseRequested();
       return action();
     } finally {
       this.#run();

@@ -61,6 +61,7 @@ export interface CarriedMigration {
   /** The pauses of the updates before this one; absent from a Baton that does not keep them. */
   history?: PauseHistory;
   predictedUs?: number;
+  estimateUs?: number;
   /** Capability `events`. */
   events: boolean;
   /** Only for the image that is gone back to: after an update they are the defaults, as in QEMU. */

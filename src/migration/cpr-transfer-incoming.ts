@@ -19,6 +19,7 @@ import type { SocketAddress } from "../qmp/schema/migration.ts";
 import { GuestFirst } from "../runtime/guest-first.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { StateReader } from "../state/reader.ts";
+import { PRODUCER } from "../version.ts";
 import { awaitCaller, type Caller } from "./callers.ts";
 import type { Frame, FrameChannel } from "./channel/frames.ts";
 import { TransportListener } from "./channel/transport-listener.ts";
@@ -42,18 +43,18 @@ import {
   refusePeer,
   subjectOf,
 } from "./messages.ts";
-import type { GuestPast } from "./pause-history.ts";
+import { type GuestPast, isDuration } from "./pause-history.ts";
 import { type Burst, burstOf, type RestoredTo, restoreFrame, serveRehearsal } from "./rehearse.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
 import {
+  CPR_TRANSFER_VERSION,
   readStamps,
   readTransferInfo,
   TRANSFER_SECTION,
-  TRANSFER_SECTION_VERSION,
   type TransferInfo,
 } from "./transfer-section.ts";
 
-const SECTIONS: Readonly<Record<string, number>> = { ...GUEST_SECTIONS, [TRANSFER_SECTION]: TRANSFER_SECTION_VERSION };
+const SECTIONS: Readonly<Record<string, number>> = { ...GUEST_SECTIONS, [TRANSFER_SECTION]: CPR_TRANSFER_VERSION };
 
 const SAME_BOOT = { isSameBoot: true };
 
@@ -176,6 +177,7 @@ export class IncomingTransfer {
     let guestFirst: GuestFirst | undefined;
     try {
       const reader = new StateReader(hello.payload, SECTIONS);
+      refuseOtherVersion(reader);
       const info = readTransferInfo(reader);
       const { spec } = readMachine(reader);
       guestFirst = GuestFirst.begin(info.guestCpus ?? []);
@@ -385,6 +387,17 @@ function closeExpected(expected: Expected): void {
   expected.cpr.close();
 }
 
+/** Sections may be older than what is known, but what both have mapped must look the same to both. */
+function refuseOtherVersion(reader: StateReader): void {
+  const { version } = reader.section(TRANSFER_SECTION);
+  if (version === CPR_TRANSFER_VERSION) return;
+  throw new VmmError(
+    "state-refused",
+    `${reader.producer} hands guests over by version ${version} of cpr-transfer, and this is ${PRODUCER}, which takes version ` +
+      `${CPR_TRANSFER_VERSION}: update by cpr-exec`,
+  );
+}
+
 /** Memory beyond the end of a file would be found out by the guest, and end this process. */
 function checkRam(fd: number, memorySizeBytes: number): void {
   const { kind, sizeBytes } = status(fd);
@@ -400,10 +413,14 @@ function checkToken(payload: Uint8Array, token: string): void {
 }
 
 /** The guest runs by now, so nothing that is wrong with these numbers may be more than a missing figure. */
-function pauseOf(reader: StateReader, stamps: readonly number[]): Pick<GuestPast, "timeline" | "predictedUs"> {
+function pauseOf(reader: StateReader, stamps: readonly number[]): Omit<GuestPast, "generation" | "history"> {
   try {
     const timeline = new Timeline([...readStamps(reader), ...stamps], TRANSFER_PHASES);
-    return { timeline, predictedUs: readTransferInfo(reader).predictedUs };
+    if (!isDuration(Math.round(timeline.downtimeMs * 1000))) {
+      throw new VmmError("stream", `The other side's times are ${timeline.stamps.join(", ")}`);
+    }
+    const { predictedUs, estimateUs } = readTransferInfo(reader);
+    return { timeline, predictedUs, estimateUs };
   } catch (error) {
     process.stderr.write(`baton: it is not known how long the guest stood: ${describeError(error)}\n`);
     return {};

@@ -41,10 +41,10 @@ import {
 } from "./messages.ts";
 import type { Outgoing } from "./outgoing.ts";
 import { correct, type PauseHistory } from "./pause-history.ts";
-import { explainTimeout, refuseLongPause } from "./pause-limit.ts";
+import { explainTimeout, refuseLatePause, refuseLongPause } from "./pause-limit.ts";
 import { announceBurst, type Rehearsed, ROUNDS_PER_BURST, rehearse, rehearseOnce } from "./rehearse.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
-import { planTransfer, type TransferInfo } from "./transfer-section.ts";
+import { CPR_TRANSFER_VERSION, planTransfer, type TransferInfo } from "./transfer-section.ts";
 
 /** The other side builds a VM and fills page tables for at most 3 GiB: seconds, on a machine that swaps perhaps more. */
 const BUILD_TIMEOUT_MS = 120_000;
@@ -129,7 +129,8 @@ async function converse(
   await expectFrame(main, FRAME_ACCEPTED, { timeoutMs: BEGIN_TIMEOUT_MS });
   const rehearsed = { rehearsal, plan: () => plan(run, info, rehearsal), shared: fence.image };
   const roundMs = await rehearse(main, signal, rehearsed);
-  info.predictedUs = correct(history, "cpr-transfer", Math.round(roundMs * 1000));
+  info.estimateUs = Math.round(roundMs * 1000);
+  info.predictedUs = correct(history, "cpr-transfer", info.estimateUs);
   progress.predictedUs = info.predictedUs;
   refuseLongPause(info.predictedUs, run.parameters["pause-limit"]);
 
@@ -164,7 +165,9 @@ function plan(
   accel: Pick<AcceleratedVm, "planState">,
   stamps: readonly number[] = [],
 ): PlannedGuest {
-  return planGuest(run.vm, run.vm.state, accel, (writer) => planTransfer(writer, info, stamps), { isFixed: true });
+  return planGuest(run.vm, run.vm.state, accel, (writer) => planTransfer(writer, info, stamps, CPR_TRANSFER_VERSION), {
+    isFixed: true,
+  });
 }
 
 interface Prepared {
@@ -183,7 +186,8 @@ interface Prepared {
 function handOver(run: Outgoing, { main, fence, info, rehearsed, handover, guestFirst }: Prepared): Timeline {
   const { vm, progress } = run;
   const limitMs = run.parameters["pause-limit"];
-  const timeoutMs = limitMs === 0 ? PAUSE_TIMEOUT_MS : Math.min(limitMs, PAUSE_TIMEOUT_MS);
+  const isLimited = limitMs > 0 && limitMs <= PAUSE_TIMEOUT_MS;
+  const timeoutMs = isLimited ? limitMs : PAUSE_TIMEOUT_MS;
   for (let round = 0; round < ROUNDS_PER_BURST; round++) rehearseOnce(main, rehearsed);
   handover?.stopping();
   const stamps: number[] = [];
@@ -198,16 +202,18 @@ function handOver(run: Outgoing, { main, fence, info, rehearsed, handover, guest
       throw new VmmError("guest-request", "The guest is about to end, reset or suspend itself: try again after that");
     }
     stamps.push(monotonicMs());
+    refuseLatePause(stamps[1]! - stamps[0]!, 0, limitMs);
     const onTaken = (): void => {
       stamps.push(monotonicMs());
       fence.offer();
     };
     fence.image.send(main, planned, { type: FRAME_STATE, timeoutMs, onTaken });
-    const leftMs = Math.max(0, Math.ceil(timeoutMs - (monotonicMs() - stamps[0]!)));
+    const elapsedMs = isLimited ? monotonicMs() - stamps[0]! : 0;
+    const leftMs = Math.max(0, Math.ceil(timeoutMs - elapsedMs));
     const answer = expectType(main.receiveNow(MAX_ANSWER_BYTES, leftMs), FRAME_RUNNING);
     stamps.push(...decodeStamps(answer.payload));
   } catch (error) {
-    failure = explainTimeout(error, limitMs);
+    failure = isLimited ? explainTimeout(error, limitMs) : error;
   }
   guestFirst.makeWay();
   // Whatever the other side has said, or could not say: whether it has the guest stands in the fence alone.

@@ -11,7 +11,7 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { monotonicMs } from "../../ffi/clock.ts";
-import { close, status } from "../../ffi/fd.ts";
+import { close, fileSystemType, HUGETLBFS_MAGIC, status } from "../../ffi/fd.ts";
 import { addSeals, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, memfdCreate } from "../../ffi/memfd.ts";
 import { findOption } from "../config/options.ts";
 import { describeError, VmmError } from "../errors.ts";
@@ -42,9 +42,15 @@ export type DryRunAnswer = Static<typeof DryRunAnswer>;
 
 /** `quiesce`, `save` and `carry` are the old program's. */
 const OLD_PHASES = 3;
-const MODES: readonly MigMode[] = ["cpr-exec", "cpr-transfer"];
+/** The new program's. */
+const NEW_PHASES: Partial<Record<MigMode, readonly string[]>> = {
+  "cpr-exec": ["exec", "boot", "kvm", "restore"],
+  "cpr-transfer": ["restore"],
+};
 /** After so many the code of saving is compiled. */
 const ROUNDS = 20;
+const ROUNDS_AT_ONCE = 4;
+const MAX_ATTEMPTS = 3;
 const VERSION_TIMEOUT_MS = 10_000;
 const ANSWER_TIMEOUT_MS = 30_000;
 const MAX_ANSWER_BYTES = 2 ** 20;
@@ -67,6 +73,8 @@ export interface DryRunOptions {
 /** Of a pause, in µs. */
 export interface Prediction {
   totalUs: number;
+  /** The same without what earlier updates have taught. */
+  estimateUs: number;
   /** What of that is the new program's. */
   newUs: number;
 }
@@ -80,8 +88,9 @@ export class DryRun {
   /** Begins. @throws VmmError "dry-run" for a mode in which no program is started */
   constructor(options: DryRunOptions) {
     const { mode, command, startsBaton } = options;
-    if (!MODES.includes(mode)) {
-      throw new VmmError("dry-run", `A dry run is of an update: set mode to ${MODES.join(" or ")}, not ${mode}`);
+    if (NEW_PHASES[mode] === undefined) {
+      const modes = Object.keys(NEW_PHASES).join(" or ");
+      throw new VmmError("dry-run", `A dry run is of an update: set mode to ${modes}, not ${mode}`);
     }
     if (command.length === 0 && !startsBaton) {
       throw new VmmError(
@@ -108,8 +117,8 @@ export class DryRun {
     const isSame = mode === this.#options.mode && command.join("\0") === this.#options.command.join("\0");
     if (!isSame || status !== "would-work") return undefined;
     const sum = (of: readonly MigrationPhase[]): number => of.reduce((us, phase) => us + phase["duration-us"], 0);
-    const newShare = sum(phases.slice(OLD_PHASES)) / sum(phases);
-    return { totalUs, newUs: Math.round(totalUs * newShare) };
+    const estimateUs = sum(phases);
+    return { totalUs, estimateUs, newUs: Math.round((totalUs * sum(phases.slice(OLD_PHASES))) / estimateUs) };
   }
 
   /** Without effect when it is over. */
@@ -136,7 +145,8 @@ export class DryRun {
   #predict(phases: MigrationPhase[]): Pick<DryRunInfo, "predicted-downtime-us" | "phases"> {
     const { history, mode } = this.#options;
     const sum = phases.reduce((us, phase) => us + phase["duration-us"], 0);
-    return { "predicted-downtime-us": correct(history, mode, sum), phases };
+    // What is known of earlier transfers is how right their rehearsals were.
+    return { "predicted-downtime-us": mode === "cpr-exec" ? correct(history, mode, sum) : sum, phases };
   }
 
   async #findOut(): Promise<Omit<DryRunInfo, "status" | "mode">> {
@@ -154,7 +164,7 @@ export class DryRun {
     const guestFirst = GuestFirst.begin(cpusOf(vcpuTids), vcpuTids);
     let stateFd: number | undefined;
     try {
-      const state = await readState(vm, guestFirst);
+      const state = await readState(vm, guestFirst, signal);
       stateFd = state.fd;
       const standstill = { "standstill-us": toUs(state.standstillMs) };
       // The first run brings the program into the caches, where an update would find it.
@@ -177,7 +187,8 @@ function toUs(durationMs: number): number {
 
 /** RAM that the new program can have a private view of: of huge pages there may be none left for that. */
 function ramFdOf({ ram: { fd, backend } }: Vm): number | undefined {
-  return fd === undefined || backend.hugetlb === true || status(fd).kind !== "file" ? undefined : fd;
+  if (fd === undefined || backend.hugetlb === true || status(fd).kind !== "file") return undefined;
+  return fileSystemType(fd) === HUGETLBFS_MAGIC ? undefined : fd;
 }
 
 interface ReadState {
@@ -187,11 +198,28 @@ interface ReadState {
   standstillMs: number;
 }
 
-async function readState(vm: Vm, guestFirst: GuestFirst): Promise<ReadState> {
-  await vm.whenSettled();
+/** A guest that asks for a reset, say, in that moment gets it first. @throws VmmError "guest-request" when it goes on asking */
+async function readState(vm: Vm, guestFirst: GuestFirst, signal: AbortSignal): Promise<ReadState> {
+  await warmUp(vm, signal);
+  for (let attempt = 1; ; attempt++) {
+    await vm.whenSettled();
+    signal.throwIfAborted();
+    try {
+      return readStateNow(vm, guestFirst);
+    } catch (error) {
+      const isRequest = error instanceof VmmError && error.code === "guest-request";
+      if (!isRequest || attempt === MAX_ATTEMPTS) throw error;
+    }
+  }
+}
+
+async function warmUp(vm: Vm, signal: AbortSignal): Promise<void> {
   const rehearsal = vm.accel.rehearse();
   try {
     for (let round = 0; round < ROUNDS; round++) {
+      // Whoever else has something to do is let in.
+      if (round % ROUNDS_AT_ONCE === 0) await new Promise((resolve) => setTimeout(resolve, 0));
+      signal.throwIfAborted();
       const planned = planGuest(vm, vm.state, rehearsal, noSections);
       rehearsal.park();
       planned.take();
@@ -199,6 +227,9 @@ async function readState(vm: Vm, guestFirst: GuestFirst): Promise<ReadState> {
   } finally {
     rehearsal.close();
   }
+}
+
+function readStateNow(vm: Vm, guestFirst: GuestFirst): ReadState {
   const planned = planGuest(vm, vm.state, vm.accel, noSections);
   const fd = memfdCreate("baton-dry-run-state", 0, { seals: 0 });
   try {
@@ -246,6 +277,15 @@ function isOption(word: string): boolean {
   return name !== undefined && findOption(name) !== undefined;
 }
 
+/** What execFile of node:child_process fails with. */
+interface ExecFailure {
+  code?: unknown;
+  /** By execFile itself. */
+  killed?: boolean;
+  signal?: string | null;
+  stderr?: string;
+}
+
 /** The program that would take over, as one that can be asked. */
 class NewImage {
   readonly #command: readonly string[];
@@ -288,7 +328,7 @@ class NewImage {
     if (ramFd !== undefined) options.push("--ram", own(ramFd));
     if (isSameCommandLine(args, commandLine())) options.push("--same");
     const { error, stdout } = await this.#execute(["dry-run", ...options, "--", ...args], ANSWER_TIMEOUT_MS);
-    if (error === undefined) return parseAnswer(stdout);
+    if (error === undefined) return parseAnswer(stdout, this.#mode);
     return {
       code: "no-answer",
       text: `The new program did not say whether it could take over the guest: ${error}`,
@@ -306,8 +346,8 @@ class NewImage {
       return { stdout };
     } catch (cause) {
       this.#signal.throwIfAborted();
-      const { code, killed, stderr = "" } = cause as { code?: unknown; killed?: boolean; stderr?: string };
-      const how = killed === true ? `it was killed after ${timeout / 1000} s` : `it ended with ${code}`;
+      const { code, killed, signal, stderr = "" } = cause as ExecFailure;
+      const how = killed === true ? `it was killed after ${timeout / 1000} s` : `it ended with ${signal ?? code}`;
       const complaint = stderr.trim().slice(-MAX_COMPLAINT_LENGTH);
       return { error: complaint === "" ? how : `${how}: ${complaint}`, stdout: "" };
     }
@@ -315,9 +355,14 @@ class NewImage {
 }
 
 /** @throws VmmError "dry-run" */
-function parseAnswer(text: string): DryRunAnswer {
+function parseAnswer(text: string, mode: MigMode): DryRunAnswer {
   try {
-    return check(DryRunAnswer, JSON.parse(text.trim()), "answer");
+    const answer = check(DryRunAnswer, JSON.parse(text.trim()), "answer");
+    const phases = answer.phases.map(({ phase }) => phase).join();
+    if (answer.problems.length === 0 && phases !== NEW_PHASES[mode]?.join()) {
+      throw new VmmError("dry-run", `Nothing is wrong, and what was done is '${phases}'`);
+    }
+    return answer;
   } catch (cause) {
     throw new VmmError("dry-run", "The new program's answer to the dry run makes no sense", { cause });
   }

@@ -68,7 +68,7 @@ export async function updateByExec(
           setupMs: progress.setupMs,
           generation,
           history,
-          ...(progress.predictedUs === undefined ? {} : { predictedUs: progress.predictedUs }),
+          ...(predicted === undefined ? {} : { predictedUs: predicted.totalUs, estimateUs: predicted.estimateUs }),
           events: run.capabilities.events,
           parameters: run.parameters,
         },

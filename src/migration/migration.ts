@@ -115,6 +115,7 @@ export class Migration implements MigrationTarget {
 
   /** What a dry run says of an update by cpr-exec that is under way. @throws VmmError when it would not work */
   async #predict(command: readonly string[], signal: AbortSignal): Promise<Prediction> {
+    signal.throwIfAborted();
     const [mode, history] = ["cpr-exec", this.#history] as const;
     const dryRun = new DryRun({ vm: this.#vm, mode, command, blockers: [], startsBaton: this.#startsBaton, history });
     this.#dryRun = dryRun;
@@ -203,7 +204,7 @@ export class Migration implements MigrationTarget {
     this.progress.predictedUs = past.predictedUs;
     this.#history = readHistory(past.history);
     if (past.refusal === undefined) {
-      this.#remember("cpr-exec", past.timeline, past.predictedUs);
+      this.#remember("cpr-exec", past.timeline, past.estimateUs);
       if (past.isRunning) this.#vm.events.emit("RESUME");
       this.progress.enter("completed");
     } else {
@@ -215,19 +216,19 @@ export class Migration implements MigrationTarget {
     }
   }
 
-  #remember(mode: MigMode, timeline: Timeline, predictedUs: number | undefined): void {
+  #remember(mode: MigMode, timeline: Timeline, estimateUs: number | undefined): void {
     this.#history = remember(this.#history, {
       mode,
       "downtime-us": Math.round(timeline.downtimeMs * 1000),
-      ...(predictedUs === undefined ? {} : { "predicted-downtime-us": predictedUs }),
+      ...(estimateUs === undefined ? {} : { "predicted-downtime-us": estimateUs }),
     });
   }
 
   /** A guest has come that has lived through so many updates; `events` as in `PastUpdate`, `timeline` that of a transfer. */
-  arrived({ generation, history = [], predictedUs, timeline }: GuestPast, events: boolean): void {
+  arrived({ generation, history = [], estimateUs, timeline }: GuestPast, events: boolean): void {
     this.#generation = generation;
     this.#history = history;
-    if (timeline !== undefined) this.#remember("cpr-transfer", timeline, predictedUs);
+    if (timeline !== undefined) this.#remember("cpr-transfer", timeline, estimateUs);
     this.#capabilities.events ||= events;
   }
 
@@ -293,6 +294,7 @@ export interface PastUpdate {
   generation: number;
   history?: PauseHistory;
   predictedUs?: number | undefined;
+  estimateUs?: number | undefined;
   /** Capability `events`: the clients that wanted them still do. */
   events: boolean;
   parameters: MigrationParameters;

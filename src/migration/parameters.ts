@@ -34,6 +34,7 @@ export function defaultParameters(): MigrationParameters {
 /** Least and greatest value of the numbers, as QEMU has them. */
 const RANGES: Partial<Record<keyof MigrationParameters, readonly [least: number, greatest: number]>> = {
   "downtime-limit": [0, 2_000_000],
+  "pause-limit": [0, 3_600_000],
   "multifd-channels": [1, MAX_STREAMS],
   "multifd-zstd-level": [1, 20],
   "cpu-throttle-initial": [1, 99],

@@ -24,7 +24,7 @@ export function refuseLatePause(elapsedMs: number, restMs: number, limitMs: numb
 
 /** The error of a pause that was ended because of its limit; `error` itself when that is not why. */
 export function explainTimeout(error: unknown, limitMs: number): unknown {
-  if (limitMs === 0 || !(error instanceof VmmError) || error.code !== "peer-silent") return error;
+  if (!(error instanceof VmmError) || error.code !== "peer-silent") return error;
   const message = `The new program was not ready within pause-limit (${limitMs} ms), so the guest went on in the old one`;
   return new VmmError(CODE, message, { cause: error });
 }

@@ -21,7 +21,7 @@ export const SHARED_IMAGE_SIZE_BYTES = 2 ** 20;
 const SIZE_WORD = 0;
 /** how many bytes from its start are as they will be, but for its header, */
 const FILLED_WORD = 1;
-/** and the CPUs that the two sides were on when they last looked. */
+/** and the CPUs that the two sides were on when they last looked, plus 1; 0 from a side that has not looked yet. */
 const OLD_CPU_WORD = 2;
 const NEW_CPU_WORD = 3;
 const WORDS_SIZE_BYTES = 16;
@@ -64,7 +64,7 @@ export class SharedImage {
       channel.sendNow(type, image, [], timeoutMs);
       return;
     }
-    const cpu = currentCpu();
+    const cpu = currentCpu() + 1;
     Atomics.store(this.#words, OLD_CPU_WORD, cpu);
     Atomics.store(this.#words, SIZE_WORD, planned.sizeBytes);
     Atomics.store(this.#words, FILLED_WORD, 0);
@@ -74,7 +74,8 @@ export class SharedImage {
       shownBytes = sizeBytes;
       Atomics.store(this.#words, FILLED_WORD, sizeBytes);
     };
-    const isApart = Atomics.load(this.#words, NEW_CPU_WORD) !== cpu;
+    const newCpu = Atomics.load(this.#words, NEW_CPU_WORD);
+    const isApart = newCpu !== 0 && newCpu !== cpu;
     if (isApart) channel.sendNow(FRAME_FILLING, Uint8Array.of(type), [], timeoutMs);
     const image = planned.take(isApart ? show : undefined);
     onTaken?.();
@@ -98,7 +99,7 @@ export class SharedImage {
   }
 
   #makeRoom(): Uint8Array {
-    Atomics.store(this.#words, NEW_CPU_WORD, currentCpu());
+    Atomics.store(this.#words, NEW_CPU_WORD, currentCpu() + 1);
     const sizeBytes = Atomics.load(this.#words, SIZE_WORD);
     if (sizeBytes < HEADER_SIZE_BYTES || sizeBytes > ROOM_BYTES) {
       throw new VmmError("stream", `An image of ${sizeBytes} bytes is announced in shared memory of ${ROOM_BYTES}`);
@@ -176,7 +177,7 @@ export class ArrivingImage {
   #awaitMore(): number {
     const { words } = this.#from;
     // On one CPU the other side could do nothing while this one spins.
-    const isApart = Atomics.load(words, OLD_CPU_WORD) !== currentCpu();
+    const isApart = Atomics.load(words, OLD_CPU_WORD) !== currentCpu() + 1;
     const deadlineMs = monotonicMs() + SPIN_MS;
     do {
       const filledBytes = Atomics.load(words, FILLED_WORD);

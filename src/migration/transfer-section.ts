@@ -5,11 +5,14 @@ import { VmmError } from "../errors.ts";
 import { isCpuNumber } from "../runtime/guest-first.ts";
 import type { StateReader } from "../state/reader.ts";
 import type { BindSection, StateWriter } from "../state/writer.ts";
-import { type PauseHistory, readHistory } from "./pause-history.ts";
+import { isDuration, type PauseHistory, readHistory } from "./pause-history.ts";
 import { MAX_STREAMS } from "./ram/shared.ts";
 
 export const TRANSFER_SECTION = "transfer";
+/** In a stream. */
 export const TRANSFER_SECTION_VERSION = 1;
+/** In cpr-transfer: 2 since both sides work on one image at the same time (shared-image.ts). */
+export const CPR_TRANSFER_VERSION = 2;
 
 export interface TransferInfo {
   /** Random: who knows it on the main channel is who said hello on the cpr channel. */
@@ -18,8 +21,9 @@ export interface TransferInfo {
   generation: number;
   /** The pauses of the updates before this one. */
   history?: PauseHistory;
-  /** Of the pause of this one. */
+  /** Of the pause of this one: see `GuestPast`. */
   predictedUs?: number;
+  estimateUs?: number;
   /** Further connections that RAM comes on; 0 or absent: it comes on the main one. */
   streams?: number;
   /** Post-copy is possible: two more connections follow those, for urgent and for other pages. */
@@ -36,9 +40,14 @@ export interface TransferInfo {
 const STAMP_COUNT = 3;
 
 /** Plans the section. When it is filled in, `stamps` has what is known of the pause by then. */
-export function planTransfer(writer: StateWriter, info: TransferInfo, stamps: readonly number[]): BindSection {
+export function planTransfer(
+  writer: StateWriter,
+  info: TransferInfo,
+  stamps: readonly number[],
+  version = TRANSFER_SECTION_VERSION,
+): BindSection {
   const value = new TextEncoder().encode(JSON.stringify(info));
-  const section = writer.plan({ id: TRANSFER_SECTION, version: TRANSFER_SECTION_VERSION }, [
+  const section = writer.plan({ id: TRANSFER_SECTION, version }, [
     { name: "value", type: "json", sizeBytes: value.length },
     { name: "stamps", type: "f64 ms[]", sizeBytes: STAMP_COUNT * 8 },
   ]);
@@ -67,7 +76,7 @@ export function readTransferInfo(reader: StateReader): TransferInfo {
   const section = reader.section(TRANSFER_SECTION);
   const info = section.json() as Partial<TransferInfo> | null;
   const { token, generation, streams = 0, postcopy = false, ramFile = false, guestCpus = [], mainCpu } = info ?? {};
-  const { history, predictedUs } = info ?? {};
+  const { history, predictedUs, estimateUs } = info ?? {};
   const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
   const areCpus =
     Array.isArray(guestCpus) && guestCpus.every(isCpuNumber) && (mainCpu === undefined || isCpuNumber(mainCpu));
@@ -91,6 +100,7 @@ export function readTransferInfo(reader: StateReader): TransferInfo {
     guestCpus,
     ...(mainCpu === undefined ? {} : { mainCpu }),
     history: readHistory(history),
-    ...(isCount(predictedUs) ? { predictedUs } : {}),
+    ...(isDuration(predictedUs) ? { predictedUs } : {}),
+    ...(isDuration(estimateUs) ? { estimateUs } : {}),
   };
 }

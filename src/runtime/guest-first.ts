@@ -38,6 +38,8 @@ export class GuestFirst {
   readonly isEverywhere: boolean;
   readonly #before: Scheduling;
   readonly #during: Scheduling;
+  /** What threads have that the calling one has started since it hurries. */
+  #hurried: Scheduling | undefined;
 
   private constructor(cpus: readonly number[], before: Scheduling, during: Scheduling) {
     this.cpus = cpus;
@@ -70,8 +72,9 @@ export class GuestFirst {
    */
   hurry({ on, off }: { on?: number | undefined; off?: number | undefined } = {}): void {
     const { affinity, policy } = this.#before;
-    if (on !== undefined) apply(0, { affinity: only(affinity, on), policy });
-    else apply(0, { affinity: off === undefined ? affinity : without(affinity, [off]), policy });
+    const allowed = on === undefined ? without(affinity, off === undefined ? [] : [off]) : only(affinity, on);
+    this.#hurried = { affinity: allowed, policy };
+    apply(0, this.#hurried);
   }
 
   /** It is not any more. */
@@ -92,6 +95,7 @@ export class GuestFirst {
     const next = [...underWay].at(-1) ?? this.#before;
     apply(0, next);
     moveThreads(this.#during, next, []);
+    if (this.#hurried !== undefined && !isSame(this.#hurried, this.#before)) moveThreads(this.#hurried, next, []);
     if (underWay.size === 0) before = undefined;
   }
 }
@@ -133,9 +137,13 @@ function apply(tid: number, { affinity, policy }: Scheduling): boolean {
   }
 }
 
-function isScheduledLike(tid: number, { affinity, policy }: Scheduling): boolean {
-  const own = getAffinity(tid);
-  return getSchedulingPolicy(tid) === policy && own?.every((byte, index) => byte === affinity[index]) === true;
+function isScheduledLike(tid: number, wanted: Scheduling): boolean {
+  const [affinity, policy] = [getAffinity(tid), getSchedulingPolicy(tid)];
+  return affinity !== undefined && policy !== undefined && isSame({ affinity, policy }, wanted);
+}
+
+function isSame(one: Scheduling, other: Scheduling): boolean {
+  return one.policy === other.policy && one.affinity.every((byte, index) => byte === other.affinity[index]);
 }
 
 /** Of this process. */

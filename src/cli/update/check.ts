@@ -57,8 +57,8 @@ function commandOf(mode: UpdateMode, image: string | undefined): string[] {
   try {
     return [resolve(findProgram(image))];
   } catch {
-    // The dry run says what is wrong with it.
-    return [image];
+    // The dry run says what is wrong with it. The VM may have another working directory.
+    return [image.includes("/") ? resolve(image) : image];
   }
 }
 

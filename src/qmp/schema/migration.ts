@@ -130,7 +130,7 @@ export type MigrationStats = Static<typeof MigrationStats>;
 export const MigrationPhase = struct({ phase: str, "duration-us": uint });
 export type MigrationPhase = Static<typeof MigrationPhase>;
 
-/** How long the guest stood in an update, and for how long it was said to before. Baton's own. */
+/** How long the guest stood in an update, and the estimate of that, before earlier updates corrected it. Baton's own. */
 export const PastPause = struct({
   mode: MigMode,
   "predicted-downtime-us": optional(uint),

@@ -20,6 +20,16 @@ test("a prediction learns from those before it", () => {
   assert.is(correct([past(1000, 1)], "cpr-exec", 1000), 500);
 });
 
+test("predictions come near to what happens, and stay there", () => {
+  let history: PauseHistory = [];
+  const [estimateUs, realUs] = [1000, 1500];
+  assert.is(correct(history, "cpr-exec", estimateUs), estimateUs);
+  for (let update = 0; update < 20; update++) {
+    history = remember(history, past(estimateUs, realUs));
+    assert.is(correct(history, "cpr-exec", estimateUs), realUs);
+  }
+});
+
 test("the latest pauses are kept, in order", () => {
   let history: PauseHistory = [];
   for (let index = 0; index < 40; index++) history = remember(history, past(undefined, index));
@@ -31,7 +41,16 @@ test("the latest pauses are kept, in order", () => {
 test("what another program says of them is taken if it makes sense", () => {
   assert.equal(readHistory([past(1, 2)]), [past(1, 2)]);
   assert.is(readHistory(Array.from({ length: 100 }, () => past(1, 2))).length, 16);
-  for (const nonsense of [undefined, null, "x", [1], [{ mode: "cpr-exec" }], [{ ...past(1, 2), "downtime-us": -1 }]]) {
+  for (const nonsense of [
+    undefined,
+    null,
+    "x",
+    [1],
+    [{ mode: "cpr-exec" }],
+    [{ ...past(1, 2), "downtime-us": -1 }],
+    [past(1, 1e19)],
+    [past(1e18, 2)],
+  ]) {
     assert.equal(readHistory(nonsense), [], JSON.stringify(nonsense));
   }
 });

@@ -34,7 +34,6 @@ test("what would take too long is refused, what has taken too long is told", () 
     "had stood for 3.00 ms, and would for 2.50 ms more: pause-limit is 5 ms",
   );
   const silent = new VmmError("peer-silent", "nothing came");
-  assert.is(explainTimeout(silent, 0), silent);
   const other = new VmmError("peer-gone", "it went");
   assert.is(explainTimeout(other, 5), other);
   const explained = explainTimeout(silent, 5) as VmmError;

@@ -125,7 +125,7 @@ function announced({ young, channel }: Sides, silenceMs = SILENCE_MS): ArrivingI
 
 /** Has the sides believe that the other one is on another CPU than this thread, which both are on, or on the same. */
 function setApart({ words }: Sides, isApart: boolean): void {
-  const cpu = isApart ? NO_CPU : currentCpu();
+  const cpu = isApart ? NO_CPU : currentCpu() + 1;
   words[OLD_CPU_WORD] = cpu;
   words[NEW_CPU_WORD] = cpu;
 }
@@ -177,8 +177,8 @@ test("one image comes after the other, to be read along or not", () => {
     }
     assert.equal(reader.section("vcpu", 1).part("regs").slice(), REGS[1]);
   }
-  assert.is(all.words[NEW_CPU_WORD], currentCpu());
-  assert.is(all.words[OLD_CPU_WORD], currentCpu());
+  assert.is(all.words[NEW_CPU_WORD], currentCpu() + 1);
+  assert.is(all.words[OLD_CPU_WORD], currentCpu() + 1);
 });
 
 test("what has been received cannot be changed by the other side any more", () => {
