@@ -21,6 +21,7 @@ import type { RunState, ShutdownCause } from "../qmp/schema/machine.ts";
 import { importEntry } from "../runtime/entry.ts";
 import type { DeviceSet } from "./device-set.ts";
 import { FdTable } from "./fd-table.ts";
+import { guestRequest } from "./guest-request.ts";
 
 /** How a VM ended. */
 export interface VmExit {
@@ -184,9 +185,9 @@ export class Vm {
     return this.#changesUnderWay > 0 || (Atomics.load(this.#words, CONTROL_EVENTS >> 2) & GUEST_REQUESTS) !== 0;
   }
 
-  #refuseRequested(): void {
-    if (!this.hasGuestRequest) return;
-    throw new VmmError("guest-request", "The guest is about to end, reset or suspend itself: try again after that");
+  /** @throws VmmError "guest-request" */
+  refuseRequested(): void {
+    if (this.hasGuestRequest) throw guestRequest();
   }
 
   /** Resolves when the guest has got what it asked for. @throws VmmError "guest-busy" when that takes too long */
@@ -327,11 +328,11 @@ export class Vm {
    * @throws VmmError "guest-request" when it is being reset, say, "vcpu-stuck", and what `action` throws: the guest runs on
    */
   inspect<Result>(action: () => Result): Result {
-    this.#refuseRequested();
+    this.refuseRequested();
     if (!this.isRunning) return action();
     this.park();
     try {
-      this.#refuseRequested();
+      this.refuseRequested();
       return action();
     } finally {
       this.#run();

@@ -13,6 +13,10 @@ export function commandLineDifferences(args: readonly string[], running: Machine
   return compareSpecs(running, wanted);
 }
 
+export function describeDifference({ what, running, wanted }: Difference): string {
+  return `${what} is ${running}, the new command line says ${wanted}`;
+}
+
 /**
  * Everything comes from the state; what the command line says of it may not contradict that. Back ends cannot be changed
  * in an update yet either: better to refuse than to ignore it.
@@ -21,8 +25,6 @@ export function commandLineDifferences(args: readonly string[], running: Machine
 export function checkCommandLine(args: readonly string[], running: MachineSpec): void {
   const differences = commandLineDifferences(args, running);
   if (differences.length === 0) return;
-  const list = differences.map(
-    (difference) => `${difference.what} is ${difference.running}, the new command line says ${difference.wanted}`,
-  );
+  const list = differences.map(describeDifference);
   throw new VmmError("machine-differs", `The new command line differs from the running machine: ${list.join("; ")}`);
 }

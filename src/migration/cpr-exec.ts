@@ -178,9 +178,7 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
 /** What the guest has asked for and this process has not done yet is in no state image: it would never be done. */
 function refuseChangingVm(vm: Vm): void {
   if (vm.state === "shutdown") throw new VmmError("vm-ended", "The VM has ended");
-  if (vm.hasGuestRequest) {
-    throw new VmmError("guest-request", "The guest is about to end, reset or suspend itself: try again after that");
-  }
+  vm.refuseRequested();
 }
 
 /** Writes a state image to `offset` of a file. @throws VmmError, SysError */

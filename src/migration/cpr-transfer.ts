@@ -19,6 +19,7 @@ import { currentCpu } from "../../ffi/process.ts";
 import type { AcceleratedVm } from "../accel/types.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
+import { isGuestRequest } from "../machine/guest-request.ts";
 import { cpusOf, GuestFirst } from "../runtime/guest-first.ts";
 import type { Reactor } from "../runtime/reactor.ts";
 import { FrameChannel } from "./channel/frames.ts";
@@ -154,10 +155,6 @@ async function converse(
   }
 }
 
-function isGuestRequest(error: unknown): boolean {
-  return error instanceof VmmError && error.code === "guest-request";
-}
-
 /** Lays out the image that is to come. `stamps` are those of the pause so far, when the image is taken. */
 function plan(
   run: Outgoing,
@@ -198,9 +195,7 @@ function handOver(run: Outgoing, { main, fence, info, rehearsed, handover, guest
   try {
     run.noteStop();
     vm.park();
-    if (vm.hasGuestRequest) {
-      throw new VmmError("guest-request", "The guest is about to end, reset or suspend itself: try again after that");
-    }
+    vm.refuseRequested();
     stamps.push(monotonicMs());
     refuseLatePause(stamps[1]! - stamps[0]!, 0, limitMs);
     const onTaken = (): void => {

@@ -5,15 +5,14 @@
 // runs, KVM waits for workers of the kernel that wait for a CPU; its phase then takes four times as long.
 import { threadCpuMs } from "../../ffi/clock.ts";
 import { close, O_RDONLY, open } from "../../ffi/fd.ts";
-import { VCPU_SECTION } from "../accel/kvm/vcpu-state.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { buildVm } from "../machine/build.ts";
 import type { Vm } from "../machine/vm.ts";
 import type { MigMode, MigrationProblem } from "../qmp/schema/migration.ts";
-import { readDirectory, StateReader } from "../state/reader.ts";
+import { readDirectory, StateReader, unreadable } from "../state/reader.ts";
 import { PRODUCER } from "../version.ts";
-import { commandLineDifferences } from "./command-line.ts";
+import { commandLineDifferences, describeDifference } from "./command-line.ts";
 import { readImage } from "./cpr-incoming.ts";
 import type { DryRunAnswer } from "./dry-run.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine } from "./guest-image.ts";
@@ -119,26 +118,20 @@ function readImageFile(path: string): Uint8Array {
 function unreadableSections(image: Uint8Array): MigrationProblem[] {
   const { producer, sections } = readDirectory(image);
   const problems: MigrationProblem[] = [];
-  for (const { id, instance, version, required } of sections) {
-    const highest = Object.hasOwn(GUEST_SECTIONS, id) ? GUEST_SECTIONS[id]! : 0;
-    if (!required || (version >= 1 && version <= highest)) continue;
-    const reads = highest === 0 ? "does not know it" : `reads versions up to ${highest}`;
-    problems.push({
-      code: "state-refused",
-      device: id === VCPU_SECTION ? `${id} ${instance}` : id,
-      text: `State section ${id} ${instance} has version ${version}, written by ${producer}; this is ${PRODUCER}, which ${reads}`,
-      fix: "Update to a version that is not older than the running one",
-    });
+  for (const entry of sections) {
+    const text = entry.required ? unreadable(entry, GUEST_SECTIONS, producer) : undefined;
+    const device = `${entry.id} ${entry.instance}`;
+    if (text !== undefined) problems.push({ code: "state-refused", device, text, fix: FIXES["state-refused"]! });
   }
   return problems;
 }
 
 function differences(args: readonly string[], spec: MachineSpec): MigrationProblem[] {
-  return commandLineDifferences(args, spec).map(({ what, running, wanted }) => ({
+  return commandLineDifferences(args, spec).map((difference) => ({
     code: "machine-differs",
-    device: what,
-    text: `${what} is ${running}, the new command line says ${wanted}`,
-    fix: "Leave that out of the new command line, or say what the running VM has",
+    device: difference.what,
+    text: describeDifference(difference),
+    fix: FIXES["machine-differs"]!,
   }));
 }
 

@@ -15,6 +15,7 @@ import { close, fileSystemType, HUGETLBFS_MAGIC, status } from "../../ffi/fd.ts"
 import { addSeals, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, memfdCreate } from "../../ffi/memfd.ts";
 import { findOption } from "../config/options.ts";
 import { describeError, VmmError } from "../errors.ts";
+import { isGuestRequest } from "../machine/guest-request.ts";
 import type { Vm } from "../machine/vm.ts";
 import { check } from "../qmp/schema/check.ts";
 import {
@@ -116,9 +117,8 @@ export class DryRun {
     const { status, phases = [], "predicted-downtime-us": totalUs = 0 } = this.#info;
     const isSame = mode === this.#options.mode && command.join("\0") === this.#options.command.join("\0");
     if (!isSame || status !== "would-work") return undefined;
-    const sum = (of: readonly MigrationPhase[]): number => of.reduce((us, phase) => us + phase["duration-us"], 0);
-    const estimateUs = sum(phases);
-    return { totalUs, estimateUs, newUs: Math.round((totalUs * sum(phases.slice(OLD_PHASES))) / estimateUs) };
+    const estimateUs = sumUs(phases);
+    return { totalUs, estimateUs, newUs: Math.round((totalUs * sumUs(phases.slice(OLD_PHASES))) / estimateUs) };
   }
 
   /** Without effect when it is over. */
@@ -144,9 +144,9 @@ export class DryRun {
 
   #predict(phases: MigrationPhase[]): Pick<DryRunInfo, "predicted-downtime-us" | "phases"> {
     const { history, mode } = this.#options;
-    const sum = phases.reduce((us, phase) => us + phase["duration-us"], 0);
+    const estimateUs = sumUs(phases);
     // What is known of earlier transfers is how right their rehearsals were.
-    return { "predicted-downtime-us": mode === "cpr-exec" ? correct(history, mode, sum) : sum, phases };
+    return { "predicted-downtime-us": mode === "cpr-exec" ? correct(history, mode, estimateUs) : estimateUs, phases };
   }
 
   async #findOut(): Promise<Omit<DryRunInfo, "status" | "mode">> {
@@ -181,6 +181,10 @@ export class DryRun {
   }
 }
 
+function sumUs(phases: readonly MigrationPhase[]): number {
+  return phases.reduce((us, phase) => us + phase["duration-us"], 0);
+}
+
 function toUs(durationMs: number): number {
   return Math.round(durationMs * 1000);
 }
@@ -207,8 +211,7 @@ async function readState(vm: Vm, guestFirst: GuestFirst, signal: AbortSignal): P
     try {
       return readStateNow(vm, guestFirst);
     } catch (error) {
-      const isRequest = error instanceof VmmError && error.code === "guest-request";
-      if (!isRequest || attempt === MAX_ATTEMPTS) throw error;
+      if (!isGuestRequest(error) || attempt === MAX_ATTEMPTS) throw error;
     }
   }
 }

@@ -2,7 +2,7 @@
 // cpr-exec as `migrate` asks for it: prepares, and tries again when the guest wants something in the wrong moment. The
 // update itself is in cpr-exec.ts.
 import type { MigrationAddress } from "../config/types.ts";
-import { VmmError } from "../errors.ts";
+import { isGuestRequest } from "../machine/guest-request.ts";
 import { warmUp } from "../runtime/program.ts";
 import { allHoldersReaped, commitCprExec, prepareCprExec } from "./cpr-exec.ts";
 import type { Prediction } from "./dry-run.ts";
@@ -79,8 +79,4 @@ export async function updateByExec(
       run.resumeGuest();
     }
   }
-}
-
-function isGuestRequest(error: unknown): boolean {
-  return error instanceof VmmError && error.code === "guest-request";
 }

@@ -4,6 +4,7 @@
 // Before the mode's point of no return every failure leaves the guest running here.
 import { describeError, VmmError } from "../errors.ts";
 import type { Connections } from "../machine/connections.ts";
+import { guestRequest } from "../machine/guest-request.ts";
 import type { Vm } from "../machine/vm.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
 import type { MigrationCapability, MigrationParameters } from "../qmp/schema/migration.ts";
@@ -164,7 +165,7 @@ export class Outgoing {
       if (!this.vm.hasGuestRequest) return;
       this.resumeGuest();
       if (attempt === MAX_ATTEMPTS) {
-        throw new VmmError("guest-request", "The guest is about to end, reset or suspend itself: try again after that");
+        throw guestRequest();
       }
     }
   }

@@ -21,6 +21,7 @@ import { isStreamSocket, SHUT_WR, shutdown } from "../../ffi/socket.ts";
 import type { AcceleratedVm } from "../accel/types.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
+import { isGuestRequest } from "../machine/guest-request.ts";
 import { formatMigrationUri } from "../qmp/migration-address.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { bindAll } from "../state/writer.ts";
@@ -169,7 +170,7 @@ async function migrateOver(
       progress.setTimeline(handOver(run, main, plan, moveLast, rest));
       break;
     } catch (error) {
-      const isRequest = error instanceof VmmError && error.code === "guest-request";
+      const isRequest = isGuestRequest(error);
       // By post-copy the other side has begun to drop pages: it cannot begin anew.
       if (!isRequest || stopFirst || rest !== undefined || attempt === MAX_ATTEMPTS) throw error;
       run.resumeGuest();
@@ -299,9 +300,7 @@ function handOver(
     stamps.push(monotonicMs());
     // Even if the guest has to go on: the other side waits for this round.
     moveRam();
-    if (vm.hasGuestRequest) {
-      throw new VmmError("guest-request", "The guest is about to end, reset or suspend itself: try again after that");
-    }
+    vm.refuseRequested();
     stamps.push(monotonicMs());
     const image = planned.take();
     stamps.push(monotonicMs());

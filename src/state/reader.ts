@@ -90,6 +90,18 @@ export class StateSection {
   }
 }
 
+/** Why a section cannot be read by who knows these; undefined when it can. */
+export function unreadable(
+  { id, instance, version }: SectionEntry,
+  known: Readonly<Record<string, number>>,
+  producer: string,
+): string | undefined {
+  const highest = Object.hasOwn(known, id) ? known[id]! : 0;
+  if (version >= 1 && version <= highest) return undefined;
+  const reads = highest === 0 ? "does not know it" : `reads versions up to ${highest}`;
+  return `State section ${id} ${instance} has version ${version}, written by ${producer}; this is ${PRODUCER}, which ${reads}`;
+}
+
 export class StateReader {
   readonly producer: string;
   readonly #sections: StateSection[];
@@ -104,17 +116,9 @@ export class StateReader {
     this.producer = directory.producer;
     this.#sections = [];
     for (const entry of directory.sections) {
-      const { id, instance, version, required } = entry;
-      const highest = Object.hasOwn(known, id) ? known[id]! : 0;
-      if (version >= 1 && version <= highest) {
-        this.#sections.push(new StateSection(entry, image));
-        continue;
-      }
-      if (!required) continue;
-      const reads = highest === 0 ? "does not know it" : `reads versions up to ${highest}`;
-      throw refuse(
-        `State section ${id} ${instance} has version ${version}, written by ${this.producer}; this is ${PRODUCER}, which ${reads}`,
-      );
+      const problem = unreadable(entry, known, this.producer);
+      if (problem === undefined) this.#sections.push(new StateSection(entry, image));
+      else if (entry.required) throw refuse(problem);
     }
   }
 

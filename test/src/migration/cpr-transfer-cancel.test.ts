@@ -3,6 +3,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { FRAME_ACCEPTED, FRAME_HELLO, FRAME_LISTENING, FRAME_REFUSED } from "../../../src/migration/messages.ts";
+import { text } from "../../ffi/support.ts";
 import { GuestProcess, recordEvents, settled, thisRuntime } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
 import { kvmMissing } from "../../kvm.ts";
@@ -23,8 +24,6 @@ import {
 const test = describe("cpr-transfer: cancelled");
 const skip = kvmMissing();
 test.after(() => reactor.close());
-
-const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
 
 const startGuest = () => GuestProcess.start({ runtime: thisRuntime });
 

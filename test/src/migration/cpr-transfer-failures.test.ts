@@ -16,6 +16,7 @@ import {
   FRAME_RUNNING,
   FRAME_STATE,
 } from "../../../src/migration/messages.ts";
+import { text } from "../../ffi/support.ts";
 import { GuestProcess, recordEvents, settled, thisRuntime, until } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
 import { kvmMissing } from "../../kvm.ts";
@@ -45,7 +46,6 @@ const skip = kvmMissing();
 test.after(() => reactor.close());
 
 const EVENTS_BEFORE_STOP = ["MIGRATION setup", "MIGRATION failing", "MIGRATION failed"];
-const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
 const NOTHING = new Uint8Array(0);
 const u32 = (value: number): Uint8Array => new Uint8Array(Uint32Array.of(value).buffer);
 
