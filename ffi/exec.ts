@@ -5,7 +5,7 @@ import { SysError, unlessErrno } from "./error.ts";
 import { lazyCall } from "./libc.ts";
 import { mapStack } from "./mmap.ts";
 import { addressOf, errno, type Foreign, libcFunction } from "./native.ts";
-import { __WALL, kill, SIGKILL, WNOHANG, wait4 } from "./process.ts";
+import { kill, SIGKILL } from "./process.ts";
 import { withSignalsBlocked } from "./signal.ts";
 
 const SYS_EXECVEAT = 322; // <asm/unistd_64.h>
@@ -31,24 +31,29 @@ function stringArray(strings: readonly string[]): { pointers: BigUint64Array; by
 export type Program = { path: string } | { fd: number };
 
 /** What a later exec needs, encoded beforehand: nothing of it is left to do inside the pause. */
-export interface ExecPlan {
-  program: Program;
+export interface ExecPlan<P extends Program = Program> {
+  program: P;
   argv: ReturnType<typeof stringArray>;
   envp: ReturnType<typeof stringArray>;
 }
 
 /** Prepares an exec. @throws TypeError when a string has a NUL in it */
-export function planExec(
-  program: Program,
+export function planExec<P extends Program>(
+  program: P,
   argv: readonly string[],
   env: Readonly<Record<string, string | undefined>>,
-): ExecPlan {
+): ExecPlan<P> {
   const variables = Object.entries(env).flatMap(([name, value]) => (value === undefined ? [] : [`${name}=${value}`]));
   for (const text of [...argv, ...variables]) {
     if (text.includes("\0"))
       throw new TypeError(`Program argument or variable contains a NUL: ${JSON.stringify(text)}`);
   }
   return { program, argv: stringArray(argv), envp: stringArray(variables) };
+}
+
+/** What execve(2) takes; good as long as the plan is referenced. */
+export function execAddresses({ argv, envp }: ExecPlan): { argv: bigint; envp: bigint } {
+  return { argv: addressOf(argv.pointers), envp: addressOf(envp.pointers) };
 }
 
 /**
@@ -59,9 +64,11 @@ export function planExec(
  *
  * @throws SysError E2BIG, ENOENT (of a missing interpreter), EACCES, ENOEXEC, …
  */
-export function exec({ program, argv, envp }: ExecPlan): never {
+export function exec(plan: ExecPlan): never {
+  const { program } = plan;
+  const { argv, envp } = execAddresses(plan);
   const [fd, path, flags] = "fd" in program ? [program.fd, "", AT_EMPTY_PATH] : [AT_FDCWD, program.path, 0];
-  const result = cExecveat(SYS_EXECVEAT, fd, path, addressOf(argv.pointers), addressOf(envp.pointers), flags);
+  const result = cExecveat(SYS_EXECVEAT, fd, path, argv, envp, flags);
   throw new SysError("execveat", -result, path === "" ? `fd ${fd}` : path);
 }
 
@@ -105,16 +112,10 @@ export function readyHolder(): HolderParts {
 }
 
 /**
- * Kills a holder. Its memory is torn down by the kernel as it dies, which `reapHolder` waits for.
+ * Kills a holder. Its memory is torn down by the kernel as it dies, which `reapChild` waits for.
  * @throws RangeError for 1 and below: kill(2) would take that for init, or for whole groups of processes
  */
 export function killHolder(pid: number): void {
   if (!(pid > 1)) throw new RangeError(`Process ${pid} is no holder of an address space`);
   unlessErrno("ESRCH", () => kill(pid, SIGKILL));
-}
-
-/** True when the holder has gone and is reaped; false while it is still dying. */
-export function reapHolder(pid: number): boolean {
-  // Where SIGCHLD is ignored, which exec inherits, the kernel reaps children by itself as soon as they have died.
-  return unlessErrno("ECHILD", () => wait4(pid, WNOHANG | __WALL) !== undefined) ?? true;
 }

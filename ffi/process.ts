@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Processes and threads: identity, signals, waiting.
+import { unlessErrno } from "./error.ts";
 import { check, ESRCH, lazyCall } from "./libc.ts";
 
 /** asm-generic/signal.h (x86-64) */
@@ -88,6 +89,12 @@ export function wait4(pid: number, options = 0): ExitStatus | undefined {
   const value = status[0]!;
   const signal = value & 0x7f;
   return signal === 0 ? { pid: reaped, exitCode: (value >> 8) & 0xff } : { pid: reaped, signal };
+}
+
+/** True when a child, of whatever kind, has ended and is reaped; false while it has not. */
+export function reapChild(pid: number): boolean {
+  // Where SIGCHLD is ignored, which exec inherits, the kernel reaps children by itself as soon as they have died.
+  return unlessErrno("ECHILD", () => wait4(pid, WNOHANG | __WALL) !== undefined) ?? true;
 }
 
 /** Gives a thread a scheduling policy that has no priorities: SCHED_OTHER, SCHED_BATCH; 0 is the calling one. False when it has ended. */

@@ -9,7 +9,8 @@ export const KICK_SIGNAL = 35;
 const SIG_BLOCK = 0; // <asm-generic/signal-defs.h>
 const SIG_SETMASK = 2;
 const SIG_IGN = 1;
-const SIGSET_BYTES = 128; // <bits/types/__sigset_t.h>
+/** bits/types/__sigset_t.h */
+export const SIGSET_BYTES = 128;
 
 const cSigmask = lazyCall("int pthread_sigmask(int how, const void *set, void *oldset)");
 const cSignal = lazyCall("uintptr_t signal(int number, uintptr_t handler)");

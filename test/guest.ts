@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { unlessErrno } from "../ffi/error.ts";
 import { close, O_RDWR, open, pread, pwrite } from "../ffi/fd.ts";
+import { kill, SIGKILL } from "../ffi/process.ts";
 import { findMemoryFile } from "../src/meter/guest-ram.ts";
 import {
   COMMAND_SHUTDOWN,
@@ -114,6 +115,7 @@ export class GuestProcess implements AsyncDisposable {
   readonly ended: Promise<{ exitCode: number | null; signal: string | null }>;
   hasEnded = false;
   #ramFd: number | undefined;
+  #successorPid: number | undefined;
 
   constructor(options: GuestOptions = {}) {
     this.dir = temporaryDirectory();
@@ -170,7 +172,17 @@ export class GuestProcess implements AsyncDisposable {
   }
 
   get pid(): number {
-    return this.child.pid!;
+    return this.#successorPid ?? this.child.pid!;
+  }
+
+  /** The guest has been taken back by another process: waits for it, and has this be about that one. */
+  async follow(): Promise<void> {
+    await this.ended;
+    this.#successorPid = await until("another process with the guest", () => {
+      const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
+      return pids.map(Number).find((pid) => commandLineOf(pid).some((word) => word.includes(this.dir)));
+    });
+    this.hasEnded = false;
   }
 
   /** Command line that starts the same VM in another runtime. */
@@ -262,6 +274,11 @@ export class GuestProcess implements AsyncDisposable {
     });
   }
 
+  /** Resolves when the process that has the guest has ended. */
+  async gone(): Promise<void> {
+    await until("the end of the VM", () => commandLineOf(this.pid).length === 0);
+  }
+
   /** Not by `child.kill`, which in Deno does nothing once it has been called. */
   signal(name: NodeJS.Signals): void {
     process.kill(this.pid, name);
@@ -286,7 +303,8 @@ export class GuestProcess implements AsyncDisposable {
   }
 
   #kill(): void {
-    if (!this.hasEnded) this.child.kill("SIGKILL");
+    if (this.#successorPid !== undefined) unlessErrno("ESRCH", () => kill(this.#successorPid!, SIGKILL));
+    else if (!this.hasEnded) this.child.kill("SIGKILL");
   }
 
   #openRam(): number | undefined {
@@ -296,6 +314,15 @@ export class GuestProcess implements AsyncDisposable {
     // It may have been closed meanwhile.
     if (path !== undefined) this.#ramFd = unlessErrno("ENOENT", () => open(path, O_RDWR));
     return this.#ramFd;
+  }
+}
+
+/** Empty when the process has ended. */
+export function commandLineOf(pid: number): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").slice(0, -1);
+  } catch {
+    return [];
   }
 }
 

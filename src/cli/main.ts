@@ -21,6 +21,12 @@ async function dryRun(args: readonly string[]): Promise<void> {
   await dryRun(args, { execMs, loadMs });
 }
 
+/** A VM that is about to be updated wants somebody who takes its guest back if need be. */
+async function guard(args: readonly string[]): Promise<void> {
+  const { guard } = await importEntry<typeof import("./guard.ts")>("cli/guard.ts");
+  guard(args);
+}
+
 function report(error: unknown): void {
   process.stderr.write(`baton: ${describeError(error)}\n`);
 }
@@ -29,6 +35,7 @@ async function main(): Promise<void> {
   const handover = takeHandover(process.env);
   const args = process.argv.slice(2);
   if (handover === undefined && args[0] === "dry-run") return dryRun(args.slice(1));
+  if (handover === undefined && args[0] === "guard") return guard(args.slice(1));
   if (handover === undefined) return (await program()).run(args);
   const resumed = await resumeFromExec(handover, firstLineMs, args);
   // The guest runs in this process: whatever goes wrong from here on, it must not end.

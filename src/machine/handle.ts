@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // A running VM for its owner: the CLI, or a program that embeds Baton.
-import { readFileSync, rmSync } from "node:fs";
 import type { Migration } from "../migration/migration.ts";
 import type { QmpEvent } from "../qmp/events.ts";
 import { parseMigrationUri } from "../qmp/migration-address.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
 import type { MigrateSetParameters, MigrationInfo } from "../qmp/schema/migration.ts";
 import type { Connections } from "./connections.ts";
+import { removePidfile } from "./pidfile.ts";
 import type { VmTarget } from "./target.ts";
 import type { Vm, VmExit } from "./vm.ts";
 
@@ -113,20 +113,10 @@ export class VmHandle implements AsyncDisposable {
     await this.#migration.close();
     await this.#vm.close();
     await this.#connections.close();
-    const { pidfile } = this.#vm.spec;
-    // The process that has the guest now may have written the same one since.
-    if (pidfile !== undefined && isOurs(pidfile)) rmSync(pidfile, { force: true });
+    removePidfile(this.#vm.spec);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
-  }
-}
-
-function isOurs(pidfile: string): boolean {
-  try {
-    return readFileSync(pidfile, "utf8").trim() === String(process.pid);
-  } catch {
-    return false;
   }
 }

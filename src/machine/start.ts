@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a machine spec, or from a guest that an update brought here, to a VM with its monitors and consoles.
-import { writeFileSync } from "node:fs";
 import type { MachineSpec, MigrationAddress, WantedSpec } from "../config/types.ts";
 import { excludeFromDumps, selfTestMapping } from "../memory/ram.ts";
 import type { ReceivedConnections } from "../migration/connection-handover.ts";
@@ -12,6 +11,7 @@ import { buildVm } from "./build.ts";
 import { Connections } from "./connections.ts";
 import type { ConnectionsState } from "./connections-state.ts";
 import { VmHandle } from "./handle.ts";
+import { writePidfile } from "./pidfile.ts";
 import { VmTarget } from "./target.ts";
 import { Vm } from "./vm.ts";
 
@@ -51,7 +51,7 @@ export async function startVm(spec: MachineSpec, { wanted, startsBaton = false }
     selfTestMapping(vm.memory, vm.ram, loadDirtyModule(vm.memory).hashPage);
     await vm.powerOn();
     const { handle, connections } = connectVm(vm, { startsBaton });
-    if (spec.pidfile !== undefined) writeFileSync(spec.pidfile, `${process.pid}\n`, { mode: 0o600 });
+    writePidfile(spec);
     await connections.ready();
     vm.serve();
     if (!spec.startPaused) vm.cont();
@@ -83,7 +83,7 @@ async function awaitGuest(
     const incoming = new Incoming({ vm, progress: migration.progress, own, wanted, onBuilt, onArrived, adopt });
     migration.await(incoming);
     await incoming.listen();
-    if (own.pidfile !== undefined) writeFileSync(own.pidfile, `${process.pid}\n`, { mode: 0o600 });
+    writePidfile(own);
     await connections.ready();
     if (address !== undefined) incoming.begin(address, { exitOnError: true });
     return handle;

@@ -25,13 +25,16 @@ export function formatHandover(stateFd: number, programFd: number, fds: readonly
 
 export const MACHINE_SECTION = "machine";
 export const CPR_EXEC_SECTION = "cpr-exec";
+const CPR_EXEC_VERSION = 1;
+/** A program that does not know of guards must not take the guest: it would run it without asking. */
+const CPR_EXEC_GUARDED_VERSION = 2;
 
 /** Every section this Baton reads, with the highest version it reads. */
 export const KNOWN_SECTIONS: Readonly<Record<string, number>> = {
   ...KVM_SECTIONS,
   ...DEVICE_SECTIONS,
   [MACHINE_SECTION]: 1,
-  [CPR_EXEC_SECTION]: 1,
+  [CPR_EXEC_SECTION]: CPR_EXEC_GUARDED_VERSION,
 };
 
 /** Section `machine`: the topology. A receiving side builds the machine from this, not from its command line. */
@@ -48,7 +51,17 @@ export interface Carried {
   commandLine: string[];
   /** A file that wants a copy of the image, once the guest runs. */
   stateFile: { fd: number; offset: number } | undefined;
+  guard?: GuardRef;
   migration: CarriedMigration;
+}
+
+/** The guard of the update, see guard.ts. */
+export interface GuardRef {
+  pid: number;
+  /** An eventfd: who reads its count may run the guest. */
+  tokenFd: number;
+  /** The guard ends when this is closed. */
+  socketFd: number;
 }
 
 /** What `query-migrate` tells afterwards, and what MIGRATION events go on from. */
@@ -82,7 +95,8 @@ export function planImage(vm: Vm, carried: Carried & { runState: RunState }): Pl
   const machine: CarriedMachine = { spec: vm.spec, runState };
   writer.addJson({ id: MACHINE_SECTION, version: 1 }, machine);
   const json = new TextEncoder().encode(JSON.stringify(rest satisfies Carried));
-  const section = writer.plan({ id: CPR_EXEC_SECTION, version: 1 }, [
+  const version = carried.guard === undefined ? CPR_EXEC_VERSION : CPR_EXEC_GUARDED_VERSION;
+  const section = writer.plan({ id: CPR_EXEC_SECTION, version }, [
     { name: "value", type: "json", sizeBytes: json.length },
     { name: "holder", type: "i32", sizeBytes: 4 },
     { name: "stamps", type: "f64 ms[]", sizeBytes: CARRIED_STAMPS * 8 },

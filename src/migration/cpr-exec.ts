@@ -13,15 +13,7 @@
 //
 // Everything up to exec can fail, and the guest then runs on here as if nothing had happened.
 import { monotonicMs } from "../../ffi/clock.ts";
-import {
-  type ExecPlan,
-  exec,
-  holdAddressSpace,
-  killHolder,
-  planExec,
-  readyHolder,
-  reapHolder,
-} from "../../ffi/exec.ts";
+import { type ExecPlan, exec, holdAddressSpace, killHolder, planExec, readyHolder } from "../../ffi/exec.ts";
 import {
   close,
   isOpen,
@@ -48,6 +40,8 @@ import {
   formatHandover,
   planImage,
 } from "./carried.ts";
+import type { Guard } from "./guard.ts";
+import { reapLater } from "./reaping.ts";
 import { Timeline } from "./timeline.ts";
 
 /** The holder keeps the old address space until the new image releases it; if that image is slow, at most this long. */
@@ -124,6 +118,7 @@ export interface CommitOptions {
   beforePause(): void;
   /** Called in the pause when the state is taken, that long after it began: the guest goes on here when this throws. */
   afterSave(elapsedMs: number): void;
+  guard: Guard | undefined;
   migration: CarriedMigration;
 }
 
@@ -136,21 +131,18 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
   refuseChangingVm(vm);
   options.beforePause();
   const connectionState = connections.save();
+  const { guard } = options;
   const image = planImage(vm, {
     runState,
     ramFd: vm.ram.fd!,
     connections: connectionState.value,
     commandLine: commandLine(),
     stateFile: prepared.stateFile,
+    ...(guard === undefined ? {} : { guard: guard.ref }),
     migration: options.migration,
   });
-  const survivors = [
-    prepared.stateFd,
-    prepared.ownProgramFd,
-    vm.ram.fd!,
-    ...(prepared.stateFile === undefined ? [] : [prepared.stateFile.fd]),
-    ...connectionState.fds,
-  ];
+  const survivors = fdsToKeep(vm, connectionState.fds, prepared);
+  if (guard !== undefined) survivors.push(...guard.fds);
   const plan = prepared.planExec(survivors);
   const holder = holdAddressSpace(HOLDER_SECONDS);
   try {
@@ -166,13 +158,21 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
     writeImage(prepared.stateFd, image.seal(holder, timeline.stamps));
     // Whatever the new program does with the image, the old one can still go back to it.
     addSeals(prepared.stateFd, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
+    guard?.offer();
     exec(plan);
   } catch (error) {
+    guard?.standDown();
     killHolder(holder);
     reapLater(holder);
     for (const fd of survivors) if (isOpen(fd)) setCloseOnExec(fd, true);
     throw error;
   }
+}
+
+/** Every fd that the guest needs in the new program, and in the old one if it comes to that. */
+export function fdsToKeep(vm: Vm, connectionFds: readonly number[], prepared: PreparedExec): number[] {
+  const { stateFd, ownProgramFd, stateFile } = prepared;
+  return [stateFd, ownProgramFd, vm.ram.fd!, ...(stateFile === undefined ? [] : [stateFile.fd]), ...connectionFds];
 }
 
 /** What the guest has asked for and this process has not done yet is in no state image: it would never be done. */
@@ -188,20 +188,4 @@ export function writeImage(fd: number, image: Uint8Array, offset = 0): void {
     if (written === undefined || written === 0) throw new VmmError("state-write", "The state image cannot be written");
     done += written;
   }
-}
-
-let holdersReaped: Promise<void> = Promise.resolve();
-
-/** Reaps a holder once it has died: tearing down a large address space takes a while, which nobody waits for. */
-export function reapLater(holder: number): void {
-  holdersReaped = Promise.all([holdersReaped, reap(holder)]).then(() => {});
-}
-
-/** Resolves when no holder is left: a later program would not know of it, and it would stay a zombie for ever. */
-export function allHoldersReaped(): Promise<void> {
-  return holdersReaped;
-}
-
-async function reap(holder: number): Promise<void> {
-  while (!reapHolder(holder)) await new Promise((resolve) => setTimeout(resolve, 10));
 }

@@ -10,6 +10,7 @@
 // a thread that wants the same CPU. Hence the loops, here and in all that this file calls before `runLent`.
 import { MAX_VCPUS } from "../../assembly/layout.ts";
 import { monotonicMs } from "../../ffi/clock.ts";
+import { takeEventfd } from "../../ffi/eventfd.ts";
 import { exec, planExec } from "../../ffi/exec.ts";
 import { pread, setCloseOnExec, status } from "../../ffi/fd.ts";
 import { VCPU_SECTION } from "../accel/kvm/vcpu-state.ts";
@@ -125,7 +126,11 @@ export async function resumeFromExec(
   } catch (error) {
     goBack(handover, error);
   }
-  const { vm, timeline } = restored;
+  const { vm, timeline, carried } = restored;
+  // A guard that has it already is about to kill this process.
+  if (carried.guard !== undefined && takeEventfd(carried.guard.tokenFd) === 0n) {
+    throw new VmmError("guard", "The guard has taken the guest: this program was not ready to run it in time");
+  }
   timeline.stamps.push(monotonicMs());
   // The point from which there is no way back: once the guest has run here, the old state is not its state any more.
   if (vm.isRunning) vm.accel.runLent();

@@ -2,13 +2,17 @@
 // cpr-exec as `migrate` asks for it: prepares, and tries again when the guest wants something in the wrong moment. The
 // update itself is in cpr-exec.ts.
 import type { MigrationAddress } from "../config/types.ts";
+import { VmmError } from "../errors.ts";
 import { isGuestRequest } from "../machine/guest-request.ts";
 import { warmUp } from "../runtime/program.ts";
-import { allHoldersReaped, commitCprExec, prepareCprExec } from "./cpr-exec.ts";
+import type { Reactor } from "../runtime/reactor.ts";
+import { commitCprExec, fdsToKeep, prepareCprExec } from "./cpr-exec.ts";
 import type { Prediction } from "./dry-run.ts";
+import { Guard } from "./guard.ts";
 import type { Outgoing } from "./outgoing.ts";
 import type { PauseHistory } from "./pause-history.ts";
 import { refuseLatePause, refuseLongPause } from "./pause-limit.ts";
+import { allReaped } from "./reaping.ts";
 
 /** How often an update starts its pause again when the guest asks for a reset, say, in the moment before it. */
 const MAX_ATTEMPTS = 3;
@@ -17,6 +21,7 @@ export interface ExecUpdateOptions {
   startsBaton: boolean;
   generation: number;
   history: PauseHistory;
+  reactor: Reactor;
   /** Of a dry run of the same update, if there was one. */
   prediction: Prediction | undefined;
   /** Makes that dry run. @throws VmmError when the update would not work */
@@ -30,7 +35,7 @@ export interface ExecUpdateOptions {
 export async function updateByExec(
   run: Outgoing,
   file: Extract<MigrationAddress, { transport: "file" }> | undefined,
-  { startsBaton, generation, history, prediction, predict }: ExecUpdateOptions,
+  { startsBaton, generation, history, reactor, prediction, predict }: ExecUpdateOptions,
 ): Promise<never> {
   const { vm, connections, progress } = run;
   const limitMs = run.parameters["pause-limit"];
@@ -42,12 +47,15 @@ export async function updateByExec(
     ...(file === undefined ? {} : { file }),
   });
   run.onFailure(() => prepared.discard());
+  // It starts while the new program is warmed up.
+  const guard = startGuard(run, prepared.ownProgramFd, { startsBaton, reactor });
   if (startsBaton) await warmUp(prepared.program);
   run.refuseToGoOn();
   run.atEnd(() => connections.thaw());
   await connections.freeze();
+  await guard?.entrust(fdsToKeep(vm, connections.save().fds, prepared), prepared.stateFd, run.signal);
   for (let attempt = 1; ; attempt++) {
-    await allHoldersReaped();
+    await allReaped();
     await vm.whenSettled();
     run.refuseToGoOn();
     progress.setupDone();
@@ -63,6 +71,7 @@ export async function updateByExec(
         },
         // Once the new program runs, going back would take as long as going on.
         afterSave: (elapsedMs) => refuseLatePause(elapsedMs, (predicted?.newUs ?? 0) / 1000, limitMs),
+        guard,
         migration: {
           startedMs: progress.startedMs,
           setupMs: progress.setupMs,
@@ -79,4 +88,23 @@ export async function updateByExec(
       run.resumeGuest();
     }
   }
+}
+
+/** @throws VmmError "guard" when it is asked for and cannot be had */
+function startGuard(
+  run: Outgoing,
+  programFd: number,
+  { startsBaton, reactor }: Pick<ExecUpdateOptions, "startsBaton" | "reactor">,
+): Guard | undefined {
+  const timeoutMs = run.parameters["guard-timeout"];
+  if (timeoutMs === 0) return undefined;
+  if (!startsBaton) {
+    throw new VmmError(
+      "guard",
+      "This VM is part of a program that may do anything when it is started again, also as a guard: set guard-timeout to 0",
+    );
+  }
+  const guard = Guard.start({ programFd, timeoutMs, reactor });
+  run.onFailure(() => guard.discard());
+  return guard;
 }

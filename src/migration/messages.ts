@@ -39,6 +39,13 @@ export const FRAME_FDS = 19;
 /** The connections are here and make sense. */
 export const FRAME_HELD = 20;
 
+/** To a guard, as JSON: what it is to guard, and the first of the fds; FDS has more of them. */
+export const FRAME_ENTRUST = 27;
+/** All of it is there. */
+export const FRAME_GUARDING = 28;
+/** The program that was to be left goes on: an offer will come anew, or the end. */
+export const FRAME_STAND_DOWN = 29;
+
 /** First on a further connection of a stream: the token of the hello, a space, and the number of the connection. */
 export const FRAME_JOIN = 11;
 /**
@@ -67,7 +74,7 @@ export const FRAME_MISSING = 22;
 export const FRAME_DONE = 23;
 
 /** All others have no file descriptors. */
-const CARRY_FDS: readonly number[] = [FRAME_HELLO, FRAME_CONNECTIONS, FRAME_FDS, FRAME_RAM_FILE];
+const CARRY_FDS: readonly number[] = [FRAME_HELLO, FRAME_CONNECTIONS, FRAME_FDS, FRAME_RAM_FILE, FRAME_ENTRUST];
 
 /** A reason is a sentence or two. */
 const MAX_REASON_BYTES = 16 * 1024;
@@ -102,6 +109,9 @@ const NAMES: Readonly<Record<number, string>> = {
   [FRAME_RAM_FILE]: "RAM_FILE",
   [FRAME_ROUND_DONE]: "ROUND_DONE",
   [FRAME_FILLING]: "FILLING",
+  [FRAME_ENTRUST]: "ENTRUST",
+  [FRAME_GUARDING]: "GUARDING",
+  [FRAME_STAND_DOWN]: "STAND_DOWN",
 };
 
 /**

@@ -155,6 +155,7 @@ export class Migration implements MigrationTarget {
         startsBaton: this.#startsBaton,
         generation: this.#generation + 1,
         history: this.#history,
+        reactor: this.#reactor,
         prediction: this.#dryRun?.predictionOf(mode, command),
         predict: (signal) => this.#predict(command, signal),
       };

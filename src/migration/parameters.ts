@@ -28,6 +28,7 @@ export function defaultParameters(): MigrationParameters {
     "tls-creds": "",
     "tls-hostname": "",
     "pause-limit": 0,
+    "guard-timeout": 0,
   };
 }
 
@@ -35,6 +36,7 @@ export function defaultParameters(): MigrationParameters {
 const RANGES: Partial<Record<keyof MigrationParameters, readonly [least: number, greatest: number]>> = {
   "downtime-limit": [0, 2_000_000],
   "pause-limit": [0, 3_600_000],
+  "guard-timeout": [0, 3_600_000],
   "multifd-channels": [1, MAX_STREAMS],
   "multifd-zstd-level": [1, 20],
   "cpu-throttle-initial": [1, 99],

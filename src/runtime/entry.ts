@@ -16,6 +16,7 @@ export const ENTRIES = [
   "cli/run.ts",
   "cli/demo.ts",
   "cli/dry-run.ts",
+  "cli/guard.ts",
   "cli/migrate.ts",
   "cli/state.ts",
   "cli/status.ts",

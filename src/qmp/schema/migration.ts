@@ -56,6 +56,7 @@ export const MigrateSetParameters = struct({
   "tls-creds": optional(str),
   "tls-hostname": optional(str),
   "pause-limit": optional(uint),
+  "guard-timeout": optional(uint),
 });
 export type MigrateSetParameters = Static<typeof MigrateSetParameters>;
 
@@ -82,6 +83,11 @@ export const MigrationParameters = struct({
   "tls-hostname": str,
   /** Milliseconds that the guest may stand in an update by cpr-exec or cpr-transfer, 0 for no limit. Baton's own. */
   "pause-limit": uint,
+  /**
+   * Milliseconds that the new program of an update by cpr-exec has to run the guest before a guard gives it back to the old
+   * one; 0 for no guard. Baton's own.
+   */
+  "guard-timeout": uint,
 });
 export type MigrationParameters = Static<typeof MigrationParameters>;
 

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// Baton as a program that fails while it takes over a guest: what an update to a broken binary meets.
+//
+//   BATON_TEST_FAIL   HOW@MOMENT, for a program that an update has started
+//     HOW             exit, segv, abort, stop, loop, throw-away (executes another program), nap (takes a second)
+//     MOMENT          start: before the first line; built: the VM is there, without its state; restored: with it; ran: the guest
+//                     has run
+
+import { exec, planExec } from "../../../ffi/exec.ts";
+import { KvmAcceleratedVm } from "../../../src/accel/kvm/vm.ts";
+import { DeviceSet } from "../../../src/machine/device-set.ts";
+import { Vm } from "../../../src/machine/vm.ts";
+
+const [how, moment] = (process.env.BATON_TEST_FAIL ?? "").split("@");
+
+function fail(): void {
+  switch (how) {
+    case "exit":
+      process.exit(7);
+      break;
+    case "segv":
+      process.kill(process.pid, "SIGSEGV");
+      break;
+    case "kill":
+      process.kill(process.pid, "SIGKILL");
+      break;
+    case "stop":
+      process.kill(process.pid, "SIGSTOP");
+      break;
+    case "throw-away":
+      exec(planExec({ path: "/bin/true" }, ["true"], process.env));
+      break;
+    case "nap":
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000);
+      break;
+    default:
+      throw new Error(`BATON_TEST_FAIL asks for '${how}'`);
+  }
+}
+
+/** Has it fail right after a method. */
+function failAfter<T extends object>(prototype: T, name: keyof T): void {
+  const method = prototype[name] as (...args: unknown[]) => unknown;
+  Object.assign(prototype, {
+    [name](this: unknown, ...args: unknown[]) {
+      const result = method.apply(this, args);
+      fail();
+      return result;
+    },
+  });
+}
+
+if (process.env.BATON_CPR_EXEC_STATE !== undefined && process.env.BATON_CPR_EXEC_ERROR === undefined) {
+  if (moment === "start") fail();
+  if (moment === "built") failAfter(DeviceSet.prototype, "restoreState");
+  if (moment === "restored") failAfter(Vm.prototype, "assumeState");
+  if (moment === "ran") failAfter(KvmAcceleratedVm.prototype, "runLent");
+}
+await import("../../../src/cli/main.ts");
