@@ -7,10 +7,11 @@ import { PauseMeter } from "../src/meter/pause-meter.ts";
 import { RAM_NAME, sleep } from "../src/meter/vmm-process.ts";
 import { counterGpa } from "../src/payload/report.ts";
 import { connect, type QmpClient } from "../src/qmp/client.ts";
-import type { DryRunInfo, MigrationInfo } from "../src/qmp/schema/migration.ts";
+import type { DryRunInfo } from "../src/qmp/schema/migration.ts";
 import { batonCommands } from "./pause.ts";
 import { ratioOf } from "./ratio.ts";
 import type { Metric, Subject, SubjectOptions, SubjectResult } from "./types.ts";
+import { updated } from "./updated.ts";
 
 const RAM_SIZE_BYTES = 128 * 2 ** 20;
 const ROUNDS = 24;
@@ -76,16 +77,6 @@ async function foundOut(qmp: QmpClient): Promise<DryRunInfo> {
     const info = (await qmp.execute("query-migrate"))["dry-run"]!;
     if (info.status === "would-work") return info;
     if (info.status !== "active") throw new Error(`The dry run said ${JSON.stringify(info)}`);
-    await sleep(POLL_MS);
-  }
-}
-
-/** Of the update by cpr-exec that was begun. */
-async function updated(qmp: QmpClient): Promise<MigrationInfo> {
-  for (;;) {
-    const info = await qmp.execute("query-migrate");
-    if (info.status === "completed") return info;
-    if (info.status === "failed") throw new Error(`The update failed: ${info["error-desc"]}`);
     await sleep(POLL_MS);
   }
 }
