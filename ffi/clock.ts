@@ -6,6 +6,7 @@ import { lazyCall } from "./libc.ts";
 const CLOCK_REALTIME = 0;
 const CLOCK_MONOTONIC = 1;
 const CLOCK_THREAD_CPUTIME_ID = 3;
+const CPUCLOCK_PERTHREAD_SCHED = 6;
 
 const cClockGettime = lazyCall("int clock_gettime(int clock, void *timespec)");
 
@@ -28,6 +29,14 @@ export function monotonicMs(): number {
 export function threadCpuMs(): number {
   cClockGettime(CLOCK_THREAD_CPUTIME_ID, timespec);
   return Number(timespec[0]!) * 1e3 + Number(timespec[1]!) / 1e6;
+}
+
+/** How long a thread of this process has been on a CPU, in ns; undefined when it has ended. */
+export function cpuNsOfThread(tid: number): number | undefined {
+  // linux/posix-timers.h: CPUCLOCK_SCHED of one thread.
+  const clock = (~tid << 3) | CPUCLOCK_PERTHREAD_SCHED;
+  if (cClockGettime(clock, timespec) < 0) return undefined;
+  return Number(timespec[0]! * 1_000_000_000n + timespec[1]!);
 }
 
 /** CLOCK_REALTIME in nanoseconds since 1970. */

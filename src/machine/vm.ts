@@ -85,6 +85,7 @@ export class Vm {
   /** Why the guest may not run in this process any more. */
   #fence: string | undefined;
   #lossReason: string | undefined;
+  #failure: string | undefined;
   /** RAM of a guest that has been saved, when it ends with this process. */
   #held: HeldRam | undefined;
   /** What that guest has written and no console has got, of each serial port: it is in its state, too. */
@@ -172,6 +173,11 @@ export class Vm {
 
   get isRunning(): boolean {
     return this.#state === "running";
+  }
+
+  /** What made the state `internal-error`, the last time. */
+  get failure(): string | undefined {
+    return this.#failure;
   }
 
   /** Resolves when the VM has ended: by the guest, by an operator or by an error. */
@@ -530,6 +536,7 @@ export class Vm {
   /** Keeps the guest as it is, for somebody to look at. */
   #failInternally(message: string): void {
     report(message);
+    this.#failure = message;
     this.#state = "internal-error";
     try {
       this.park();

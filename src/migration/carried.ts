@@ -75,6 +75,8 @@ export interface CarriedMigration {
   history?: PauseHistory;
   predictedUs?: number;
   estimateUs?: number;
+  /** Why a program that had the guest already gives it back: it was not well there. */
+  unhealthy?: string;
   /** Capability `events`. */
   events: boolean;
   /** Only for the image that is gone back to: after an update they are the defaults, as in QEMU. */

@@ -13,7 +13,15 @@
 //
 // Everything up to exec can fail, and the guest then runs on here as if nothing had happened.
 import { monotonicMs } from "../../ffi/clock.ts";
-import { type ExecPlan, exec, holdAddressSpace, killHolder, planExec, readyHolder } from "../../ffi/exec.ts";
+import {
+  type ExecPlan,
+  exec,
+  holdAddressSpace,
+  killHolder,
+  type Program,
+  planExec,
+  readyHolder,
+} from "../../ffi/exec.ts";
 import {
   close,
   isOpen,
@@ -50,14 +58,15 @@ const HOLDER_SECONDS = 10;
 export interface CprExecRequest {
   /** Program and arguments; empty for the command line that this process was started with. */
   command: readonly string[];
+  /** Open on the program to execute, instead of the one that `command` names. */
+  programFd?: number;
   /** Where a copy of the state image is to go. The image itself travels in a memfd. */
   file?: Extract<MigrationAddress, { transport: "file" }>;
 }
 
 /** What `prepareCprExec` has opened and planned. `discard` gives it back when the update is not carried out. */
 export interface PreparedExec {
-  /** Path of the new program. */
-  program: string;
+  program: Program;
   stateFd: number;
   ownProgramFd: number;
   stateFile: Carried["stateFile"];
@@ -73,7 +82,8 @@ export interface PreparedExec {
 export function prepareCprExec(request: CprExecRequest): PreparedExec {
   readyHolder();
   const argv = request.command.length > 0 ? [...request.command] : commandLine();
-  const path = findProgram(argv[0]!);
+  const { programFd } = request;
+  const program = programFd === undefined ? { path: findProgram(argv[0]!) } : { fd: programFd };
   const opened: number[] = [];
   const keep = (fd: number): number => {
     opened.push(fd);
@@ -87,12 +97,12 @@ export function prepareCprExec(request: CprExecRequest): PreparedExec {
     const stateFd = keep(memfdCreate("baton-cpr-exec-state", 0, { seals: 0 }));
     const ownProgramFd = keep(open("/proc/self/exe", O_RDONLY));
     const plan = (fds: readonly number[]): ExecPlan =>
-      planExec({ path }, argv, {
+      planExec(program, argv, {
         ...environment(),
         [ENV_STATE]: formatHandover(stateFd, ownProgramFd, fds),
         [ENV_OLD_COMMAND]: JSON.stringify(commandLine()),
       });
-    return { program: path, stateFd, ownProgramFd, stateFile, planExec: plan, discard };
+    return { program, stateFd, ownProgramFd, stateFile, planExec: plan, discard };
   } catch (error) {
     discard();
     throw error;

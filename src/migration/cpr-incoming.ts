@@ -45,8 +45,9 @@ export interface Resumed {
   timeline: Timeline;
   holderPid: number;
   stateFd: number;
-  /** Open on the program that was left. */
+  /** Open on the program that was left, and how that was started. */
   oldProgramFd: number;
+  oldCommand: string[];
   /** Set when this image took the guest back because the other one refused it: why. */
   refusal: string | undefined;
 }
@@ -141,7 +142,7 @@ export async function resumeFromExec(
 
 /** Builds the VM and gives it its state. Everything in here may fail: the guest has not run yet. */
 async function restore(
-  { stateFd, oldProgramFd, refusal }: Handover,
+  { stateFd, oldProgramFd, oldCommand, refusal }: Handover,
   firstLineMs: number,
   args: readonly string[],
 ): Promise<Resumed> {
@@ -184,7 +185,7 @@ async function restore(
   vm.accel.restoreState(reader, options);
   vm.assumeState(runState);
   timeline.stamps.push(monotonicMs());
-  return { vm, carried, image, timeline, holderPid, stateFd, oldProgramFd, refusal };
+  return { vm, carried, image, timeline, holderPid, stateFd, oldProgramFd, oldCommand, refusal };
 }
 
 /** Workers take longest to start, so they start first; vCPU 0's is not needed yet, the main thread stands in for it. */

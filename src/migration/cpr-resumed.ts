@@ -10,24 +10,46 @@ import type { GuardRef } from "./carried.ts";
 import { writeImage } from "./cpr-exec.ts";
 import type { Resumed } from "./cpr-incoming.ts";
 import { reapLater } from "./reaping.ts";
+import { tryOut } from "./trial.ts";
 
 /** Connects the VM with the world again, as it was, and tells everybody that the update is over. */
 export function connectResumed(resumed: Resumed, { startsBaton = false } = {}): VmHandle {
-  const { vm, carried, timeline, refusal, holderPid } = resumed;
+  const { vm, carried, timeline, holderPid } = resumed;
+  const refusal = whyRefused(resumed);
   killHolder(holderPid);
   reapLater(holderPid);
   const { handle, migration, connections } = connectVm(vm, { startsBaton, state: carried.connections });
   vm.serve();
   for (const port of vm.devices.serialPorts) port.flush();
   if (vm.isRunning) vm.devices.armTimers();
-  migration.assume({ ...carried.migration, timeline, refusal, isRunning: vm.isRunning });
+  const isOnTrial = carried.guard !== undefined && refusal === undefined && vm.isRunning;
+  migration.assume({ ...carried.migration, timeline, refusal, isRunning: vm.isRunning, isOnTrial });
   connections.thaw();
   keepCopy(resumed);
-  for (const fd of [resumed.stateFd, resumed.oldProgramFd]) close(fd);
+  close(resumed.stateFd);
   endGuard(carried.guard);
   // Taken back by a guard, the guest is in another process.
   if (refusal !== undefined) attempt("the pidfile", () => writePidfile(vm.spec));
+  if (isOnTrial)
+    void tryOut({ vm, connections, resumed })
+      .catch(report)
+      .then(() => migration.proven());
+  else close(resumed.oldProgramFd);
   return handle;
+}
+
+/** Why the guest is in the program that was to be left; undefined when it is in the new one. */
+function whyRefused({ refusal, carried: { migration } }: Resumed): string | undefined {
+  const { unhealthy } = migration;
+  if (unhealthy === undefined) return refusal;
+  if (refusal === undefined) return `The guest was not well in the new program: ${unhealthy}; the old one has it back`;
+  // The program that did not want it any more has it still.
+  report(`The guest is not well (${unhealthy}), and cannot go back: ${refusal}`);
+  return undefined;
+}
+
+function report(error: unknown): void {
+  process.stderr.write(`baton: ${typeof error === "string" ? error : describeError(error)}\n`);
 }
 
 /** A failure is told, and costs nobody anything. */
@@ -35,7 +57,7 @@ function attempt(what: string, action: () => void): void {
   try {
     action();
   } catch (error) {
-    process.stderr.write(`baton: ${what} could not be written: ${describeError(error)}\n`);
+    report(`${what} could not be written: ${describeError(error)}`);
   }
 }
 

@@ -49,7 +49,7 @@ export async function updateByExec(
   run.onFailure(() => prepared.discard());
   // It starts while the new program is warmed up.
   const guard = startGuard(run, prepared.ownProgramFd, { startsBaton, reactor });
-  if (startsBaton) await warmUp(prepared.program);
+  if (startsBaton && "path" in prepared.program) await warmUp(prepared.program.path);
   run.refuseToGoOn();
   run.atEnd(() => connections.thaw());
   await connections.freeze();

@@ -207,7 +207,8 @@ export class Migration implements MigrationTarget {
     if (past.refusal === undefined) {
       this.#remember("cpr-exec", past.timeline, past.estimateUs);
       if (past.isRunning) this.#vm.events.emit("RESUME");
-      this.progress.enter("completed");
+      if (past.isOnTrial) this.progress.resume("device");
+      else this.progress.enter("completed");
     } else {
       // As after any update that failed, it can be tried again as it was.
       this.#parameters = past.parameters;
@@ -215,6 +216,11 @@ export class Migration implements MigrationTarget {
       if (past.isRunning) this.#vm.events.emit("RESUME");
       this.progress.fail(past.refusal);
     }
+  }
+
+  /** The guest that was on trial here is well, or stays all the same. */
+  proven(): void {
+    if (this.progress.isBusy) this.progress.enter("completed");
   }
 
   #remember(mode: MigMode, timeline: Timeline, estimateUs: number | undefined): void {
@@ -302,4 +308,6 @@ export interface PastUpdate {
   timeline: Timeline;
   isRunning: boolean;
   refusal: string | undefined;
+  /** The update is over when `proven` says so. */
+  isOnTrial: boolean;
 }

@@ -68,6 +68,11 @@ export class MigrationProgress {
     this.#events.emit("MIGRATION", { status });
   }
 
+  /** Goes on where another program has been, which has told of it. */
+  resume(status: MigrationStatus): void {
+    this.#status = status;
+  }
+
   pass(pass: number): void {
     this.#events.emit("MIGRATION_PASS", { pass });
   }

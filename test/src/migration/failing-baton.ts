@@ -2,7 +2,8 @@
 // Baton as a program that fails while it takes over a guest: what an update to a broken binary meets.
 //
 //   BATON_TEST_FAIL   HOW@MOMENT, for a program that an update has started
-//     HOW             exit, segv, abort, stop, loop, throw-away (executes another program), nap (takes a second)
+//     HOW             exit, segv, kill, stop, throw-away (executes another program), nap (takes a second), vcpu-error (of vCPU 1, a
+//                     moment later)
 //     MOMENT          start: before the first line; built: the VM is there, without its state; restored: with it; ran: the guest
 //                     has run
 
@@ -11,6 +12,8 @@ import { KvmAcceleratedVm } from "../../../src/accel/kvm/vm.ts";
 import { DeviceSet } from "../../../src/machine/device-set.ts";
 import { Vm } from "../../../src/machine/vm.ts";
 
+const FAIL_AFTER_MS = 50;
+let vm: Vm | undefined;
 const [how, moment] = (process.env.BATON_TEST_FAIL ?? "").split("@");
 
 function fail(): void {
@@ -29,6 +32,9 @@ function fail(): void {
       break;
     case "throw-away":
       exec(planExec({ path: "/bin/true" }, ["true"], process.env));
+      break;
+    case "vcpu-error":
+      setTimeout(() => vm!.vcpuFailed(1, "KVM exit reason 9, detail 0"), FAIL_AFTER_MS);
       break;
     case "nap":
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000);
@@ -51,6 +57,11 @@ function failAfter<T extends object>(prototype: T, name: keyof T): void {
 }
 
 if (process.env.BATON_CPR_EXEC_STATE !== undefined && process.env.BATON_CPR_EXEC_ERROR === undefined) {
+  const { assumeState } = Vm.prototype;
+  Vm.prototype.assumeState = function (this: Vm, state) {
+    vm = this;
+    assumeState.call(this, state);
+  };
   if (moment === "start") fail();
   if (moment === "built") failAfter(DeviceSet.prototype, "restoreState");
   if (moment === "restored") failAfter(Vm.prototype, "assumeState");

@@ -6,7 +6,16 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { QmpClient } from "../../../src/qmp/client.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
-import { GuestProcess, onlyOnBun, program, programMissing, type Runtime, until, update } from "../../guest.ts";
+import {
+  GuestProcess,
+  onlyOnBun,
+  program,
+  programMissing,
+  type Runtime,
+  recordEvents,
+  until,
+  update,
+} from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
 import { kvmMissing } from "../../kvm.ts";
 
@@ -125,6 +134,49 @@ test.skipIf(skip, "lets a program be that is slow only once the guest runs", asy
   assert.is(info.status, "completed", info["error-desc"]);
   await guest.runsOn();
   assert.not.ok(guest.hasEnded);
+});
+
+test.skipIf(skip, "the guest is on trial for a while, and goes back as it is when it is not well", async () => {
+  await using guest = await GuestProcess.start({
+    env: { BATON_TEST_FAIL: "vcpu-error@ran" },
+    payload: { cpuCount: 2 },
+  });
+  await using qmp = await guest.qmp();
+  const events = await recordEvents(qmp);
+  for (let round = 0; round < 2; round++) {
+    await guarded(qmp);
+    const counter = guest.counter();
+    const info = await update(qmp, { command: failing(guest) });
+    assert.is(info.status, "failed");
+    assert.is(
+      info["error-desc"],
+      "The guest was not well in the new program: vCPU 1 failed: KVM exit reason 9, detail 0; the old one has it back",
+    );
+    assert.is(info.updates, 0);
+    assert.ok(guest.counter() > counter, "what it has done meanwhile stays");
+    await guest.runsOn();
+  }
+  assert.not.ok(guest.hasEnded, "the process is the same");
+  const once = ["MIGRATION setup", "STOP", "MIGRATION active", "MIGRATION_PASS", "MIGRATION device", "RESUME"];
+  const twice = [...once, "STOP", "MIGRATION failing", "RESUME", "MIGRATION failed"];
+  assert.equal(events, [...twice, ...twice]);
+  await guarded(qmp);
+  assert.is((await update(qmp)).status, "completed");
+});
+
+test.skipIf(skip, "an ill guest stays where the old program does not take it back", async () => {
+  // The old program is the one that refuses: it is gone back to like a new one.
+  const env = { BATON_TEST_FAIL: "vcpu-error@ran", BATON_TEST_REFUSE: "vcpu:0" };
+  const [bun, run] = program("bun");
+  await using guest = await GuestProcess.start({ env, program: [bun!, run!, refusingBaton], payload: { cpuCount: 2 } });
+  await using qmp = await guest.qmp();
+  await guarded(qmp);
+  const info = await update(qmp, { command: failing(guest) });
+  assert.is(info.status, "completed");
+  await guest.until("the reason", () =>
+    guest.error.includes("baton: The guest is not well (vCPU 1 failed: KVM exit reason 9, detail 0)"),
+  );
+  assert.match(guest.error, /cannot go back: State section vcpu 0 has version 1/);
 });
 
 test.skipIf(skip, "never runs a guest from a state that is not its own any more", async () => {

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// The first moments of a guest in the new program of a guarded update: it is looked at twice, and when it is not well the old
+// program gets it back, as it is now.
+//
+// What the old program has saved is not the guest's state any more: it has run since, and has written RAM. So it goes back as it
+// came, by another exec with another state. A new program that cannot save it cannot give it back; then the update is over,
+// and what is wrong is said.
+import { cpuNsOfThread, monotonicMs } from "../../ffi/clock.ts";
+import { close } from "../../ffi/fd.ts";
+import { findStandstills, type VcpuLook } from "../accel/kvm/vcpu-health.ts";
+import { VmmError } from "../errors.ts";
+import type { Connections } from "../machine/connections.ts";
+import { isGuestRequest } from "../machine/guest-request.ts";
+import type { Vm } from "../machine/vm.ts";
+import { StateReader } from "../state/reader.ts";
+import { KNOWN_SECTIONS } from "./carried.ts";
+import { commitCprExec, prepareCprExec } from "./cpr-exec.ts";
+import type { Resumed } from "./cpr-incoming.ts";
+import { GUEST_SECTIONS, planGuest } from "./guest-image.ts";
+
+/** After the update, in ms: when everything that was to start has started, and when the guest is looked at. */
+const STARTED_MS = 100;
+const LOOKS_MS = [250, 500] as const;
+/** In the timeline of an update: when the state had been read. */
+const SAVED_STAMP = 2;
+
+/** What to look after, and whom to give it back to. */
+export interface Trial {
+  vm: Vm;
+  connections: Connections;
+  resumed: Resumed;
+}
+
+/**
+ * Waits until the guest has shown that it is well. Does not return when the old program has got it back.
+ * @throws VmmError "unhealthy" when it is not well, and has to stay
+ */
+export async function tryOut({ vm, connections, resumed }: Trial): Promise<void> {
+  const { oldProgramFd, timeline, image } = resumed;
+  try {
+    const beginMs = monotonicMs();
+    await until(beginMs + STARTED_MS);
+    const state = new StateReader(image, KNOWN_SECTIONS);
+    const start = { state, atMs: timeline.stamps[SAVED_STAMP]!, cpuNs: cpuTimes(vm), isStart: true };
+    const illness = await findIllness(vm, beginMs, start);
+    if (illness === undefined) return;
+    await giveBack({ vm, connections, resumed }, illness).catch((cause: unknown) => {
+      throw new VmmError("unhealthy", `The guest is not well (${illness}), and cannot go back`, { cause });
+    });
+  } finally {
+    close(oldProgramFd);
+  }
+}
+
+/** What is wrong with the guest, which has just begun to run here; undefined when it is well, or nothing can be said. */
+async function findIllness(vm: Vm, beginMs: number, start: VcpuLook): Promise<string | undefined> {
+  const { cpuCount } = vm.spec;
+  let before = start;
+  for (const atMs of LOOKS_MS) {
+    await until(beginMs + atMs);
+    if (vm.state === "internal-error") return vm.failure;
+    // Somebody has stopped it, or it has ended.
+    if (!vm.isRunning) return undefined;
+    const look = lookAt(vm);
+    if (look === undefined) return undefined;
+    const problems = findStandstills(before, look, cpuCount);
+    if (problems.length > 0) return problems.join("; ");
+    before = look;
+  }
+  return undefined;
+}
+
+/** Undefined of a guest that is being reset, say, right now: it is alive. */
+function lookAt(vm: Vm): VcpuLook | undefined {
+  const planned = planGuest(vm, vm.state, vm.accel, () => () => () => {});
+  // A look may help one on its way that had stopped.
+  const cpuNs = cpuTimes(vm);
+  try {
+    const [image, atMs] = vm.inspect(() => [planned.take(), monotonicMs()] as const);
+    return { state: new StateReader(image, GUEST_SECTIONS), atMs, cpuNs };
+  } catch (error) {
+    if (isGuestRequest(error)) return undefined;
+    throw error;
+  }
+}
+
+function until(timeMs: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, timeMs - monotonicMs()));
+}
+
+function cpuTimes(vm: Vm): number[] {
+  return vm.accel.vcpuThreadIds().map((tid) => cpuNsOfThread(tid) ?? 0);
+}
+
+async function giveBack({ vm, connections, resumed }: Trial, illness: string): Promise<never> {
+  const { carried, oldCommand, oldProgramFd } = resumed;
+  const prepared = prepareCprExec({ command: oldCommand, programFd: oldProgramFd });
+  await connections.freeze();
+  let isStopped = false;
+  try {
+    await vm.whenSettled();
+    const isRunning = vm.isRunning;
+    // What made it stop was this program, and the other one may do better.
+    vm.assumeState("running");
+    return commitCprExec(vm, connections, prepared, {
+      beforePause: () => {
+        isStopped = true;
+        if (isRunning) vm.events.emit("STOP");
+      },
+      afterSave: () => {},
+      guard: undefined,
+      migration: { ...carried.migration, unhealthy: illness },
+    });
+  } catch (error) {
+    prepared.discard();
+    if (isStopped) vm.resumeFrom();
+    throw error;
+  } finally {
+    connections.thaw();
+  }
+}
