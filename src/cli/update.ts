@@ -25,6 +25,8 @@ Replaces the program under the VM whose QMP socket is SOCKET (a path, or HOST:PO
   --log FILE        what the new process of cpr-transfer says is appended to FILE (default: nowhere)
   --check           only find out whether it would work, and how long the guest would stand still
   --pause-limit MS  refuse the update when the guest would stand still for longer, and take it back when it turns out to
+  --guard-timeout MS  by cpr-exec: how long the new program may take to run the guest until a guard gives it back to the
+                    old one (default 2000; 0: no guard)
   --timeout SECONDS until the update is given up waiting for (default 60); the VM goes on with it all the same
   --json            print what query-migrate says afterwards, with mode, mode-reason and, of a new process, pid
   --help
@@ -38,13 +40,14 @@ const OPTIONS = {
   log: { type: "string" },
   check: { type: "boolean", default: false },
   "pause-limit": { type: "string", default: "0" },
+  "guard-timeout": { type: "string" },
   timeout: { type: "string", default: "60" },
   json: { type: "boolean", default: false },
 } as const;
 
 const MODES: readonly (UpdateMode | "auto")[] = ["auto", "cpr-exec", "cpr-transfer"];
 /** Longer than anybody's guest may stand. */
-const MAX_PAUSE_LIMIT_MS = 3_600_000;
+const MAX_PAUSE_MS = 3_600_000;
 const VERSION_TIMEOUT_MS = 10_000;
 
 /** Returns the exit code. @throws UsageError, VmmError saying why the VM was not updated */
@@ -58,8 +61,12 @@ export async function update(args: readonly string[]): Promise<number> {
   const timeoutMs = parseTimeout("update", values.timeout);
   const pauseLimitMs = parseNumber("update", "pause-limit", values["pause-limit"], {
     least: 0,
-    most: MAX_PAUSE_LIMIT_MS,
+    most: MAX_PAUSE_MS,
   });
+  const guardTimeoutMs =
+    values["guard-timeout"] === undefined
+      ? undefined
+      : parseNumber("update", "guard-timeout", values["guard-timeout"], { least: 0, most: MAX_PAUSE_MS });
   const wanted = MODES.find((mode) => mode === values.mode);
   if (wanted === undefined) throw new UsageError(`update: --mode ${values.mode}: give ${MODES.join(", ")}`);
   const isCheck = values.check;
@@ -80,7 +87,9 @@ export async function update(args: readonly string[]): Promise<number> {
   let pid: number | undefined;
   try {
     if (chosen.mode === "cpr-exec") {
-      info = await updateByExec(qmp, { command: image === undefined ? [] : [image], timeoutMs });
+      const onUnguarded = (reason: string): void => void process.stderr.write(`baton: There is no guard: ${reason}\n`);
+      const command = image === undefined ? [] : [image];
+      info = await updateByExec(qmp, { command, guardTimeoutMs, timeoutMs, onUnguarded });
     } else {
       const command = image === undefined ? programBefore(args.length + 1) : [image];
       ({ info, pid } = await updateByTransfer(qmp, { command, timeoutMs, log: values.log }));

@@ -2,7 +2,6 @@
 // cpr-exec as `migrate` asks for it: prepares, and tries again when the guest wants something in the wrong moment. The
 // update itself is in cpr-exec.ts.
 import type { MigrationAddress } from "../config/types.ts";
-import { VmmError } from "../errors.ts";
 import { isGuestRequest } from "../machine/guest-request.ts";
 import { warmUp } from "../runtime/program.ts";
 import type { Reactor } from "../runtime/reactor.ts";
@@ -48,7 +47,7 @@ export async function updateByExec(
   });
   run.onFailure(() => prepared.discard());
   // It starts while the new program is warmed up.
-  const guard = startGuard(run, prepared.ownProgramFd, { startsBaton, reactor });
+  const guard = startGuard(run, prepared.ownProgramFd, reactor);
   if (startsBaton && "path" in prepared.program) await warmUp(prepared.program.path);
   run.refuseToGoOn();
   run.atEnd(() => connections.thaw());
@@ -90,20 +89,9 @@ export async function updateByExec(
   }
 }
 
-/** @throws VmmError "guard" when it is asked for and cannot be had */
-function startGuard(
-  run: Outgoing,
-  programFd: number,
-  { startsBaton, reactor }: Pick<ExecUpdateOptions, "startsBaton" | "reactor">,
-): Guard | undefined {
+function startGuard(run: Outgoing, programFd: number, reactor: Reactor): Guard | undefined {
   const timeoutMs = run.parameters["guard-timeout"];
   if (timeoutMs === 0) return undefined;
-  if (!startsBaton) {
-    throw new VmmError(
-      "guard",
-      "This VM is part of a program that may do anything when it is started again, also as a guard: set guard-timeout to 0",
-    );
-  }
   const guard = Guard.start({ programFd, timeoutMs, reactor });
   run.onFailure(() => guard.discard());
   return guard;

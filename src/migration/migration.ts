@@ -70,7 +70,14 @@ export class Migration implements MigrationTarget {
   }
 
   setParameters(changes: MigrateSetParameters): void {
-    this.#parameters = mergeParameters(this.#parameters, changes);
+    const parameters = mergeParameters(this.#parameters, changes);
+    if (parameters["guard-timeout"] > 0 && !this.#startsBaton) {
+      throw new VmmError(
+        "guard",
+        "This VM is part of a program that cannot be started as a guard: set guard-timeout to 0",
+      );
+    }
+    this.#parameters = parameters;
     this.#outgoing?.parametersChanged();
   }
 

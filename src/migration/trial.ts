@@ -97,9 +97,9 @@ async function giveBack({ vm, connections, resumed }: Trial, illness: string): P
   const prepared = prepareCprExec({ command: oldCommand, programFd: oldProgramFd });
   await connections.freeze();
   let isStopped = false;
+  const { state, isRunning } = vm;
   try {
     await vm.whenSettled();
-    const isRunning = vm.isRunning;
     // What made it stop was this program, and the other one may do better.
     vm.assumeState("running");
     return commitCprExec(vm, connections, prepared, {
@@ -113,7 +113,8 @@ async function giveBack({ vm, connections, resumed }: Trial, illness: string): P
     });
   } catch (error) {
     prepared.discard();
-    if (isStopped) vm.resumeFrom();
+    if (!isRunning) vm.assumeState(state);
+    else if (isStopped) vm.resumeFrom();
     throw error;
   } finally {
     connections.thaw();

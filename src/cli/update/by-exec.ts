@@ -5,13 +5,28 @@ import type { MigrationInfo } from "../../qmp/schema/migration.ts";
 import { untilOver } from "../migration/until-over.ts";
 
 const POLL_MS = 20;
+/** Many times what an update takes, and no longer than most guests can stand. */
+const DEFAULT_GUARD_TIMEOUT_MS = 2000;
 
-/** @param command what is executed; empty: what the VM was started with. Returns what query-migrate says at the end */
-export async function updateByExec(
-  qmp: QmpClient,
-  { command, timeoutMs }: { command: string[]; timeoutMs: number },
-): Promise<MigrationInfo> {
+export interface ExecOptions {
+  /** What is executed; empty: what the VM was started with. */
+  command: string[];
+  /** 0: no guard; undefined: one if the VM can have one. */
+  guardTimeoutMs: number | undefined;
+  timeoutMs: number;
+  /** Hears why there is no guard. */
+  onUnguarded(reason: string): void;
+}
+
+/** Returns what query-migrate says at the end. */
+export async function updateByExec(qmp: QmpClient, options: ExecOptions): Promise<MigrationInfo> {
+  const { command, guardTimeoutMs, timeoutMs, onUnguarded } = options;
   await qmp.execute("migrate-set-parameters", { mode: "cpr-exec", "cpr-exec-command": command });
+  const guard = { "guard-timeout": guardTimeoutMs ?? DEFAULT_GUARD_TIMEOUT_MS };
+  await qmp.execute("migrate-set-parameters", guard).catch((error: Error) => {
+    if (guardTimeoutMs !== undefined) throw error;
+    onUnguarded(error.message);
+  });
   await qmp.execute("migrate", {});
   return untilOver(qmp, { what: "update", timeoutMs, pollMs: POLL_MS });
 }

@@ -2,6 +2,7 @@
 // `baton update` as a person or a script runs it, against real VMs.
 import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { MigrationCapability } from "../../../src/qmp/schema/migration.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
 import { GuestProcess, program, programMissing, until } from "../../guest.ts";
@@ -41,6 +42,24 @@ test.skipIf(skip, "replaces the program, and says how long the guest stood still
   assert.equal([info.mode, info["mode-reason"]], ["cpr-exec", "as was asked for"]);
   assert.equal([info.status, info.updates, info.pid], ["completed", 2, undefined]);
   await guest.runsOn();
+});
+
+test.skipIf(skip, "has the guest guarded, unless told not to", async () => {
+  const dir = temporaryDirectory();
+  const [bun, run] = program("bun");
+  const failing = fileURLToPath(new URL("../migration/failing-baton.ts", import.meta.url));
+  const image = join(dir, "failing-baton");
+  writeFileSync(image, `#!/bin/sh\nexec ${bun} ${run} ${failing} "$@"\n`, { mode: 0o755 });
+  await using guest = await GuestProcess.start({ env: { BATON_TEST_FAIL: "kill@restored" } });
+  const socket = join(guest.dir, "qmp");
+  const guarded = await baton("update", socket, "--image", image);
+  assert.is(guarded.exitCode, 1);
+  assert.match(guarded.error, /its guest runs on as before: The new program died before it ran the guest/);
+  await guest.follow();
+  await guest.runsOn();
+  const unguarded = await baton("update", socket, "--image", image, "--guard-timeout", "0");
+  assert.is(unguarded.exitCode, 1);
+  await guest.gone();
 });
 
 test.skipIf(skip, "says why it failed, and the guest runs on", async () => {
