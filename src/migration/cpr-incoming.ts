@@ -39,6 +39,8 @@ const MAX_REASON_LENGTH = 4096;
 /** A guest that runs again, and what is left to do for it. */
 export interface Resumed {
   vm: Vm;
+  /** It ran before, and was set going here. */
+  hasRun: boolean;
   carried: Carried;
   /** The image, for the copy in a file. */
   image: Uint8Array;
@@ -185,7 +187,7 @@ async function restore(
   vm.accel.restoreState(reader, options);
   vm.assumeState(runState);
   timeline.stamps.push(monotonicMs());
-  return { vm, carried, image, timeline, holderPid, stateFd, oldProgramFd, oldCommand, refusal };
+  return { vm, hasRun: vm.isRunning, carried, image, timeline, holderPid, stateFd, oldProgramFd, oldCommand, refusal };
 }
 
 /** Workers take longest to start, so they start first; vCPU 0's is not needed yet, the main thread stands in for it. */

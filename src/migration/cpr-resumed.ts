@@ -22,7 +22,8 @@ export function connectResumed(resumed: Resumed, { startsBaton = false } = {}): 
   vm.serve();
   for (const port of vm.devices.serialPorts) port.flush();
   if (vm.isRunning) vm.devices.armTimers();
-  const isOnTrial = carried.guard !== undefined && refusal === undefined && vm.isRunning;
+  // It may have come to grief since.
+  const isOnTrial = carried.guard !== undefined && refusal === undefined && resumed.hasRun;
   migration.assume({ ...carried.migration, timeline, refusal, isRunning: vm.isRunning, isOnTrial });
   connections.thaw();
   keepCopy(resumed);

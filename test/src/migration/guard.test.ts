@@ -60,7 +60,7 @@ for (const runtime of ["compiled", "bun", "deno"] satisfies Runtime[]) {
         using serial = await guest.stream("serial");
         await guarded(qmp, how === "stop" ? 500 : GUARD_TIMEOUT_MS);
         const info = await update(qmp, { command: failing(guest) });
-        assert.is(info.status, "failed");
+        assert.is(info.status, "failed", guest.error);
         const why =
           how === "stop" ? /did not run the guest within guard-timeout \(500 ms\)/ : /died before it ran the guest/;
         assert.match(info["error-desc"]!, why);
@@ -103,7 +103,7 @@ test.skipIf(skip, "a program that refuses goes back by itself, in the same proce
   await guarded(qmp);
   const [bun, run] = program("bun");
   const info = await update(qmp, { command: [bun!, run!, refusingBaton, ...guest.args] });
-  assert.is(info.status, "failed");
+  assert.is(info.status, "failed", guest.error);
   assert.match(info["error-desc"]!, /which does not know it/);
   assert.not.ok(guest.hasEnded);
   await guest.runsOn();
@@ -117,7 +117,7 @@ test.skipIf(skip, "stands down when the program cannot be executed, and guards t
   await using qmp = await guest.qmp();
   await guarded(qmp);
   const info = await update(qmp, { command: [script] });
-  assert.is(info.status, "failed");
+  assert.is(info.status, "failed", guest.error);
   assert.match(info["error-desc"]!, /execveat.*ENOENT/);
   await guest.runsOn();
   await guest.until("the guard to be reaped", () => guest.children().length === 0);
@@ -147,7 +147,7 @@ test.skipIf(skip, "the guest is on trial for a while, and goes back as it is whe
     await guarded(qmp);
     const counter = guest.counter();
     const info = await update(qmp, { command: failing(guest) });
-    assert.is(info.status, "failed");
+    assert.is(info.status, "failed", guest.error);
     assert.is(
       info["error-desc"],
       "The guest was not well in the new program: vCPU 1 failed: KVM exit reason 9, detail 0; the old one has it back",
@@ -157,9 +157,11 @@ test.skipIf(skip, "the guest is on trial for a while, and goes back as it is whe
     await guest.runsOn();
   }
   assert.not.ok(guest.hasEnded, "the process is the same");
-  const once = ["MIGRATION setup", "STOP", "MIGRATION active", "MIGRATION_PASS", "MIGRATION device", "RESUME"];
-  const twice = [...once, "STOP", "MIGRATION failing", "RESUME", "MIGRATION failed"];
-  assert.equal(events, [...twice, ...twice]);
+  const once = ["MIGRATION setup", "STOP", "MIGRATION active", "MIGRATION_PASS", "MIGRATION device"];
+  const failed = ["MIGRATION failing", "RESUME", "MIGRATION failed"];
+  // A vCPU that fails before the monitors are there again has nobody to be told of its run.
+  const told = events.join().replaceAll("device,RESUME,STOP,", "device,");
+  assert.is(told, [...once, ...failed, ...once, ...failed].join());
   await guarded(qmp);
   assert.is((await update(qmp)).status, "completed");
 });
@@ -172,7 +174,7 @@ test.skipIf(skip, "an ill guest stays where the old program does not take it bac
   await using qmp = await guest.qmp();
   await guarded(qmp);
   const info = await update(qmp, { command: failing(guest) });
-  assert.is(info.status, "completed");
+  assert.is(info.status, "completed", guest.error);
   await guest.until("the reason", () =>
     guest.error.includes("baton: The guest is not well (vCPU 1 failed: KVM exit reason 9, detail 0)"),
   );
