@@ -2,6 +2,7 @@
 // Starting a program that an fd is open on, with chosen fds (posix_spawn(3)). The runtimes start programs by path, and do not
 // agree on how a child gets an fd.
 import { type ExecPlan, execAddresses } from "./exec.ts";
+import { close, duplicate } from "./fd.ts";
 import { check, lazyCall } from "./libc.ts";
 import { SIGSET_BYTES } from "./signal.ts";
 
@@ -24,26 +25,32 @@ const cSpawn = lazyCall(
 );
 
 /**
- * Starts the program of a plan that has an fd, with standard input, output and error of this process, `fd` as its number
- * `asFd`, and no signal blocked. Returns its pid; it is the caller's to reap.
+ * Starts the program of a plan that has an fd, with standard input, output and error of this process, `fds` as its numbers from
+ * `firstFd` on, and no signal blocked. Returns its pid; it is the caller's to reap.
  * @throws SysError as `exec`
  */
-export function spawnProgram(plan: ExecPlan<{ fd: number }>, fd: number, asFd: number): number {
+export function spawnProgram(plan: ExecPlan<{ fd: number }>, fds: readonly number[], firstFd: number): number {
   const actions = new Uint8Array(FILE_ACTIONS_BYTES);
   const attributes = new Uint8Array(ATTRIBUTES_BYTES);
   const pid = new Int32Array(1);
   const { argv, envp } = execAddresses(plan);
   check("posix_spawn_file_actions_init", -cActionsInit(actions));
   check("posix_spawnattr_init", -cAttributesInit(attributes));
+  const sources: number[] = [];
   try {
-    // dup2 onto itself would leave it close-on-exec, but for posix_spawn, which says that it does not.
-    check("posix_spawn_file_actions_adddup2", -cActionsDup2(actions, fd, asFd), `fd ${fd}`);
+    for (const [index, fd] of fds.entries()) {
+      // From above, so that no number is overwritten before it is used.
+      const source = duplicate(fd, firstFd + fds.length);
+      sources.push(source);
+      check("posix_spawn_file_actions_adddup2", -cActionsDup2(actions, source, firstFd + index), `fd ${fd}`);
+    }
     check("posix_spawnattr_setflags", -cAttributesFlags(attributes, POSIX_SPAWN_SETSIGMASK));
     check("posix_spawnattr_setsigmask", -cAttributesMask(attributes, new Uint8Array(SIGSET_BYTES)));
     // The child has this process's fds until it executes, so that the path means the same to it.
     const path = `/proc/self/fd/${plan.program.fd}`;
     check("posix_spawn", -cSpawn(pid, path, actions, attributes, argv, envp), path);
   } finally {
+    for (const fd of sources) close(fd);
     cActionsDestroy(actions);
     cAttributesDestroy(attributes);
   }

@@ -9,6 +9,7 @@ import { resolve } from "../config/resolve.ts";
 import { startVm } from "../machine/start.ts";
 import type { Resumed } from "../migration/cpr-incoming.ts";
 import { connectResumed } from "../migration/cpr-resumed.ts";
+import { reapRelayHelper, takeRelayTask } from "../migration/relay.ts";
 import { importEntry } from "../runtime/entry.ts";
 import { VERSION } from "../version.ts";
 import { runToEnd, surviveBugs } from "./run-to-end.ts";
@@ -39,7 +40,9 @@ export async function run(args: readonly string[]): Promise<void> {
     return;
   }
   const wanted = interpretOptions(options);
-  const handle = await startVm(resolve(wanted), { wanted, startsBaton: true });
+  const relayTask = takeRelayTask(process.env);
+  reapRelayHelper(process.env);
+  const handle = await startVm(resolve(wanted), { wanted, startsBaton: true, relayTask });
   surviveBugs();
   await runToEnd(handle);
 }

@@ -7,6 +7,7 @@ import { Incoming } from "../migration/incoming.ts";
 import { Migration } from "../migration/migration.ts";
 import type { GuestPast } from "../migration/pause-history.ts";
 import { loadDirtyModule } from "../migration/ram/dirty-module.ts";
+import type { RelayTask } from "../migration/relay.ts";
 import { buildVm } from "./build.ts";
 import { Connections } from "./connections.ts";
 import type { ConnectionsState } from "./connections-state.ts";
@@ -37,15 +38,18 @@ export interface StartOptions {
   wanted: WantedSpec;
   /** See `Migration`. */
   startsBaton?: boolean;
+  /** This process is the helper of a relay. */
+  relayTask?: RelayTask | undefined;
 }
 
 /**
  * Builds a new VM and starts its guest, or with `-incoming` waits for one from elsewhere.
  * @throws VmmError naming what cannot be had; nothing is left behind then
  */
-export async function startVm(spec: MachineSpec, { wanted, startsBaton = false }: StartOptions): Promise<VmHandle> {
+export async function startVm(spec: MachineSpec, options: StartOptions): Promise<VmHandle> {
+  const { startsBaton = false } = options;
   const main = spec.incoming.find(({ channel }) => channel === "main");
-  if (main !== undefined) return awaitGuest(spec, wanted, startsBaton, "address" in main ? main.address : undefined);
+  if (main !== undefined) return awaitGuest(spec, options, "address" in main ? main.address : undefined);
   const vm = buildVm(spec);
   try {
     selfTestMapping(vm.memory, vm.ram, loadDirtyModule(vm.memory).hashPage);
@@ -65,8 +69,7 @@ export async function startVm(spec: MachineSpec, { wanted, startsBaton = false }
 /** `-incoming`: monitors answer at once, the guest comes through `address`, or when `migrate-incoming` says where. */
 async function awaitGuest(
   own: MachineSpec,
-  wanted: WantedSpec,
-  startsBaton: boolean,
+  { wanted, startsBaton = false, relayTask }: StartOptions,
   address: MigrationAddress | undefined,
 ): Promise<VmHandle> {
   const vm = new Vm(own);
@@ -80,7 +83,8 @@ async function awaitGuest(
       for (const port of ports) port.release();
       return connections;
     };
-    const incoming = new Incoming({ vm, progress: migration.progress, own, wanted, onBuilt, onArrived, adopt });
+    const passOn = relayTask === undefined ? undefined : (): void => migration.passOn(relayTask);
+    const incoming = new Incoming({ vm, progress: migration.progress, own, wanted, onBuilt, onArrived, adopt, passOn });
     migration.await(incoming);
     await incoming.listen();
     writePidfile(own);

@@ -39,6 +39,8 @@ export interface IncomingOptions {
   onArrived(past: GuestPast, events: boolean): void;
   /** Others were connected to it where it comes from: they are this VM's from now on, and wait until `thaw` is called. */
   adopt(connections: ReceivedConnections): { thaw(): void };
+  /** The guest only passes through: hands it on, as part of the migration that it came by. */
+  passOn?: (() => void) | undefined;
 }
 
 /** What a way in has brought. */
@@ -166,8 +168,10 @@ export class Incoming {
       return;
     }
     const adopted = this.#hasGuest ? undefined : this.#goOn(arrived);
-    progress.enter("completed");
+    const { passOn } = this.#options;
+    if (passOn === undefined) progress.enter("completed");
     adopted?.thaw();
+    passOn?.();
   }
 
   /** From now on it is this process that has the guest. Returns the connections that came along, still frozen. */

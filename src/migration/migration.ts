@@ -13,6 +13,7 @@
 import type { MigrationAddress, TlsEndpoint } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
 import type { Connections } from "../machine/connections.ts";
+import { writePidfile } from "../machine/pidfile.ts";
 import type { Vm } from "../machine/vm.ts";
 import type { MigrationChannels } from "../qmp/migration-address.ts";
 import type {
@@ -36,6 +37,7 @@ import { Outgoing } from "./outgoing.ts";
 import { defaultCapabilities, defaultParameters, mergeParameters } from "./parameters.ts";
 import { type GuestPast, type PauseHistory, readHistory, remember } from "./pause-history.ts";
 import { MigrationProgress } from "./progress.ts";
+import { passOn, type RelayTask, relay } from "./relay.ts";
 import { saveToFile } from "./save.ts";
 import { migrateStream } from "./stream.ts";
 import type { Timeline } from "./timeline.ts";
@@ -96,13 +98,25 @@ export class Migration implements MigrationTarget {
     const { mode } = this.#parameters;
     this.#refuseBlocked(mode);
     const procedure = this.#procedure(mode, channels);
+    const handsOver = mode === "cpr-exec" && this.#parameters.relay;
+    this.#begin(mode, channels, procedure, { handsOver });
+  }
+
+  /** @param handsOver the connections go along, whatever the capability says */
+  #begin(
+    mode: MigMode,
+    channels: MigrationChannels | undefined,
+    procedure: (run: Outgoing) => Promise<void>,
+    { handsOver }: { handsOver: boolean },
+  ): void {
     this.progress.start();
+    const capabilities = this.capabilities();
     const outgoing = new Outgoing({
       vm: this.#vm,
       connections: this.#connections(),
       progress: this.progress,
       parameters: () => this.#parameters,
-      capabilities: this.capabilities(),
+      capabilities: handsOver ? { ...capabilities, "x-handover-connections": true } : capabilities,
       allowsPostcopy: mode === "normal" && channels?.main.transport !== "file",
       refuseBlocked: () => this.#refuseBlocked(mode),
     });
@@ -158,6 +172,7 @@ export class Migration implements MigrationTarget {
         );
       }
       const command = this.#parameters["cpr-exec-command"];
+      if (this.#parameters.relay) return this.#relay(main, command);
       const options: ExecUpdateOptions = {
         startsBaton: this.#startsBaton,
         generation: this.#generation + 1,
@@ -185,6 +200,35 @@ export class Migration implements MigrationTarget {
     const options = { stopFirst, generation: this.#generation, tls };
     const send = (run: Outgoing): Promise<void> => migrateStream(run, address, options);
     return tls === undefined ? send : (run) => tls.explain(() => send(run));
+  }
+
+  #relay(file: MigrationAddress | undefined, command: readonly string[]): (run: Outgoing) => Promise<void> {
+    if (file !== undefined) {
+      throw new VmmError(
+        "channel",
+        "With relay the guest's state goes to no file: leave the URI out, or set relay to false",
+      );
+    }
+    if (!this.#startsBaton) {
+      throw new VmmError("relay", "This VM is part of a program that cannot be started as a relay: set relay to false");
+    }
+    const options = { generation: this.#generation + 1, history: this.#history, reactor: this.#reactor };
+    return (run) => relay(run, { command, ...options });
+  }
+
+  /** This process is the helper of a relay, and its guest has come: it goes on to where it is to be. */
+  passOn(task: RelayTask): void {
+    this.#parameters = mergeParameters(this.#parameters, { "pause-limit": task.pauseLimitMs });
+    const options = { generation: this.#generation, history: this.#history, reactor: this.#reactor };
+    const procedure = (run: Outgoing): Promise<void> => {
+      // It stays with this program, which is the old one.
+      run.onFailure(() => {
+        this.#generation--;
+        writePidfile(this.#vm.spec);
+      });
+      return passOn(run, task, options);
+    };
+    this.#begin("cpr-exec", undefined, procedure, { handsOver: true });
   }
 
   #tls(endpoint: TlsEndpoint, address: MigrationAddress | undefined, mode: MigMode): TlsTunnels | undefined {

@@ -29,6 +29,7 @@ export function defaultParameters(): MigrationParameters {
     "tls-hostname": "",
     "pause-limit": 0,
     "guard-timeout": 0,
+    relay: false,
   };
 }
 

@@ -57,6 +57,7 @@ export const MigrateSetParameters = struct({
   "tls-hostname": optional(str),
   "pause-limit": optional(uint),
   "guard-timeout": optional(uint),
+  relay: optional(bool),
 });
 export type MigrateSetParameters = Static<typeof MigrateSetParameters>;
 
@@ -88,6 +89,8 @@ export const MigrationParameters = struct({
    * one; 0 for no guard. Baton's own.
    */
   "guard-timeout": uint,
+  /** By cpr-exec, the guest runs in a helper while the new program starts. Baton's own. */
+  relay: bool,
 });
 export type MigrationParameters = Static<typeof MigrationParameters>;
 

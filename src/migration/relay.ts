@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// cpr-exec with `relay`: the guest runs in a helper while this process executes the new program, and comes back.
+//
+//   process P                      helper H, of the old program
+//   old program   starts H
+//                 ── cpr-transfer, with connections ──▶   the guest runs here
+//                 exec: a VM that waits, `-incoming`
+//   new program   ◀── cpr-transfer, with connections ──   ends
+//   the guest runs here, P's pid, parent and cgroup are what they were
+//
+// Both ways are cpr-transfer.ts as it is; this file is what is around it. The guest stands twice, for as long as a transfer takes, and
+// not for an exec. Whatever goes wrong with the new program, H has the guest, and keeps it.
+
+import { unlessErrno } from "../../ffi/error.ts";
+import { exec, planExec } from "../../ffi/exec.ts";
+import { close, O_RDONLY, open, setCloseOnExec } from "../../ffi/fd.ts";
+import { pidfdOpen, pidfdSendSignal, SIGKILL } from "../../ffi/process.ts";
+import { socketPair } from "../../ffi/socket.ts";
+import { spawnProgram } from "../../ffi/spawn.ts";
+import type { MigrationAddress } from "../config/types.ts";
+import { describeError, VmmError } from "../errors.ts";
+import { writePidfile } from "../machine/pidfile.ts";
+import { check } from "../qmp/schema/check.ts";
+import { type Static, struct, uint } from "../qmp/schema/types.ts";
+import { commandLine, environment, findProgram, programBefore, warmUp } from "../runtime/program.ts";
+import { checkCommandLine } from "./command-line.ts";
+import { type TransferOptions, transfer } from "./cpr-transfer.ts";
+import { splitCommand } from "./dry-run.ts";
+import type { Outgoing } from "./outgoing.ts";
+import { reapLater } from "./reaping.ts";
+
+/** Set for the helper: a `RelayTask` as JSON. */
+const ENV_TASK = "BATON_RELAY";
+/** Set for the new program: the helper's pid, to be reaped. */
+const ENV_HELPER = "BATON_RELAY_HELPER";
+
+/** The helper's fds: of its guest's way in, and of the way back. */
+const HELPER_FDS = { main: 3, cpr: 4, backMain: 5, backCpr: 6 };
+
+/** What a helper is told: the process that the guest goes back to, and `pause-limit`. */
+const Task = struct({ pid: uint, pauseLimitMs: uint });
+
+export interface RelayTask {
+  /** Of the process that the guest goes back to. */
+  pidfd: number;
+  pauseLimitMs: number;
+}
+
+export interface RelayOptions extends TransferOptions {
+  command: readonly string[];
+}
+
+/** Hands the guest to a helper, and executes the new program when the migration is over. @throws VmmError: the guest is here */
+export async function relay(run: Outgoing, { command, ...options }: RelayOptions): Promise<void> {
+  const { vm } = run;
+  const { program, args } = splitCommand(command.length > 0 ? command : commandLine());
+  const path = findProgram(program[0]!);
+  if (command.length > 0) checkCommandLine(args, vm.spec);
+  await warmUp(path);
+  const [main, cpr, backMain, backCpr] = [socketPair(), socketPair(), socketPair(), socketPair()];
+  const pids: number[] = [];
+  try {
+    const pid = startHelper(run, [main[1], cpr[1], backMain[1], backCpr[1]]);
+    pids.push(pid);
+    run.onFailure(() => {
+      killAndReap(pid);
+      writePidfile(vm.spec);
+      for (const fd of [backMain[0], backCpr[0]]) close(fd);
+    });
+  } finally {
+    for (const [, fd] of [main, cpr, backMain, backCpr]) close(fd);
+  }
+  await transfer(run, { main: fdAddress(main[0]), cpr: fdAddress(cpr[0]) }, options);
+  // Last of all: what else is done at the end of a migration gives back what must not go along, as the CPUs of this thread.
+  run.atEnd(() => {
+    for (const fd of [backMain[0], backCpr[0]]) setCloseOnExec(fd, false);
+    const argv = [...program, ...waiting(backMain[0], backCpr[0], vm.spec.pidfile)];
+    try {
+      exec(planExec({ path }, argv, { ...environment(), [ENV_HELPER]: String(pids[0]) }));
+    } catch (error) {
+      // Nobody comes for the guest; the helper keeps it.
+      process.stderr.write(`baton: relay: ${describeError(error)}\n`);
+    }
+  });
+}
+
+function startHelper({ vm, parameters }: Outgoing, fds: readonly number[]): number {
+  const task: Static<typeof Task> = { pid: process.pid, pauseLimitMs: parameters["pause-limit"] };
+  const [, ...words] = programBefore(process.argv.length - 2);
+  const argv = [commandLine()[0]!, ...words, ...waiting(HELPER_FDS.main, HELPER_FDS.cpr, vm.spec.pidfile)];
+  const programFd = open("/proc/self/exe", O_RDONLY);
+  try {
+    const plan = planExec({ fd: programFd }, argv, { ...environment(), [ENV_TASK]: JSON.stringify(task) });
+    return spawnProgram(plan, fds, HELPER_FDS.main);
+  } finally {
+    close(programFd);
+  }
+}
+
+/** Arguments of a VM that waits for a guest with everything that belongs to it. */
+function waiting(mainFd: number, cprFd: number, pidfile: string | undefined): string[] {
+  const channel = { "channel-type": "cpr", addr: fdAddress(cprFd) };
+  const args = ["-nodefaults", "-incoming", `fd:${mainFd}`, "-incoming", JSON.stringify(channel)];
+  return pidfile === undefined ? args : [...args, "-pidfile", pidfile];
+}
+
+function fdAddress(fd: number): Extract<MigrationAddress, { type: "fd" }> {
+  return { transport: "socket", type: "fd", str: String(fd) };
+}
+
+function killAndReap(pid: number): void {
+  const pidfd = pidfdOpen(pid);
+  unlessErrno("ESRCH", () => pidfdSendSignal(pidfd, SIGKILL));
+  close(pidfd);
+  reapLater(pid);
+}
+
+/** The helper's, taken out of its environment; undefined in any other process. @throws VmmError */
+export function takeRelayTask(env: Record<string, string | undefined>): RelayTask | undefined {
+  const text = env[ENV_TASK];
+  delete env[ENV_TASK];
+  if (text === undefined) return undefined;
+  const { pid, pauseLimitMs } = check(Task, JSON.parse(text), ENV_TASK);
+  for (const fd of Object.values(HELPER_FDS)) setCloseOnExec(fd, true);
+  // Now that it waits for this one to start: later another process may have its pid.
+  return { pidfd: pidfdOpen(pid), pauseLimitMs };
+}
+
+/** The helper, if this program was executed while one had the guest: it has ended, or is about to. */
+export function reapRelayHelper(env: Record<string, string | undefined>): void {
+  const pid = Number(env[ENV_HELPER]);
+  delete env[ENV_HELPER];
+  if (Number.isInteger(pid) && pid > 1) reapLater(pid);
+}
+
+/** The helper: hands the guest on to the new program. @throws VmmError: the guest stays here */
+export async function passOn(run: Outgoing, { pidfd }: RelayTask, options: TransferOptions): Promise<void> {
+  run.atEnd(() => close(pidfd));
+  run.onFailure(() => unlessErrno("ESRCH", () => pidfdSendSignal(pidfd, SIGKILL)));
+  try {
+    const { backMain, backCpr } = HELPER_FDS;
+    await transfer(run, { main: fdAddress(backMain), cpr: fdAddress(backCpr) }, options);
+  } catch (cause) {
+    throw new VmmError("relay", `The new program did not take the guest: process ${process.pid} keeps it`, { cause });
+  }
+}
