@@ -2,7 +2,7 @@
 // A VM process with the self-checking guest, for tests: how to start it, talk to it, and look into it from outside.
 import { Buffer } from "node:buffer";
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import { existsSync, fstatSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from "node:fs";
 import { connect as connectSocket, type Socket } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -178,9 +178,10 @@ export class GuestProcess implements AsyncDisposable {
   /** The guest has been taken back by another process: waits for it, and has this be about that one. */
   async follow(): Promise<void> {
     await this.ended;
+    const { ino } = fstatSync(this.#ramFd!);
     this.#successorPid = await until("another process with the guest", () => {
       const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
-      return pids.map(Number).find((pid) => commandLineOf(pid).some((word) => word.includes(this.dir)));
+      return pids.map(Number).find((pid) => ramInode(pid) === ino);
     });
     this.hasEnded = false;
   }
@@ -317,8 +318,19 @@ export class GuestProcess implements AsyncDisposable {
   }
 }
 
+/** Of a process with guest RAM. */
+function ramInode(pid: number): number | undefined {
+  try {
+    const path = findMemoryFile(pid, ["ram0"]);
+    return path === undefined ? undefined : statSync(path).ino;
+  } catch {
+    // It has ended, or is not ours to look at.
+    return undefined;
+  }
+}
+
 /** Empty when the process has ended. */
-export function commandLineOf(pid: number): string[] {
+function commandLineOf(pid: number): string[] {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").slice(0, -1);
   } catch {

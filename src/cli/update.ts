@@ -27,6 +27,8 @@ Replaces the program under the VM whose QMP socket is SOCKET (a path, or HOST:PO
   --pause-limit MS  refuse the update when the guest would stand still for longer, and take it back when it turns out to
   --guard-timeout MS  by cpr-exec: how long the new program may take to run the guest until a guard gives it back to the
                     old one (default 2000; 0: no guard)
+  --relay           by cpr-exec: the guest runs in a helper while the new program starts, and stands still twice for as
+                    long as by cpr-transfer, instead of once for a whole start; the helper keeps it if need be
   --timeout SECONDS until the update is given up waiting for (default 60); the VM goes on with it all the same
   --json            print what query-migrate says afterwards, with mode, mode-reason and, of a new process, pid
   --help
@@ -41,6 +43,7 @@ const OPTIONS = {
   check: { type: "boolean", default: false },
   "pause-limit": { type: "string", default: "0" },
   "guard-timeout": { type: "string" },
+  relay: { type: "boolean", default: false },
   timeout: { type: "string", default: "60" },
   json: { type: "boolean", default: false },
 } as const;
@@ -67,8 +70,10 @@ export async function update(args: readonly string[]): Promise<number> {
     values["guard-timeout"] === undefined
       ? undefined
       : parseNumber("update", "guard-timeout", values["guard-timeout"], { least: 0, most: MAX_PAUSE_MS });
-  const wanted = MODES.find((mode) => mode === values.mode);
-  if (wanted === undefined) throw new UsageError(`update: --mode ${values.mode}: give ${MODES.join(", ")}`);
+  const asked = MODES.find((mode) => mode === values.mode);
+  if (asked === undefined) throw new UsageError(`update: --mode ${values.mode}: give ${MODES.join(", ")}`);
+  if (values.relay && asked === "cpr-transfer") throw new UsageError("update: --relay is of mode cpr-exec");
+  const wanted = values.relay ? "cpr-exec" : asked;
   const isCheck = values.check;
   const image = values.image === undefined || isCheck ? undefined : await findBaton(values.image);
   await using qmp = await connectMonitor(socket);
@@ -89,7 +94,7 @@ export async function update(args: readonly string[]): Promise<number> {
     if (chosen.mode === "cpr-exec") {
       const onUnguarded = (reason: string): void => void process.stderr.write(`baton: There is no guard: ${reason}\n`);
       const command = image === undefined ? [] : [image];
-      info = await updateByExec(qmp, { command, guardTimeoutMs, timeoutMs, onUnguarded });
+      info = await updateByExec(qmp, { command, guardTimeoutMs, isRelayed: values.relay, timeoutMs, onUnguarded });
     } else {
       const command = image === undefined ? programBefore(args.length + 1) : [image];
       ({ info, pid } = await updateByTransfer(qmp, { command, timeoutMs, log: values.log }));

@@ -13,6 +13,8 @@ export interface ExecOptions {
   command: string[];
   /** 0: no guard; undefined: one if the VM can have one. */
   guardTimeoutMs: number | undefined;
+  /** The guest runs in a helper meanwhile, which is its guard, too. */
+  isRelayed: boolean;
   timeoutMs: number;
   /** Hears why there is no guard. */
   onUnguarded(reason: string): void;
@@ -20,13 +22,22 @@ export interface ExecOptions {
 
 /** Returns what query-migrate says at the end. */
 export async function updateByExec(qmp: QmpClient, options: ExecOptions): Promise<MigrationInfo> {
-  const { command, guardTimeoutMs, timeoutMs, onUnguarded } = options;
+  const { command, guardTimeoutMs, isRelayed, timeoutMs, onUnguarded } = options;
   await qmp.execute("migrate-set-parameters", { mode: "cpr-exec", "cpr-exec-command": command });
+  await qmp.execute("migrate-set-parameters", { relay: isRelayed });
+  if (!isRelayed) await setGuard(qmp, guardTimeoutMs, onUnguarded);
+  await qmp.execute("migrate", {});
+  return untilOver(qmp, { what: "update", timeoutMs, pollMs: POLL_MS });
+}
+
+async function setGuard(
+  qmp: QmpClient,
+  guardTimeoutMs: number | undefined,
+  onUnguarded: ExecOptions["onUnguarded"],
+): Promise<void> {
   const guard = { "guard-timeout": guardTimeoutMs ?? DEFAULT_GUARD_TIMEOUT_MS };
   await qmp.execute("migrate-set-parameters", guard).catch((error: Error) => {
     if (guardTimeoutMs !== undefined) throw error;
     onUnguarded(error.message);
   });
-  await qmp.execute("migrate", {});
-  return untilOver(qmp, { what: "update", timeoutMs, pollMs: POLL_MS });
 }

@@ -56,7 +56,8 @@ function failAfter<T extends object>(prototype: T, name: keyof T): void {
   });
 }
 
-if (process.env.BATON_CPR_EXEC_STATE !== undefined && process.env.BATON_CPR_EXEC_ERROR === undefined) {
+const { BATON_CPR_EXEC_STATE, BATON_CPR_EXEC_ERROR, BATON_RELAY_HELPER } = process.env;
+if ((BATON_CPR_EXEC_STATE !== undefined && BATON_CPR_EXEC_ERROR === undefined) || BATON_RELAY_HELPER !== undefined) {
   const { assumeState } = Vm.prototype;
   Vm.prototype.assumeState = function (this: Vm, state) {
     vm = this;
