@@ -2,7 +2,7 @@
 // A VM process with the self-checking guest, for tests: how to start it, talk to it, and look into it from outside.
 import { Buffer } from "node:buffer";
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, fstatSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from "node:fs";
 import { connect as connectSocket, type Socket } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -175,15 +175,28 @@ export class GuestProcess implements AsyncDisposable {
     return this.#successorPid ?? this.child.pid!;
   }
 
-  /** The guest has been taken back by another process: waits for it, and has this be about that one. */
+  /** The process that was started has ended, and another one has the guest: this is about that one from now on. */
   async follow(): Promise<void> {
     await this.ended;
-    const { ino } = fstatSync(this.#ramFd!);
-    this.#successorPid = await until("another process with the guest", () => {
-      const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
-      return pids.map(Number).find((pid) => ramInode(pid) === ino);
-    });
     this.hasEnded = false;
+    await this.find();
+  }
+
+  /** Waits until a process has the guest that is neither the one that was started nor the last one found. */
+  async find(): Promise<void> {
+    const known = [process.pid, this.child.pid, this.#successorPid];
+    const ino = this.#ramFd === undefined ? undefined : statSync(`/proc/self/fd/${this.#ramFd}`).ino;
+    const isIt = (pid: number): boolean => {
+      if (known.includes(pid)) return false;
+      if (ino !== undefined) return ramInode(pid) === ino;
+      return ramInode(pid) !== undefined && commandLineOf(pid).some((word) => word.includes(this.dir));
+    };
+    this.#successorPid = await until("another process with the guest", () =>
+      readdirSync("/proc")
+        .filter((name) => /^\d+$/.test(name))
+        .map(Number)
+        .find(isIt),
+    );
   }
 
   /** Command line that starts the same VM in another runtime. */
@@ -305,7 +318,8 @@ export class GuestProcess implements AsyncDisposable {
 
   #kill(): void {
     if (this.#successorPid !== undefined) unlessErrno("ESRCH", () => kill(this.#successorPid!, SIGKILL));
-    else if (!this.hasEnded) this.child.kill("SIGKILL");
+    // Without effect when it has ended.
+    this.child.kill("SIGKILL");
   }
 
   #openRam(): number | undefined {

@@ -40,9 +40,14 @@ export async function run(args: readonly string[]): Promise<void> {
     return;
   }
   const wanted = interpretOptions(options);
+  const spec = resolve(wanted);
+  if (process.pid === 1) {
+    const { runAsInit } = await importEntry<typeof import("./init.ts")>("cli/init.ts");
+    process.exit(await runAsInit());
+  }
   const relayTask = takeRelayTask(process.env);
   reapRelayHelper(process.env);
-  const handle = await startVm(resolve(wanted), { wanted, startsBaton: true, relayTask });
+  const handle = await startVm(spec, { wanted, startsBaton: true, relayTask });
   surviveBugs();
   await runToEnd(handle);
 }

@@ -17,6 +17,7 @@ export const ENTRIES = [
   "cli/demo.ts",
   "cli/dry-run.ts",
   "cli/guard.ts",
+  "cli/init.ts",
   "cli/migrate.ts",
   "cli/state.ts",
   "cli/status.ts",
