@@ -69,6 +69,8 @@ export interface TransferOptions {
   generation: number;
   /** The pauses of the updates before this one. */
   history: PauseHistory;
+  /** How long the other side may take to build its VM. */
+  buildTimeoutMs?: number;
   /** For the channels. One for all transfers of a VM: not every runtime gives back all that an ended worker had. */
   reactor: Reactor;
 }
@@ -90,7 +92,7 @@ export async function transfer(run: Outgoing, channels: TransferChannels, option
 async function converse(
   run: Outgoing,
   channels: TransferChannels,
-  { generation, history, reactor }: TransferOptions,
+  { generation, history, reactor, buildTimeoutMs = BUILD_TIMEOUT_MS }: TransferOptions,
   ended: AbortController,
 ): Promise<void> {
   const { vm, progress } = run;
@@ -121,7 +123,7 @@ async function converse(
     ...(guestFirst.isEverywhere ? { mainCpu: currentCpu() } : {}),
   };
   await cpr.send(FRAME_HELLO, plan(run, info, rehearsal).take(), [vm.ram.fd!, fence.fd]);
-  await expectFrame(cpr, FRAME_ACCEPTED, { timeoutMs: BUILD_TIMEOUT_MS });
+  await expectFrame(cpr, FRAME_ACCEPTED, { timeoutMs: buildTimeoutMs });
   // For as long as an operator takes to say migrate-incoming over there.
   await expectFrame(cpr, FRAME_LISTENING);
   untilRefused(cpr).catch((error) => ended.abort(error));

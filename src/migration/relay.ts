@@ -37,12 +37,16 @@ const ENV_HELPER = "BATON_RELAY_HELPER";
 /** The helper's fds: of its guest's way in, and of the way back. */
 const HELPER_FDS = { main: 3, cpr: 4, backMain: 5, backCpr: 6 };
 
-/** What a helper is told: the process that the guest goes back to, and `pause-limit`. */
-const Task = struct({ pid: uint, pauseLimitMs: uint });
+/** The new program starts while the guest runs: it has time, but not for ever. */
+const DEFAULT_TIMEOUT_MS = 30_000;
+
+/** What a helper is told: the process that the guest goes back to, how long that may take to be ready, and `pause-limit`. */
+const Task = struct({ pid: uint, timeoutMs: uint, pauseLimitMs: uint });
 
 export interface RelayTask {
   /** Of the process that the guest goes back to. */
   pidfd: number;
+  timeoutMs: number;
   pauseLimitMs: number;
 }
 
@@ -85,7 +89,11 @@ export async function relay(run: Outgoing, { command, ...options }: RelayOptions
 }
 
 function startHelper({ vm, parameters }: Outgoing, fds: readonly number[]): number {
-  const task: Static<typeof Task> = { pid: process.pid, pauseLimitMs: parameters["pause-limit"] };
+  const task: Static<typeof Task> = {
+    pid: process.pid,
+    timeoutMs: parameters["guard-timeout"] || DEFAULT_TIMEOUT_MS,
+    pauseLimitMs: parameters["pause-limit"],
+  };
   const [, ...words] = programBefore(process.argv.length - 2);
   const argv = [commandLine()[0]!, ...words, ...waiting(HELPER_FDS.main, HELPER_FDS.cpr, vm.spec.pidfile)];
   const programFd = open("/proc/self/exe", O_RDONLY);
@@ -120,10 +128,10 @@ export function takeRelayTask(env: Record<string, string | undefined>): RelayTas
   const text = env[ENV_TASK];
   delete env[ENV_TASK];
   if (text === undefined) return undefined;
-  const { pid, pauseLimitMs } = check(Task, JSON.parse(text), ENV_TASK);
+  const { pid, ...task } = check(Task, JSON.parse(text), ENV_TASK);
   for (const fd of Object.values(HELPER_FDS)) setCloseOnExec(fd, true);
   // Now that it waits for this one to start: later another process may have its pid.
-  return { pidfd: pidfdOpen(pid), pauseLimitMs };
+  return { pidfd: pidfdOpen(pid), ...task };
 }
 
 /** The helper, if this program was executed while one had the guest: it has ended, or is about to. */
@@ -134,12 +142,16 @@ export function reapRelayHelper(env: Record<string, string | undefined>): void {
 }
 
 /** The helper: hands the guest on to the new program. @throws VmmError: the guest stays here */
-export async function passOn(run: Outgoing, { pidfd }: RelayTask, options: TransferOptions): Promise<void> {
+export async function passOn(run: Outgoing, { pidfd, timeoutMs }: RelayTask, options: TransferOptions): Promise<void> {
   run.atEnd(() => close(pidfd));
   run.onFailure(() => unlessErrno("ESRCH", () => pidfdSendSignal(pidfd, SIGKILL)));
   try {
     const { backMain, backCpr } = HELPER_FDS;
-    await transfer(run, { main: fdAddress(backMain), cpr: fdAddress(backCpr) }, options);
+    await transfer(
+      run,
+      { main: fdAddress(backMain), cpr: fdAddress(backCpr) },
+      { ...options, buildTimeoutMs: timeoutMs },
+    );
   } catch (cause) {
     throw new VmmError("relay", `The new program did not take the guest: process ${process.pid} keeps it`, { cause });
   }

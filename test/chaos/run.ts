@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// One guest, updated again and again by all modes, with everything going wrong that can. It must never be lost, run twice, or
+// find anything of itself changed; and nothing may be left behind.
+//
+//   bun run test/chaos/run.ts [--updates 2000] [--seed N] [--only MODE]
+import { spawnSync } from "node:child_process";
+import { mkdirSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { temporaryDirectory } from "../ffi/support.ts";
+import { GuestProcess, type Runtime, until } from "../guest.ts";
+import { allFaults, type Fault, MODES } from "./faults.ts";
+import { type Outcome, update } from "./updates.ts";
+
+const RUNTIMES: readonly Runtime[] = ["compiled", "compiled", "bun", "deno"];
+const SMALL_DISK = "size=512k";
+/** Set for every process of a run, and so for all that they start. */
+const RUN_VARIABLE = "BATON_CHAOS_RUN";
+const NOFILE = 4096;
+
+export interface ChaosOptions {
+  updates: number;
+  seed: number;
+  only?: string | undefined;
+  onRound?(text: string): void;
+}
+
+export interface ChaosResult {
+  /** A line for each mode and fault. */
+  table: string;
+  summary: string;
+}
+
+/** @throws Error naming seed and round of what went wrong */
+export async function runChaos({ updates, seed, only, onRound }: ChaosOptions): Promise<ChaosResult> {
+  // Park and Miller's generator: a run can be repeated, as far as processes run alike.
+  let random = (seed % 2147483646) + 1;
+  const below = (limit: number): number => {
+    random = (random * 48271) % 2147483647;
+    return random % limit;
+  };
+  const run = `${process.pid}-${seed}`;
+  const filesBefore = new Set(readdirSync(tmpdir()));
+  using disk = mountSmallDisk();
+  const faults = allFaults({ hasSmallDisk: disk.path !== undefined }).filter(({ mode }) => !only || mode === only);
+  const tally = new Map<string, Record<Outcome, number>>();
+  process.env[RUN_VARIABLE] = run;
+  let owner = await GuestProcess.start({ runtime: "compiled", payload: { cpuCount: 2 }, memory: "16M" });
+  try {
+    for (let round = 1; round <= updates; round++) {
+      // Each of them once, and then at random.
+      const fault = round <= faults.length ? faults[round - 1]! : faults[below(faults.length)]!;
+      const what = `${fault.mode}, ${fault.fault} @ ${fault.phase}`;
+      onRound?.(`${round}: ${what}`);
+      const counter = owner.counter();
+      try {
+        const options = { fault, runtime: RUNTIMES[below(RUNTIMES.length)]!, below, smallDisk: disk.path };
+        const updated = await update(owner, options);
+        ({ owner } = updated);
+        if (fault.fault === "none" && updated.outcome !== "done") throw new Error(`The guest was ${updated.outcome}`);
+        liftLimits(owner.pid);
+        await owner.runsOn();
+        if (owner.counter() <= counter) throw new Error("The guest has not counted on");
+        const record = tally.get(key(fault)) ?? { done: 0, refused: 0, rescued: 0 };
+        record[updated.outcome]++;
+        tally.set(key(fault), record);
+      } catch (error) {
+        throw new Error(`seed ${seed}, round ${round}, ${what}: ${(error as Error).stack}\n${owner.error}`, {
+          cause: error,
+        });
+      }
+    }
+    const { checksRun, errorCount } = owner.report()!;
+    const fds = memfdsOf(owner.pid);
+    await using qmp = await owner.qmp();
+    await qmp.execute("quit");
+    await owner.gone();
+    await until("every process of the run to be gone", () => processesOf(run).length === 0);
+    const leftFiles = readdirSync(tmpdir()).filter((name) => !filesBefore.has(name) && name.startsWith("baton-update"));
+    if (leftFiles.length > 0) throw new Error(`Files are left behind: ${leftFiles.join(", ")}`);
+    if (fds.length > 1) throw new Error(`The last process had more memfds than the guest's RAM: ${fds.join(", ")}`);
+    const summary = `${updates} updates, seed ${seed}: the guest was never lost and never ran twice, ran ${checksRun.join(" and ")} rounds of checks and found ${errorCount} errors; no process, memfd or file is left`;
+    return { table: formatTable(tally), summary };
+  } finally {
+    await owner[Symbol.asyncDispose]();
+    delete process.env[RUN_VARIABLE];
+  }
+}
+
+function key({ mode, fault }: Fault): string {
+  return `${mode} | ${fault}`;
+}
+
+/** Limits that a fault has set go with a process through exec. */
+function liftLimits(pid: number): void {
+  spawnSync("prlimit", ["--pid", String(pid), `--nofile=${NOFILE}:`, "--as=unlimited:"]);
+}
+
+function mountSmallDisk(): Disposable & { path: string | undefined } {
+  const path = join(temporaryDirectory(), "disk");
+  mkdirSync(path);
+  const { status } = spawnSync("mount", ["-t", "tmpfs", "-o", SMALL_DISK, "baton-chaos", path]);
+  if (status !== 0) return { path: undefined, [Symbol.dispose]: () => {} };
+  return { path, [Symbol.dispose]: () => void spawnSync("umount", [path]) };
+}
+
+function processesOf(run: string): string[] {
+  return readdirSync("/proc").filter((pid) => {
+    if (!/^\d+$/.test(pid) || Number(pid) === process.pid) return false;
+    try {
+      return readFileSync(`/proc/${pid}/environ`, "latin1").includes(`${RUN_VARIABLE}=${run}`);
+    } catch {
+      return false;
+    }
+  });
+}
+
+function memfdsOf(pid: number): string[] {
+  return readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
+    try {
+      const target = readlinkSync(`/proc/${pid}/fd/${fd}`);
+      return target.startsWith("/memfd:") && !target.includes("JIT") ? [target] : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+function formatTable(tally: Map<string, Record<Outcome, number>>): string {
+  const rows = [...tally].sort(([a], [b]) => order(a) - order(b) || a.localeCompare(b));
+  const lines = rows.map(([name, { done, refused, rescued }]) => `| ${name} | ${done} | ${refused} | ${rescued} |`);
+  const head = "| mode | fault | in the new program | in the old one, same process | in the old one, rescued |";
+  return [head, "|---|---|---|---|---|", ...lines].join("\n");
+}
+
+function order(name: string): number {
+  return MODES.findIndex((mode) => name.startsWith(`${mode} `));
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({
+    options: { updates: { type: "string", default: "2000" }, seed: { type: "string" }, only: { type: "string" } },
+  });
+  const seed = Number(values.seed ?? Date.now() % 2 ** 31);
+  const { table, summary } = await runChaos({
+    updates: Number(values.updates),
+    seed,
+    only: values.only,
+    onRound: (text) => console.log(`${new Date().toISOString().slice(11, 19)} ${text}`),
+  });
+  console.log(`\n${table}\n\n${summary}`);
+}
