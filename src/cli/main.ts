@@ -10,6 +10,7 @@ import { importEntry } from "../runtime/entry.ts";
 
 /** Exit code for a command line that cannot be understood. */
 const EXIT_USAGE = 2;
+const RETRY_MS = 1000;
 
 const program = (): Promise<typeof import("./run.ts")> => importEntry("cli/run.ts");
 
@@ -27,6 +28,18 @@ async function guard(args: readonly string[]): Promise<void> {
   guard(args);
 }
 
+/** A process that may open no more files, say, may do so later. */
+async function loadProgram(): ReturnType<typeof program> {
+  for (;;) {
+    try {
+      return await program();
+    } catch (error) {
+      report(error);
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    }
+  }
+}
+
 function report(error: unknown): void {
   process.stderr.write(`baton: ${describeError(error)}\n`);
 }
@@ -39,7 +52,7 @@ async function main(): Promise<void> {
   if (handover === undefined) return (await program()).run(args);
   const resumed = await resumeFromExec(handover, firstLineMs, args);
   // The guest runs in this process: whatever goes wrong from here on, it must not end.
-  void program()
+  void loadProgram()
     .then(({ goOn }) => goOn(resumed))
     .catch(report);
 }

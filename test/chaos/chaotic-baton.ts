@@ -60,7 +60,7 @@ function comeTo(name: string): void {
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, SLOW_MS);
       break;
     case "no-fds":
-      limit(RLIMIT_NOFILE, Math.max(...readdirSync("/proc/self/fd").map(Number)));
+      limit(RLIMIT_NOFILE, lowestFreeFd());
       break;
     case "no-memory": {
       const [pages] = readFileSync("/proc/self/statm", "latin1").split(" ");
@@ -74,6 +74,13 @@ function comeTo(name: string): void {
     default:
       throw new Error(`BATON_CHAOS asks for '${fault}'`);
   }
+}
+
+function lowestFreeFd(): number {
+  const open = new Set(readdirSync("/proc/self/fd").map(Number));
+  let fd = 0;
+  while (open.has(fd)) fd++;
+  return fd;
 }
 
 /** Puts a damaged copy in the place of the state image; the image itself is sealed. */

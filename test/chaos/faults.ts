@@ -23,8 +23,9 @@ export function allFaults({ hasSmallDisk }: { hasSmallDisk: boolean }): Fault[] 
     for (const fault of NEW_FAULTS) {
       // Whoever waits for a file, or for a stream from a host that may be busy, may be waited for: nobody stands still meanwhile.
       if (fault === "stop" && (mode === "cpr-reboot" || mode === "normal")) continue;
-      // A program that has begun to run the guest and then gets no memory dies with it, as any VMM does.
-      const phases = fault === "no-memory" ? NEW_PHASES.slice(0, 1) : NEW_PHASES;
+      // A program that has begun to run the guest and then gets no memory dies with it, as any VMM does; one that gets no fds
+      // then has a guest that runs, but may not be able to load what its monitors need.
+      const phases = fault.startsWith("no-") ? NEW_PHASES.slice(0, 1) : NEW_PHASES;
       for (const phase of phases) faults.push({ mode, fault, phase });
     }
   }

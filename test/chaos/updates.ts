@@ -75,7 +75,6 @@ export async function update(owner: GuestProcess, options: UpdateOptions): Promi
 }
 
 async function byExec(owner: GuestProcess, qmp: QmpClient, options: UpdateOptions): Promise<Updated> {
-  const { pid } = owner;
   const relay = options.fault.mode === "relay";
   await qmp.execute("migrate-set-parameters", {
     mode: "cpr-exec",
@@ -87,18 +86,9 @@ async function byExec(owner: GuestProcess, qmp: QmpClient, options: UpdateOption
   const info = await over(qmp);
   await qmp.execute("migrate-set-parameters", { relay: false, "guard-timeout": 0 });
   if (info.status === "completed") return { owner, outcome: "done" };
-  if (isAlive(pid)) return { owner, outcome: "refused" };
+  if (!/ keeps it: |; the guest was taken back$/.test(info["error-desc"]!)) return { owner, outcome: "refused" };
   await owner.follow();
   return { owner, outcome: "rescued" };
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-    return !stat.slice(stat.lastIndexOf(")") + 2).startsWith("Z");
-  } catch {
-    return false;
-  }
 }
 
 async function byTransfer(owner: GuestProcess, qmp: QmpClient, options: UpdateOptions): Promise<Updated> {
@@ -111,14 +101,14 @@ async function byTransfer(owner: GuestProcess, qmp: QmpClient, options: UpdateOp
 
 /** It may end before it is ready. True when it has, or stands still. */
 async function hasEndedBefore(next: GuestProcess, isReady: () => Promise<unknown>): Promise<boolean> {
-  const isStopped = next.until("it to stop", () => isStopped_(next.pid));
+  const hasStopped = next.until("it to stop", () => standsStill(next.pid));
   const first = await Promise.race([
     isReady().then(
       () => "ready",
       () => "ended",
     ),
     next.ended.then(() => "ended"),
-    isStopped.then(
+    hasStopped.then(
       () => "stopped",
       () => "ended",
     ),
@@ -126,7 +116,7 @@ async function hasEndedBefore(next: GuestProcess, isReady: () => Promise<unknown
   return first !== "ready";
 }
 
-function isStopped_(pid: number): boolean {
+function standsStill(pid: number): boolean {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
     return stat.slice(stat.lastIndexOf(")") + 2).startsWith("T");
