@@ -8,10 +8,12 @@
 //   0x0001_8000  FENCE      one page: who may run the guest; shared with another process during a transfer
 //   0x0002_0000  DEVICE     one 4 KiB state page for each device slot
 //   0x0004_0000  RING       byte rings between devices and character back ends
+//   0x000c_0000  MODULE     64 bytes for each device slot: which module models the device, and how many threads are in it
 //   0x0010_0000  VCPU       one 4 KiB control block for each vCPU
 //   0x0020_0000  KVM_RUN    1 MiB stride for each vCPU; the kernel's kvm_run, pio and coalesced pages are mapped here
 //   0x0100_0000  DIRTY_RING 1 MiB stride for each vCPU; the kernel's dirty ring is mapped here
 //   0x0200_0000  SCRATCH    dirty bitmaps and scanner results
+//   0x0300_0000  MODULE_BYTES 1 MiB for each device slot: the module that was swapped in
 //   0x1000_0000  RAM        guest RAM below the 3 GiB hole. Guest physical 0 is at the first address from here on that
 //                           is a host address on a huge page's boundary: CONTROL_RAM_BASE says which
 //   0xd020_0000  (end)
@@ -52,6 +54,7 @@ export const EVENT_DEBUG_EXIT = 8;
 export const EVENT_TIMER = 16;
 export const EVENT_CHARDEV = 32;
 export const EVENT_VCPU_ERROR = 64;
+export const EVENT_MODULE_REFUSED = 128;
 
 export const FENCE_BASE = 0x1_8000;
 /** i32 `FENCE_*`. */
@@ -75,6 +78,18 @@ export const RING_DATA = 128;
 /** A power of two; indices run freely and are masked on access. */
 export const RING_CAPACITY_BYTES = 0x8000;
 export const MAX_RINGS = 8;
+
+export const MODULE_BASE = 0xc_0000;
+/** A cache line: entering one device's module must not slow that of another down. */
+export const MODULE_STRIDE_BYTES = 64;
+/** i32: threads that are in the device's module; the sign bit keeps others from entering. */
+export const MODULE_GATE = 0x00;
+/** i32: number of the module that models the device. 0 is the built-in one; no number is used twice. */
+export const MODULE_GENERATION = 0x04;
+/** i32: generation of which a thread could make no instance; 0 for none. */
+export const MODULE_REFUSED = 0x08;
+/** u32: length of the module in MODULE_BYTES; 0 for the built-in one. */
+export const MODULE_SIZE_BYTES = 0x0c;
 
 export const VCPU_BASE = 0x10_0000;
 export const VCPU_STRIDE_BYTES = PAGE_SIZE_BYTES;
@@ -130,6 +145,9 @@ export const DIRTY_MARKS = SCRATCH_BASE;
 export const DIRTY_LOG = DIRTY_MARKS + DIRTY_BITMAP_SIZE_BYTES;
 /** From here on: bitmaps of whoever moves RAM. */
 export const SCRATCH_BITMAPS = DIRTY_LOG + DIRTY_BITMAP_SIZE_BYTES;
+
+export const MODULE_BYTES_BASE = 0x300_0000;
+export const MODULE_MAX_SIZE_BYTES = 0x10_0000;
 
 export const RAM_MIN_BASE = 0x1000_0000;
 /** KVM and the kernel use huge pages only where guest and host addresses have the same place in one. */

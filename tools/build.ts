@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Builds the Wasm modules of assembly/ into build/*.ts and, with --dist, the single-file release dist/baton.
+// Builds the Wasm modules of assembly/ into build/*.ts, those of devices also into build/modules/, and, with --dist, the single-file release dist/baton.
 //
 // The modules are embedded as base64 in TypeScript files because that is the one form that Bun, Deno and the
 // compiled binary all load the same way, without a file system.
@@ -7,11 +7,15 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync,
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import asc from "assemblyscript/asc";
-import { deviceFields, endOf, formatFields } from "../src/machine/device-fields.ts";
+import { endOf, parseFields } from "../src/machine/device-fields.ts";
+import { DESCRIPTION_SECTION, describeLayout, type ModuleDescription } from "../src/machine/module-description.ts";
+import { readWasm, withCustomSection } from "../src/machine/wasm-file.ts";
 import { ENTRIES } from "../src/runtime/entry.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const buildDir = join(root, "build");
+/** Device modules as files, for `device-module-swap`. */
+const modulesDir = join(buildDir, "modules");
 
 /** Every `assembly/…/module.ts` is one Wasm module, named by its folder: `assembly/devices/uart16550/module.ts`. */
 function findModules(dir: string): string[] {
@@ -44,36 +48,22 @@ async function compileModule(source: string): Promise<Uint8Array> {
   if (error !== null || binary === undefined) {
     throw new Error(`asc ${source} failed: ${error?.message ?? "no output"}\n${stderr.toString()}`);
   }
-  if (hasDataSegment(binary)) {
+  if (readWasm(binary).hasData) {
     throw new Error(`${source} has static data: modules share one memory and may not place data in it`);
   }
   return binary;
 }
 
-/** Wasm section 11 holds data segments (https://webassembly.github.io/spec/core/binary/modules.html#sections). */
-function hasDataSegment(binary: Uint8Array): boolean {
-  let offset = 8;
-  while (offset < binary.length) {
-    const id = binary[offset++];
-    let size = 0;
-    for (let shift = 0; ; shift += 7) {
-      const byte = binary[offset++]!;
-      size |= (byte & 0x7f) << shift;
-      if ((byte & 0x80) === 0) break;
-    }
-    if (id === 11) return true;
-    offset += size;
-  }
-  return false;
-}
-
-/** What saved state of a device module looks like: made here, so that no update has to derive it inside the pause. */
-async function describeDeviceState(source: string): Promise<string | undefined> {
+/** What a device module says of itself; undefined for other modules. */
+async function describeDevice(name: string, source: string): Promise<ModuleDescription | undefined> {
   const path = join(root, dirname(source), "layout.ts");
   if (!source.startsWith("assembly/devices/") || !existsSync(path)) return undefined;
-  const layout: Record<string, number> = await import(path);
-  const fields = deviceFields(layout);
-  return JSON.stringify({ version: layout.STATE_VERSION, fields: formatFields(fields), sizeBytes: endOf(fields) });
+  return describeLayout(name, await import(path));
+}
+
+/** What saved state of a device looks like: made here, so that no update has to derive it inside the pause. */
+function stateOf({ version, fields }: ModuleDescription): string {
+  return JSON.stringify({ version, fields, sizeBytes: endOf(parseFields(fields)!) });
 }
 
 /** The rooms of `assembly/`, each with its modules: a file for each room, so that nobody loads what he does not use. */
@@ -89,14 +79,18 @@ function findRooms(): Map<string, string[]> {
 async function buildModules(): Promise<void> {
   const rooms = findRooms();
   const targetOf = (room: string): string => join(buildDir, `${room}.ts`);
-  const others = ["asconfig.json", "tools/build.ts", "src/machine/device-fields.ts"];
+  const others = [
+    "asconfig.json",
+    "tools/build.ts",
+    ...["device-fields", "module-description", "wasm-file"].map((name) => `src/machine/${name}.ts`),
+  ];
   const newest = Math.max(
     newestSource(join(root, "assembly")),
     ...others.map((file) => statSync(join(root, file)).mtimeMs),
   );
   const isBuilt = (target: string): boolean => existsSync(target) && statSync(target).mtimeMs > newest;
   if ([...rooms.keys()].every((room) => isBuilt(targetOf(room)))) return;
-  mkdirSync(buildDir, { recursive: true });
+  mkdirSync(modulesDir, { recursive: true });
   for (const [room, sources] of rooms) await buildRoom(targetOf(room), room, sources);
 }
 
@@ -105,10 +99,14 @@ async function buildRoom(target: string, room: string, sources: readonly string[
   const states: string[] = [];
   for (const source of sources) {
     const name = source.split("/").at(-2)!;
-    const binary = await compileModule(source);
+    let binary = await compileModule(source);
+    const description = await describeDevice(name, source);
+    if (description !== undefined) {
+      binary = withCustomSection(binary, DESCRIPTION_SECTION, new TextEncoder().encode(JSON.stringify(description)));
+      states.push(`  ${JSON.stringify(name)}: ${stateOf(description)},`);
+      writeFileSync(join(modulesDir, `${name}.wasm`), binary);
+    }
     lines.push(`  ${JSON.stringify(name)}: ${JSON.stringify(Buffer.from(binary).toString("base64"))},`);
-    const state = await describeDeviceState(source);
-    if (state !== undefined) states.push(`  ${JSON.stringify(name)}: ${state},`);
     process.stderr.write(`build: ${name}.wasm ${binary.length} bytes\n`);
   }
   lines.push("} as const;");

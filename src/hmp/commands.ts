@@ -6,6 +6,7 @@ import { migrate } from "../qmp/commands/migration.ts";
 import { QmpError } from "../qmp/errors.ts";
 import { parseMigrationUri } from "../qmp/migration-address.ts";
 import { check } from "../qmp/schema/check.ts";
+import { DeviceModuleSwap } from "../qmp/schema/machine.ts";
 import { MigrateSetParameters, MigrationCapability } from "../qmp/schema/migration.ts";
 import type { MaybePromise, QmpTarget } from "../qmp/target.ts";
 import type { HmpArgument, HmpArguments } from "./arguments.ts";
@@ -41,6 +42,17 @@ export const HMP_COMMANDS: readonly HmpCommand[] = [
     usage: "",
     help: "resume emulation",
     run: ({ target }) => cont(target),
+  },
+  {
+    names: ["device_module_swap"],
+    arguments: [
+      { name: "device", kind: "word" },
+      { name: "filename", kind: "word" },
+      { name: "instance", kind: "word", optional: true },
+    ],
+    usage: "device filename [instance]",
+    help: "replace the Wasm module that models a device",
+    run: swapDeviceModule,
   },
   {
     names: ["help", "?"],
@@ -202,6 +214,13 @@ function watchMigration(target: QmpTarget): { promise: Promise<void>; dispose():
     if (status === "completed" || status === "failed" || status === "cancelled") resolve();
   });
   return { promise, dispose };
+}
+
+async function swapDeviceModule({ target, print }: HmpContext, { values }: HmpArguments): Promise<void> {
+  const { device, filename, instance = "0" } = values;
+  const swap = check(DeviceModuleSwap, { device, filename, instance }, "", { keyval: true });
+  const { "closed-us": closedUs } = await target.swapDeviceModule(swap);
+  print(`${device} ${instance}: accesses waited for ${closedUs} us\n`);
 }
 
 function setParameter(target: QmpTarget, name: string, text: string): MaybePromise<void> {

@@ -3,6 +3,7 @@
 import { listCapabilities } from "../qmp/commands/migration.ts";
 import { formatMigrationUri } from "../qmp/migration-address.ts";
 import type { MigrationInfo, MigrationStats } from "../qmp/schema/migration.ts";
+import type { MaybePromise } from "../qmp/target.ts";
 import { versionInfo } from "../qmp/version.ts";
 import type { HmpCommand, HmpContext } from "./commands.ts";
 import { formatSize } from "./size.ts";
@@ -15,6 +16,12 @@ export const INFO_COMMANDS: readonly HmpCommand[] = [
     for (const cpu of target.cpus()) {
       const mark = cpu["cpu-index"] === cpuIndex ? "*" : " ";
       print(`${mark} CPU #${cpu["cpu-index"]}: thread_id=${cpu["thread-id"]}\n`);
+    }
+  }),
+  info("device_modules", "show the Wasm modules of the devices", async ({ target, print }) => {
+    for (const { device, instance, version, sha256, swaps, ...module } of await target.deviceModules()) {
+      const origin = module["built-in"] ? "built-in" : "swapped in";
+      print(`${device} ${instance}: version=${version} sha256=${sha256} swaps=${swaps} (${origin})\n`);
     }
   }),
   info("kvm", "show KVM information", ({ target, print }) => {
@@ -57,7 +64,7 @@ export const INFO_COMMANDS: readonly HmpCommand[] = [
   }),
 ];
 
-function info(name: string, help: string, run: (context: HmpContext) => void): HmpCommand {
+function info(name: string, help: string, run: (context: HmpContext) => MaybePromise<void>): HmpCommand {
   return { names: [name], usage: "", help, run };
 }
 

@@ -82,12 +82,21 @@ function compile(name: DeviceName): WebAssembly.Module {
   return module;
 }
 
-/** An instance of the module for the calling thread. It serves all devices of its kind, by their state pages. */
+/** An instance of the built-in module for the calling thread. It serves all devices of its kind, by their state pages. */
 export function instantiateDevice<Name extends DeviceName>(
   name: Name,
   memory: WebAssembly.Memory,
   host: DeviceHost,
 ): ExportsOf<Name> {
+  return instantiateModule(compile(name), memory, host) as ExportsOf<Name>;
+}
+
+/** An instance of any device module for the calling thread. @throws WebAssembly.LinkError, RuntimeError, RangeError */
+export function instantiateModule(
+  module: WebAssembly.Module,
+  memory: WebAssembly.Memory,
+  host: DeviceHost,
+): DeviceExports {
   const imports = { env: { memory }, host: { ...host } };
-  return new WebAssembly.Instance(compile(name), imports).exports as unknown as ExportsOf<Name>;
+  return new WebAssembly.Instance(module, imports).exports as unknown as DeviceExports;
 }

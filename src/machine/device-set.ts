@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // All devices of one VM, as the main thread sees them: power-on, timers, saved state.
-import { FIELD_EXIT_CODE_U32 } from "../../assembly/devices/debug-exit/layout.ts";
 import { HOST_RING_INDEX } from "../../assembly/devices/uart16550/layout.ts";
 import { type DeviceName, deviceStates } from "../../build/devices.ts";
 import { VmmError } from "../errors.ts";
@@ -24,6 +23,9 @@ import { SerialPort } from "./serial-port.ts";
 /** Sections of the devices, and of the clock they go by, that this Baton reads, with their versions. */
 export const DEVICE_SECTIONS: Readonly<Record<string, number>> = deviceSections();
 
+/** Of debug-exit: what the guest reported. Every version has it. */
+const EXIT_CODE_FIELD = "exit-code";
+
 function deviceSections(): Record<string, number> {
   const versions: Record<string, number> = { [CLOCK_ORIGIN_SECTION]: CLOCK_ORIGIN_SECTION_VERSION };
   for (const name in deviceStates) versions[sectionId(name)] = deviceStates[name as DeviceName].version;
@@ -34,17 +36,32 @@ function sectionId(module: string): string {
   return `device/${module}`;
 }
 
+/** The module that models a device, as far as the device's state is concerned. */
+export interface DeviceModel {
+  /** 0 for the built-in module (module-gate.ts). */
+  generation: number;
+  version: number;
+  /** Fields of its state, as `formatFields` gives them, and where the last one ends. */
+  fields: string;
+  sizeBytes: number;
+}
+
 /** setTimeout takes no more. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
 export class DeviceSet {
   readonly #memory: WebAssembly.Memory;
   readonly #table: readonly DeviceInstance[];
+  /** Of the devices whose module was swapped. */
+  readonly #swapped = new Map<DeviceInstance, DeviceModel>();
   readonly #setIrqLine: (gsi: number, level: number) => void;
   readonly serialPorts: readonly SerialPort[];
   readonly #nowNs: () => bigint;
   #bus: IoBus | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #isFrozen = false;
+  /** Goes back from modules that a thread could not use. Set by who swaps modules. */
+  settleModules: (() => void) | undefined;
 
   constructor(
     memory: WebAssembly.Memory,
@@ -75,6 +92,30 @@ export class DeviceSet {
     return this.#devices.exportsOf(device);
   }
 
+  get table(): readonly DeviceInstance[] {
+    return this.#table;
+  }
+
+  modelOf(device: DeviceInstance): DeviceModel {
+    return this.#swapped.get(device) ?? { generation: 0, ...deviceStates[device.module] };
+  }
+
+  /** This thread's instance of a module, for `exchange`. */
+  instantiate(module: WebAssembly.Module): DeviceExports {
+    return this.#devices.instantiate(module);
+  }
+
+  /** This thread's instance of the module in use. */
+  exportsOf(device: DeviceInstance): DeviceExports {
+    return this.#exports(device);
+  }
+
+  /** Another module models the device from now on. Its state must have the new form, and nobody be in the old module. */
+  exchange(device: DeviceInstance, model: DeviceModel, exports: DeviceExports): void {
+    this.#devices.adopt(device, { generation: model.generation, exports });
+    this.#swapped.set(device, model);
+  }
+
   #find(module: DeviceName): DeviceInstance | undefined {
     return this.#table.find((device) => device.module === module);
   }
@@ -85,16 +126,32 @@ export class DeviceSet {
     this.armTimers();
   }
 
-  /** Lets go of vCPUs that wait for room in an output ring; what they write goes to its reserve. For parking them. */
+  /**
+   * Lets go of vCPUs that wait for the main thread: for room in an output ring, where what they write goes to its reserve,
+   * or for another module. For parking them.
+   */
   freezeOutput(): void {
-    for (const { device } of this.serialPorts) (this.#exports(device) as Uart16550Exports).freeze(device.state);
+    this.settleModules?.();
+    this.#isFrozen = true;
+    for (const { device } of this.serialPorts) this.freezePort(device);
   }
 
   thawOutput(): void {
-    for (const port of this.serialPorts) {
-      port.renewReserve();
-      (this.#exports(port.device) as Uart16550Exports).thaw(port.device.state);
-    }
+    this.#isFrozen = false;
+    for (const { device } of this.serialPorts) this.thawPort(device);
+  }
+
+  /** Has who waits inside of a serial port leave it. Other devices have nobody wait. */
+  freezePort(device: DeviceInstance): void {
+    if (this.#portOf(device) !== undefined) (this.#exports(device) as Uart16550Exports).freeze(device.state);
+  }
+
+  /** Undoes `freezePort`, unless all output is frozen. */
+  thawPort(device: DeviceInstance): void {
+    const port = this.#portOf(device);
+    if (port === undefined || this.#isFrozen) return;
+    port.renewReserve();
+    (this.#exports(device) as Uart16550Exports).thaw(device.state);
   }
 
   /** Presses the power button. */
@@ -112,7 +169,8 @@ export class DeviceSet {
   /** Exit code that a payload reported to isa-debug-exit. */
   debugExitCode(): number {
     const device = this.#find("debug-exit")!;
-    return new DataView(this.#memory.buffer).getUint32(device.state + FIELD_EXIT_CODE_U32, true);
+    const field = parseFields(this.modelOf(device).fields)!.find(({ name }) => name === EXIT_CODE_FIELD)!;
+    return new DataView(this.#memory.buffer).getUint32(device.state + field.offset, true);
   }
 
   /** Lets due devices act, and sets the one timer for the next. */
@@ -147,7 +205,10 @@ export class DeviceSet {
   }
 
   #planDevice(writer: StateWriter, device: DeviceInstance): BindSection {
-    const { version, fields, sizeBytes } = deviceStates[device.module];
+    // The version is that of the built-in module, whatever models the device now: a program that takes the guest back after
+    // an update that failed has only that one, and reads other fields than its own by their names.
+    const { version } = deviceStates[device.module];
+    const { fields, sizeBytes } = this.modelOf(device);
     const port = this.#portOf(device);
     const section = writer.plan({ id: sectionId(device.module), instance: device.instance, version }, [
       { name: "fields", type: fields, sizeBytes },

@@ -1,17 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 // Port I/O: finds the device behind a port and calls its Wasm module. One bus for each thread that serves exits.
-import { CONTROL_DOORBELL, CONTROL_EVENTS } from "../../assembly/layout.ts";
+//
+// Every access goes through the device's gate (module-gate.ts), which tells what module to call.
 import type { DeviceName } from "../../build/devices.ts";
 import { realtimeNs } from "../../ffi/clock.ts";
 import { deviceClock } from "./clock-origin.ts";
-import { type DeviceExports, type DeviceHost, instantiateDevice } from "./device-module.ts";
+import { type DeviceExports, type DeviceHost, instantiateDevice, instantiateModule } from "./device-module.ts";
 import type { DeviceInstance } from "./device-table.ts";
+import { signalMain } from "./doorbell.ts";
+import { ModuleGate } from "./module-gate.ts";
+
+/** This thread's instance of a module. */
+interface LoadedModule {
+  generation: number;
+  exports: DeviceExports;
+}
 
 interface PortTarget {
-  device: DeviceInstance;
-  exports: DeviceExports;
+  readonly device: DeviceInstance;
   /** Takes accesses of 16 and 32 bits as a whole. */
-  isWide: boolean;
+  readonly isWide: boolean;
+  readonly gate: ModuleGate;
+  loaded: LoadedModule;
+  /** The one before: it may come back. */
+  previous: LoadedModule | undefined;
 }
 
 /** All others have an 8-bit interface. */
@@ -29,16 +41,11 @@ export function emptyRingHere(memory: WebAssembly.Memory, state: number, empty: 
   ringsEmptiedHere.set(memory, rings.set(state, empty));
 }
 
-/** Tells the main thread that something happened: sets bits of `CONTROL_EVENTS` and rings the doorbell. */
-export function signalMain(words: Int32Array, events: number): void {
-  Atomics.or(words, CONTROL_EVENTS >> 2, events);
-  Atomics.add(words, CONTROL_DOORBELL >> 2, 1);
-  Atomics.notify(words, CONTROL_DOORBELL >> 2);
-}
-
 export class IoBus {
   readonly #ports = new Map<number, PortTarget>();
-  readonly #targets = new Map<DeviceInstance, DeviceExports>();
+  readonly #targets = new Map<DeviceInstance, PortTarget>();
+  readonly #memory: WebAssembly.Memory;
+  readonly #host: DeviceHost;
 
   /** `setIrqLine` drives an interrupt line of the board's interrupt controllers. */
   constructor(
@@ -48,7 +55,8 @@ export class IoBus {
   ) {
     const words = new Int32Array(memory.buffer);
     const gsiOf = new Map(devices.map((device) => [device.state, device.gsi]));
-    const host: DeviceHost = {
+    this.#memory = memory;
+    this.#host = {
       setIrq: (state, level) => {
         const gsi = gsiOf.get(state);
         if (gsi !== undefined) setIrqLine(gsi, level);
@@ -63,17 +71,63 @@ export class IoBus {
       },
     };
     for (const device of devices) {
-      const exports = instantiateDevice(device.module, memory, host);
-      const isWide = WIDE_DEVICES.has(device.module);
-      this.#targets.set(device, exports);
-      for (let offset = 0; offset < device.ioSizeBytes; offset++) {
-        this.#ports.set(device.ioBase + offset, { device, exports, isWide });
+      const target: PortTarget = {
+        device,
+        isWide: WIDE_DEVICES.has(device.module),
+        gate: new ModuleGate(memory, device.state),
+        loaded: { generation: 0, exports: instantiateDevice(device.module, memory, this.#host) },
+        previous: undefined,
+      };
+      this.#targets.set(device, target);
+      for (let offset = 0; offset < device.ioSizeBytes; offset++) this.#ports.set(device.ioBase + offset, target);
+    }
+  }
+
+  /**
+   * For the main thread, which goes into a module without its gate: it is the one that swaps modules, and `adopt` has it
+   * go on with the new one.
+   */
+  exportsOf(device: DeviceInstance): DeviceExports {
+    return this.#targets.get(device)!.loaded.exports;
+  }
+
+  /** This thread's instance of a module that may come to model a device. */
+  instantiate(module: WebAssembly.Module): DeviceExports {
+    return instantiateModule(module, this.#memory, this.#host);
+  }
+
+  /** From now on this thread has that instance for the device. */
+  adopt(device: DeviceInstance, loaded: LoadedModule): void {
+    const target = this.#targets.get(device)!;
+    target.previous = target.loaded;
+    target.loaded = loaded;
+  }
+
+  /** Goes into the module that models the device now; `target.gate.leave` has to follow. */
+  #enter(target: PortTarget): DeviceExports {
+    for (;;) {
+      const generation = target.gate.enter();
+      if (generation === target.loaded.generation) return target.loaded.exports;
+      try {
+        this.adopt(target.device, this.#load(target, generation));
+        return target.loaded.exports;
+      } catch (error) {
+        target.gate.leave();
+        if (generation === 0) throw error;
+        // The main thread has made an instance of the very same bytes; what is missing here is memory, say.
+        target.gate.refuse(generation);
       }
     }
   }
 
-  exportsOf(device: DeviceInstance): DeviceExports {
-    return this.#targets.get(device)!;
+  #load({ device, gate, previous }: PortTarget, generation: number): LoadedModule {
+    if (previous?.generation === generation) return previous;
+    const bytes = gate.module();
+    const exports =
+      bytes === undefined
+        ? instantiateDevice(device.module, this.#memory, this.#host)
+        : this.instantiate(new WebAssembly.Module(bytes));
+    return { generation, exports };
   }
 
   /**
@@ -84,7 +138,12 @@ export class IoBus {
     const target = this.#ports.get(port);
     if (isWhole(target, port, sizeBytes)) {
       if (target === undefined) return 0xff;
-      return target.exports.read(target.device.state, port - target.device.ioBase, sizeBytes);
+      const exports = this.#enter(target);
+      try {
+        return exports.read(target.device.state, port - target.device.ioBase, sizeBytes);
+      } finally {
+        target.gate.leave();
+      }
     }
     let value = 0;
     for (let byte = 0; byte < sizeBytes; byte++) value |= (this.read(port + byte, 1) & 0xff) << (8 * byte);
@@ -95,7 +154,13 @@ export class IoBus {
   write(port: number, sizeBytes: number, value: number): void {
     const target = this.#ports.get(port);
     if (isWhole(target, port, sizeBytes)) {
-      target?.exports.write(target.device.state, port - target.device.ioBase, sizeBytes, value);
+      if (target === undefined) return;
+      const exports = this.#enter(target);
+      try {
+        exports.write(target.device.state, port - target.device.ioBase, sizeBytes, value);
+      } finally {
+        target.gate.leave();
+      }
       return;
     }
     for (let byte = 0; byte < sizeBytes; byte++) this.write(port + byte, 1, (value >>> (8 * byte)) & 0xff);

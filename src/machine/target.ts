@@ -1,12 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // The VM as the monitors see it.
+import { VmmError } from "../errors.ts";
 import type { Migration } from "../migration/migration.ts";
 import type { QmpEventListener } from "../qmp/events.ts";
-import type { ChardevInfo, CpuInfoFast, KvmInfo, Memdev, MemoryInfo, RunState } from "../qmp/schema/machine.ts";
+import type {
+  ChardevInfo,
+  CpuInfoFast,
+  DeviceModuleInfo,
+  DeviceModuleSwap,
+  DeviceModuleSwapped,
+  KvmInfo,
+  Memdev,
+  MemoryInfo,
+  RunState,
+} from "../qmp/schema/machine.ts";
 import type { QmpTarget } from "../qmp/target.ts";
 import { VERSION } from "../version.ts";
 import type { Connections } from "./connections.ts";
 import type { FdTable } from "./fd-table.ts";
+import type { ModuleSwapper } from "./module-swap.ts";
 import type { Vm } from "./vm.ts";
 
 /** How long a reply to `quit` may take to reach a client that does not read. */
@@ -17,6 +29,8 @@ export class VmTarget implements QmpTarget {
   readonly migration: Migration;
   readonly #vm: Vm;
   readonly #connections: () => Connections;
+  /** Made when it is first needed. */
+  #swapper: ModuleSwapper | undefined;
 
   /** `connections` are made with this target, and so are there only after it. */
   constructor(vm: Vm, migration: Migration, connections: () => Connections) {
@@ -116,6 +130,42 @@ export class VmTarget implements QmpTarget {
   kvm(): KvmInfo {
     const name = this.#vm.isBuilt ? this.#vm.accel.name : this.#vm.spec.accelerators[0];
     return { enabled: name === "kvm", present: true };
+  }
+
+  async deviceModules(): Promise<DeviceModuleInfo[]> {
+    const { createHash } = await import("node:crypto");
+    const swapper = await this.#getSwapper();
+    return swapper.list().map(({ device, version, bytes, isBuiltIn, swapCount, takenBackCount }) => ({
+      device: device.module,
+      instance: device.instance,
+      version,
+      sha256: createHash("sha256").update(bytes).digest("hex"),
+      "built-in": isBuiltIn,
+      swaps: swapCount,
+      "taken-back": takenBackCount,
+    }));
+  }
+
+  async swapDeviceModule({ device, instance = 0, filename }: DeviceModuleSwap): Promise<DeviceModuleSwapped> {
+    const swapper = await this.#getSwapper();
+    // An image that is being written, or has been, has the form of the state that there was.
+    this.migration.refuseBusy();
+    const { closedMs } = swapper.swap(swapper.find(device, instance), filename);
+    return { "closed-us": Math.round(closedMs * 1000) };
+  }
+
+  async #getSwapper(): Promise<ModuleSwapper> {
+    const { ModuleSwapper } = await import("./module-swap.ts");
+    const vm = this.#vm;
+    if (vm.state === "inmigrate") throw new VmmError("inmigrate", "Guest is waiting for an incoming migration");
+    // A VM that waited for a guest in vain has other devices when the next one has come.
+    if (this.#swapper?.devices !== vm.devices) {
+      this.#swapper = new ModuleSwapper(vm.memory, vm.devices, {
+        report: (message) => process.stderr.write(`baton: ${message}\n`),
+        isRunning: () => vm.isRunning,
+      });
+    }
+    return this.#swapper;
   }
 
   subscribe(listener: QmpEventListener): () => void {

@@ -5,6 +5,7 @@ import {
   CONTROL_EVENTS,
   EVENT_CHARDEV,
   EVENT_DEBUG_EXIT,
+  EVENT_MODULE_REFUSED,
   EVENT_RESET,
   EVENT_SHUTDOWN,
   EVENT_SUSPEND,
@@ -503,6 +504,7 @@ export class Vm {
     if (events === 0) return;
     if ((events & EVENT_CHARDEV) !== 0) this.flushOutput();
     try {
+      if ((events & EVENT_MODULE_REFUSED) !== 0) this.devices.settleModules?.();
       if ((events & EVENT_TIMER) !== 0 && this.isRunning) this.devices.armTimers();
     } catch (error) {
       report(describeError(error));

@@ -89,7 +89,7 @@ export class Migration implements MigrationTarget {
 
   setCapabilities(changes: Partial<Record<MigrationCapability, boolean>>): void {
     // A VM that waits for its guest can still be told what to make of it.
-    if (this.#vm.state !== "inmigrate") this.#refuseBusy();
+    if (this.#vm.state !== "inmigrate") this.refuseBusy();
     Object.assign(this.#capabilities, changes);
   }
 
@@ -152,7 +152,7 @@ export class Migration implements MigrationTarget {
   }
 
   #refuseWithoutGuest(): void {
-    this.#refuseBusy();
+    this.refuseBusy();
     if (this.#vm.state === "inmigrate") throw new VmmError("inmigrate", "Guest is waiting for an incoming migration");
     if (this.#vm.state === "postmigrate") {
       throw new VmmError("postmigrate", "Can't migrate the vm that was paused due to previous migration");
@@ -236,7 +236,8 @@ export class Migration implements MigrationTarget {
     return tlsOf({ endpoint, address, mode, tlsCredentials }, this.#parameters, this.#capabilities);
   }
 
-  #refuseBusy(): void {
+  /** @throws VmmError "migrating" while the guest's state is, or may be, on its way */
+  refuseBusy(): void {
     if (this.progress.isBusy) throw new VmmError("migrating", "There's a migration process in progress");
     if (this.#dryRun?.isActive) throw new VmmError("migrating", "There's a dry run in progress");
   }

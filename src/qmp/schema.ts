@@ -6,6 +6,9 @@ import { CommandInfo, QmpCapability, SchemaInfo, VersionInfo } from "./schema/co
 import {
   ChardevInfo,
   CpuInfoFast,
+  DeviceModuleInfo,
+  DeviceModuleSwap,
+  DeviceModuleSwapped,
   GuestPanicAction,
   KvmInfo,
   Memdev,
@@ -62,6 +65,9 @@ export const COMMANDS = {
   system_reset: {},
   system_powerdown: {},
   system_wakeup: {},
+
+  "query-device-modules": { returns: arrayOf(DeviceModuleInfo) },
+  "device-module-swap": { arguments: DeviceModuleSwap, returns: DeviceModuleSwapped },
 
   getfd: { arguments: struct({ fdname: str }) },
   closefd: { arguments: struct({ fdname: str }) },

@@ -3,7 +3,17 @@
 import type { MigrationAddress } from "../config/types.ts";
 import type { QmpEventListener } from "./events.ts";
 import type { MigrationChannels } from "./migration-address.ts";
-import type { ChardevInfo, CpuInfoFast, KvmInfo, Memdev, MemoryInfo, RunState } from "./schema/machine.ts";
+import type {
+  ChardevInfo,
+  CpuInfoFast,
+  DeviceModuleInfo,
+  DeviceModuleSwap,
+  DeviceModuleSwapped,
+  KvmInfo,
+  Memdev,
+  MemoryInfo,
+  RunState,
+} from "./schema/machine.ts";
 import type {
   MigrateSetParameters,
   MigrationBlocker,
@@ -47,6 +57,10 @@ export interface QmpTarget {
   memdevs(): Memdev[];
   memory(): MemoryInfo;
   kvm(): KvmInfo;
+
+  deviceModules(): MaybePromise<DeviceModuleInfo[]>;
+  /** Replaces the Wasm module of one device. When it throws, the device goes on with the module that it has. */
+  swapDeviceModule(swap: DeviceModuleSwap): MaybePromise<DeviceModuleSwapped>;
 
   readonly migration: MigrationTarget;
   readonly fds: NamedFds;

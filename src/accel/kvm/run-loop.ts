@@ -19,8 +19,8 @@ import * as abi from "../../../ffi/kvm/abi.ts";
 import type { KvmVcpu } from "../../../ffi/kvm/kvm.ts";
 import { getTid } from "../../../ffi/process.ts";
 import { consumeKickSignal, KickTimer, kickThread } from "../../../ffi/signal.ts";
+import { signalMain } from "../../machine/doorbell.ts";
 import type { IoBus } from "../../machine/io-bus.ts";
-import { signalMain } from "../../machine/io-bus.ts";
 import type { VcpuControl } from "../vcpu-control.ts";
 
 /** How long a throttled vCPU runs at a time; as in QEMU. */

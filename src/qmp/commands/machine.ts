@@ -36,6 +36,8 @@ export const machineCommands: Handlers<
   | "system_reset"
   | "system_powerdown"
   | "system_wakeup"
+  | "query-device-modules"
+  | "device-module-swap"
 > = {
   "query-status"({ target }) {
     const status = target.status();
@@ -56,4 +58,7 @@ export const machineCommands: Handlers<
   system_reset: ({ target }) => target.reset(),
   system_powerdown: ({ target }) => target.powerdown(),
   system_wakeup: ({ target }) => wakeup(target),
+
+  "query-device-modules": ({ target }) => target.deviceModules(),
+  "device-module-swap": ({ target }, swap) => target.swapDeviceModule(swap),
 };

@@ -81,4 +81,25 @@ export type Memdev = Static<typeof Memdev>;
 export const MemoryInfo = struct({ "base-memory": uint, "plugged-memory": optional(uint) });
 export type MemoryInfo = Static<typeof MemoryInfo>;
 
+/** Of Baton's own: which Wasm module models a device. */
+export const DeviceModuleInfo = struct({
+  device: str,
+  instance: uint,
+  /** Version of the state that the module saves. */
+  version: uint,
+  /** Of the module's file. */
+  sha256: str,
+  "built-in": bool,
+  swaps: uint,
+  "taken-back": uint,
+});
+export type DeviceModuleInfo = Static<typeof DeviceModuleInfo>;
+
+export const DeviceModuleSwap = struct({ device: str, instance: optional(uint), filename: str });
+export type DeviceModuleSwap = Static<typeof DeviceModuleSwap>;
+
+/** `closed-us`: how long accesses to the device had to wait. */
+export const DeviceModuleSwapped = struct({ "closed-us": uint });
+export type DeviceModuleSwapped = Static<typeof DeviceModuleSwapped>;
+
 export const GuestPanicAction = enumOf("pause", "poweroff", "run");

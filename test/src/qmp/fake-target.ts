@@ -7,7 +7,7 @@ import { defaultCapabilities, defaultParameters } from "../../../src/migration/p
 import { QmpError } from "../../../src/qmp/errors.ts";
 import { QmpEventSource } from "../../../src/qmp/events.ts";
 import type { MigrationChannels } from "../../../src/qmp/migration-address.ts";
-import type { RunState } from "../../../src/qmp/schema/machine.ts";
+import type { DeviceModuleSwap, RunState } from "../../../src/qmp/schema/machine.ts";
 import type {
   MigrationCapability,
   MigrationInfo,
@@ -97,6 +97,20 @@ export class FakeTarget implements QmpTarget {
 
   kvm() {
     return { enabled: true, present: true };
+  }
+
+  deviceModules() {
+    const sha256 = "0".repeat(64);
+    return [
+      { device: "uart16550", instance: 0, version: 1, sha256, "built-in": true, swaps: 0, "taken-back": 0 },
+      { device: "mc146818", instance: 0, version: 2, sha256, "built-in": false, swaps: 3, "taken-back": 1 },
+    ];
+  }
+
+  swapDeviceModule({ device, instance = 0, filename }: DeviceModuleSwap) {
+    if (device !== "uart16550") throw new QmpError(`This machine has no device ${device} ${instance}`);
+    this.calls.push(`swap ${device} ${instance} ${filename}`);
+    return { "closed-us": 120 };
   }
 
   subscribe(listener: Parameters<QmpEventSource["subscribe"]>[0]): () => void {
