@@ -58,13 +58,18 @@ export interface SelfCheckOptions {
   echo?: "off" | "poll" | "irq";
   /** Timer ticks of vCPU 0 between two lines `tick NNNNNNNN`. Default 0: none. */
   ticksPerLine?: number;
+  /** I/O port that every vCPU reads a byte from in each round. Default: none. */
+  probePort?: number | undefined;
   /** With echo, this byte shuts down. Default 0x71 ("q"); undefined for none. */
   quitByte?: number | undefined;
   /** The write that ends the VM. Default: 32-bit 0 to port 0xf4. */
   shutdown?: { port: number; value: number; sizeBytes: 1 | 2 | 4 };
 }
 
-export type Settings = Required<Omit<SelfCheckOptions, "quitByte">> & { quitByte: number | undefined };
+type MayBeAbsent = "quitByte" | "probePort";
+export type Settings = Required<Omit<SelfCheckOptions, MayBeAbsent>> & {
+  [Name in MayBeAbsent]: SelfCheckOptions[Name];
+};
 
 export const TRAMPOLINE_GPA = 0x8000;
 export const CODE_GPA = 0x10_0000;
@@ -100,6 +105,7 @@ export function settle(options: SelfCheckOptions): Settings {
     serial: true,
     echo: "off",
     ticksPerLine: 0,
+    probePort: undefined,
     quitByte: 0x71,
     shutdown: { port: 0xf4, value: 0, sizeBytes: 4 },
     ...options,

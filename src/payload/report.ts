@@ -68,6 +68,8 @@ export const CPU_LINE_TICKS_U64 = 0x80;
 export const CPU_CONTROL_U64X4 = 0x88;
 /** RFLAGS as found at the end of a burst. */
 export const CPU_FLAGS_U64 = 0xa8;
+/** What the last round has read from the probed port. */
+export const CPU_PROBE_U32 = 0xb0;
 /** kvmclock's page for this vCPU (struct pvclock_vcpu_time_info). */
 export const CPU_PVCLOCK = 0xc0;
 export const CPU_ERRORS = 0x100;
@@ -173,6 +175,8 @@ export interface VcpuReport {
   longestRoundTsc: bigint;
   clockFlags: number;
   nmis: number;
+  /** What the last round has read from the payload's `probePort`. */
+  probe: number;
 }
 
 export interface Report {
@@ -242,6 +246,7 @@ export function readReport(ram: Uint8Array | DataView): Report | undefined {
       longestRoundTsc: u64(page + CPU_LONGEST_ROUND_TSC_U64),
       clockFlags: u32(page + CPU_CLOCK_FLAGS_U32),
       nmis: u32(page + CPU_NMIS_U32),
+      probe: u32(page + CPU_PROBE_U32),
     });
     for (let index = 0; index < Math.min(errorCount, MAX_ERRORS_KEPT); index++) {
       const at = page + CPU_ERRORS + index * ERROR_STRIDE_BYTES;

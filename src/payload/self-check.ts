@@ -31,6 +31,7 @@ import {
   CPU_ERROR_COUNT_U32,
   CPU_ERRORS,
   CPU_LAST_TICKS_U64,
+  CPU_PROBE_U32,
   CPU_ROUNDS_U64,
   CPU_TICKS_U64,
   ERROR_CODE_U32,
@@ -153,12 +154,22 @@ function emitLoop(program: VcpuProgram, canaries: Canaries, terminal: Console | 
   emitTickCheck(program);
   emitClockCheck(program);
   emitWorkingSetCheck(program);
+  if (settings.probePort !== undefined) emitProbe(program, settings.probePort);
   if (terminal !== undefined) {
     emitSweepCheck(program);
     terminal.emitRound();
   }
   asm.inc(program.field64(CPU_ROUNDS_U64));
   asm.jmp(loop);
+}
+
+function emitProbe(program: VcpuProgram, port: number): void {
+  const { asm } = program;
+  asm.mov("eax", 0);
+  asm.mov("dx", port);
+  asm.in("al", "dx");
+  asm.mov(program.field32(CPU_PROBE_U32), "eax");
+  program.step();
 }
 
 function emitRecordError(program: VcpuProgram): void {
