@@ -23,6 +23,8 @@ export const __WALL = 0x40000000;
 export const SCHED_OTHER = 0;
 /** A thread that preempts nobody when it wakes up. */
 export const SCHED_BATCH = 3;
+/** Runs when nobody else wants the CPU. */
+export const SCHED_IDLE = 5;
 
 /** What x86-64 kernels can be built for (CONFIG_NR_CPUS): a smaller mask than the kernel's own is refused. */
 export const MAX_CPUS = 8192;

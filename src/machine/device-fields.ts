@@ -78,6 +78,36 @@ export function restoreDevice(
   }
 }
 
+/**
+ * Gives the state page of a running device the form of another module: fields by name, as in `restoreDevice`, those that
+ * are new with their value at power-on. What else is in the page is not touched.
+ */
+export function convertDevice(
+  memory: WebAssembly.Memory,
+  state: number,
+  {
+    fields,
+    powerOn,
+    saved,
+    savedFields,
+  }: {
+    /** Of the other module. */
+    fields: readonly DeviceField[];
+    /** Its state page after `reset`. */
+    powerOn: Uint8Array;
+    /** By `saveDevice`, of the module in use. */
+    saved: Uint8Array;
+    savedFields: readonly DeviceField[];
+  },
+): void {
+  const page = new Uint8Array(memory.buffer, state);
+  for (const field of savedFields) page.fill(0, field.offset, field.offset + fieldSizeBytes(field));
+  for (const field of fields) {
+    page.set(powerOn.subarray(field.offset, field.offset + fieldSizeBytes(field)), field.offset);
+  }
+  restoreDevice(memory, state, fields, saved, savedFields);
+}
+
 /** Bytes from the start of the page to the end of the last field. */
 export function endOf(fields: readonly DeviceField[]): number {
   return fields.reduce((end, field) => Math.max(end, field.offset + fieldSizeBytes(field)), 0);

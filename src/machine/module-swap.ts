@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Replaces the Wasm module of one device under the running guest: `device-module-swap`.
 //
-//   prepare    file read and checked, instance made; tried in a memory of its own, on power-on values and on the device's
-//              present state
+//   prepare    file read and checked (module-candidate.ts), tried in a worker (module-trial.ts), instance made
 //   ── from here on accesses to this device wait at its gate (module-gate.ts), nothing else does ──
 //   quiesce    the gate is closed; who is in the old module leaves it
 //   carry      fields by name, as between versions of a saved state (device-fields.ts)
@@ -10,31 +9,33 @@
 //   ── each thread makes an instance of its own at its next access ──
 //
 // Everything that can fail comes before the state page is changed. The one thing that comes later, a thread that can
-// make no instance, has the way back: the same steps with the module before. The trial is not within the closed gate,
-// because it takes 0.03 to 0.6 ms of cold code; carrying takes 0.03 ms. A look at the state closes the gate for as long.
+// make no instance, has the way back: the same steps with the module before. The trial gets a copy of the state, for which
+// the gate is closed for as long as in the end: 0.04 ms.
 //
 // What a device has besides its fields is not touched: the level of its interrupt line is one of them and stays as the
 // line is; output is in a ring, which is the host's; deadlines are asked for again.
-import { DEVICE_BASE, DEVICE_STRIDE_BYTES, WASM_PAGE_SIZE_BYTES } from "../../assembly/layout.ts";
+import { DEVICE_STRIDE_BYTES } from "../../assembly/layout.ts";
 import { realtimeNs } from "../../ffi/clock.ts";
+import { SCHED_IDLE, setSchedulingPolicy } from "../../ffi/process.ts";
 import { describeError, VmmError } from "../errors.ts";
+import { spawnWorker } from "../runtime/entry.ts";
 import { deviceClock } from "./clock-origin.ts";
-import { type DeviceField, endOf, fieldSizeBytes, restoreDevice, saveDevice } from "./device-fields.ts";
-import { type DeviceExports, type DeviceHost, instantiateModule } from "./device-module.ts";
+import { convertDevice, endOf, saveDevice } from "./device-fields.ts";
+import type { DeviceExports } from "./device-module.ts";
 import type { DeviceSet } from "./device-set.ts";
 import type { DeviceInstance } from "./device-table.ts";
 import { builtInModule, inspectModule, type ModuleCandidate, readModuleFile } from "./module-candidate.ts";
 import { ModuleGate } from "./module-gate.ts";
+import type { TrialAnswer, TrialOrder } from "./module-trial.ts";
 
 /** An access takes microseconds. A thread that the host does not run for so long is waited for no longer. */
 const QUIESCE_TIMEOUT_MS = 100;
+/** A trial takes 20 ms, most of it for starting the thread; on a busy machine longer. */
+const TRIAL_TIMEOUT_MS = 5000;
+const SETTLE_RETRY_MS = 10;
 
 /** Modules that are kept of a device: the built-in one, the one before, the one in use. */
 const MODULES_KEPT = 3;
-
-const SETTLE_RETRY_MS = 10;
-
-const LOCK_OFFSET = DEVICE_STRIDE_BYTES - 4;
 
 /** A module that models or has modelled a device. */
 interface UsedModule extends Pick<ModuleCandidate, "description" | "fields"> {
@@ -44,13 +45,6 @@ interface UsedModule extends Pick<ModuleCandidate, "description" | "fields"> {
   exports: DeviceExports;
   /** Its state page after `reset`, for fields that another module does not have. */
   powerOn: Uint8Array;
-  /** Tries the module on a state page, in a memory of its own. */
-  instanceOnTrial: DeviceExports;
-}
-
-export interface SwapResult {
-  /** How long accesses to the device had to wait. */
-  closedMs: number;
 }
 
 /** What `query-device-modules` tells of a device. */
@@ -71,27 +65,29 @@ interface DeviceHistory {
   takenBackCount: number;
 }
 
+export interface SwapperOptions {
+  /** Hears of modules that had to be taken back. */
+  report(message: string): void;
+  /** The guest runs: timers are to be armed. */
+  isRunning(): boolean;
+  /** Throws what forbids that the form of a device's state changes now. */
+  refuse(): void;
+}
+
 /** Swaps the modules of one VM's devices. Used by the main thread alone. */
 export class ModuleSwapper {
   readonly devices: DeviceSet;
   readonly #memory: WebAssembly.Memory;
-  readonly #report: (message: string) => void;
-  readonly #isRunning: () => boolean;
+  readonly #options: SwapperOptions;
   readonly #histories = new Map<DeviceInstance, DeviceHistory>();
-  readonly #trial: TrialBench;
   #lastGeneration = 0;
+  /** One swap after the other: settles when the last of them is over. */
+  #turn: Promise<unknown> = Promise.resolve();
 
-  /** `report` hears of modules that had to be taken back, `isRunning` says whether timers are to be armed. */
-  constructor(
-    memory: WebAssembly.Memory,
-    devices: DeviceSet,
-    { report, isRunning }: { report: (message: string) => void; isRunning: () => boolean },
-  ) {
+  constructor(memory: WebAssembly.Memory, devices: DeviceSet, options: SwapperOptions) {
     this.devices = devices;
     this.#memory = memory;
-    this.#report = report;
-    this.#isRunning = isRunning;
-    this.#trial = new TrialBench(memory);
+    this.#options = options;
     devices.settleModules = () => this.settle();
   }
 
@@ -119,22 +115,34 @@ export class ModuleSwapper {
   }
 
   /**
-   * Has the module in `path` model the device from now on.
-   * @throws VmmError "module-refused", "device-busy", SysError when the file cannot be read: the old module goes on
+   * Has the module in `path` model the device from now on. Resolves with how long accesses to it had to wait, in ms.
+   * @throws VmmError "module-refused", "device-busy", SysError when the file cannot be read, what `refuse` throws: the old
+   * module goes on
    */
-  swap(device: DeviceInstance, path: string): SwapResult {
-    this.settle();
+  swap(device: DeviceInstance, path: string): Promise<number> {
+    const swapped = this.#turn.then(() => this.#swap(device, path));
+    // Whoever comes next waits for the end, whatever that is; the caller gets the error.
+    this.#turn = swapped.catch(() => {});
+    return swapped;
+  }
+
+  async #swap(device: DeviceInstance, path: string): Promise<number> {
+    this.#options.refuse();
     const { version, fields } = this.devices.modelOf(device);
     const candidate = inspectModule(readModuleFile(path), path, { name: device.module, version, fields });
-    const history = this.#historyOf(device);
-    const next = this.#prepare(device, candidate, path);
-    const used = history.used.at(-1)!;
-    this.#trial.run(next, device, this.#whileClosed(device, () => this.#save(device, used)).result, path);
-    const closedMs = this.#exchange(device, used, next);
+    const history = this.#histories.get(device) ?? (await this.#beginHistory(device));
+    const powerOn = await this.#try(device, candidate, history.used.at(-1)!, path);
+    // The guest has gone on meanwhile, and so may have others.
+    this.#options.refuse();
+    const { bytes, description } = candidate;
+    const exports = this.#instantiate(candidate, path);
+    const generation = ++this.#lastGeneration;
+    const next: UsedModule = { generation, bytes, description, fields: candidate.fields, exports, powerOn };
+    const closedMs = this.#exchange(device, history.used.at(-1)!, next);
     history.used.push(next);
     if (history.used.length > MODULES_KEPT) history.used.splice(1, 1);
     history.swapCount++;
-    return { closedMs };
+    return closedMs;
   }
 
   /** Goes back from modules of which some thread could make no instance, which waits for that. Never throws. */
@@ -146,65 +154,71 @@ export class ModuleSwapper {
         try {
           this.#exchange(device, history.used.at(-1)!, history.used.at(-2)!);
         } catch (error) {
-          this.#report(`A vCPU waits for the former ${title}: ${describeError(error)}`);
+          this.#options.report(`A vCPU waits for the former ${title}: ${describeError(error)}`);
           setTimeout(() => this.settle(), SETTLE_RETRY_MS);
           return;
         }
         history.used.pop();
         history.takenBackCount++;
-        this.#report(`A vCPU's thread could not use the new ${title}: the one before is in use again`);
+        this.#options.report(`A vCPU's thread could not use the new ${title}: the one before is in use again`);
       }
     }
   }
 
-  #historyOf(device: DeviceInstance): DeviceHistory {
-    let history = this.#histories.get(device);
-    if (history === undefined) {
-      const { module, description, fields } = builtInModule(device.module);
-      const { powerOn, instance } = this.#trial.powerOn(module, device, description.host, device.module);
-      const exports = this.devices.exportsOf(device);
-      const builtIn = {
-        generation: 0,
-        bytes: undefined,
-        description,
-        fields,
-        exports,
-        powerOn,
-        instanceOnTrial: instance,
-      };
-      history = { ...emptyHistory(), used: [builtIn] };
-      this.#histories.set(device, history);
-    }
+  async #beginHistory(device: DeviceInstance): Promise<DeviceHistory> {
+    const candidate = builtInModule(device.module);
+    const { description, fields } = candidate;
+    const powerOn = await this.#try(device, candidate, candidate, `The built-in module of ${device.module}`);
+    const exports = this.devices.exportsOf(device);
+    const builtIn: UsedModule = { generation: 0, bytes: undefined, description, fields, exports, powerOn };
+    const history = { ...emptyHistory(), used: [builtIn] };
+    this.#histories.set(device, history);
     return history;
   }
 
-  #prepare(device: DeviceInstance, { bytes, module, description, fields }: ModuleCandidate, title: string): UsedModule {
-    let exports: DeviceExports;
+  #instantiate({ module }: ModuleCandidate, title: string): DeviceExports {
     try {
-      exports = this.devices.instantiate(module);
+      return this.devices.instantiate(module);
     } catch (error) {
       throw new VmmError("module-refused", `${title} cannot be instantiated`, { cause: error });
     }
-    const { powerOn, instance } = this.#trial.powerOn(module, device, description.host, title);
-    const generation = ++this.#lastGeneration;
-    return { generation, bytes, description, fields, exports, powerOn, instanceOnTrial: instance };
   }
 
-  /** Returns for how long the gate was closed. @throws VmmError "device-busy": the old module goes on with its state as it is */
+  /** Tries a module with the state that it would take over from `used`. Resolves with its state page after `reset`. */
+  #try(
+    device: DeviceInstance,
+    { bytes, description }: ModuleCandidate,
+    used: Pick<UsedModule, "description" | "fields">,
+    title: string,
+  ): Promise<Uint8Array> {
+    const { result: page } = this.#whileClosed(device, () =>
+      new Uint8Array(this.#memory.buffer, device.state, DEVICE_STRIDE_BYTES).slice(),
+    );
+    return runTrial(title, {
+      bytes,
+      page: onlyHostWords(page, description.host),
+      ioSizeBytes: device.ioSizeBytes,
+      fields: description.fields,
+      saved: page.subarray(0, endOf(used.fields)),
+      savedFields: used.description.fields,
+      monotonicNs: deviceClock(this.#memory)(),
+      realtimeNs: realtimeNs(),
+    });
+  }
+
+  /** Returns for how long the gate was closed. @throws VmmError "device-busy": the old module goes on, nothing has changed */
   #exchange(device: DeviceInstance, from: UsedModule, to: UsedModule): number {
     const { version, fields } = to.description;
     const model = { generation: to.generation, version, fields, sizeBytes: endOf(to.fields) };
     const { closedMs } = this.#whileClosed(device, (gate) => {
-      carry(this.#memory, device.state, to, this.#save(device, from));
+      const saved = saveDevice(this.#memory, device.state, from.fields);
+      const { fields, powerOn } = to;
+      convertDevice(this.#memory, device.state, { fields, powerOn, saved, savedFields: from.fields });
       gate.publish(to.generation, to.bytes);
       this.devices.exchange(device, model, to.exports);
     });
-    if (this.#isRunning()) this.devices.armTimers();
+    if (this.#options.isRunning()) this.devices.armTimers();
     return closedMs;
-  }
-
-  #save(device: DeviceInstance, { fields }: UsedModule): SavedState {
-    return { saved: saveDevice(this.#memory, device.state, fields), fields };
   }
 
   /** Nobody is in the device's module while `action` runs. @throws VmmError "device-busy" */
@@ -237,106 +251,44 @@ function emptyHistory(): DeviceHistory {
   return { used: [], swapCount: 0, takenBackCount: 0 };
 }
 
-interface SavedState {
-  saved: Uint8Array;
-  fields: readonly DeviceField[];
+/** A state page with what a module expects the host to have written: which ring it has, for one. */
+function onlyHostWords(page: Uint8Array, host: string): Uint8Array {
+  const words = new Uint8Array(page.length);
+  for (const word of host.split(" ").filter((text) => text !== "")) {
+    const offset = Number(word.split("@")[1]);
+    words.set(page.subarray(offset, offset + 4), offset);
+  }
+  return words;
 }
 
-/** Gives a state page the form of another module: fields by name, those that are new with their power-on values. */
-function carry(
-  memory: WebAssembly.Memory,
-  state: number,
-  to: Pick<UsedModule, "fields" | "powerOn">,
-  { saved, fields }: SavedState,
-): void {
-  const page = new Uint8Array(memory.buffer, state, DEVICE_STRIDE_BYTES);
-  for (const field of fields) page.fill(0, field.offset, field.offset + fieldSizeBytes(field));
-  for (const field of to.fields) {
-    page.set(to.powerOn.subarray(field.offset, field.offset + fieldSizeBytes(field)), field.offset);
+/** @throws VmmError "module-refused" */
+async function runTrial(title: string, order: TrialOrder): Promise<Uint8Array> {
+  const { promise, resolve } = Promise.withResolvers<TrialAnswer | "late">();
+  let tid: number | undefined;
+  const worker = spawnWorker("machine/module-trial.ts", (error) => {
+    resolve({ kind: "failed", when: "when it is tried", message: describeError(error) });
+  });
+  worker.onmessage = ({ data }: MessageEvent) => {
+    const answer = data as TrialAnswer;
+    if (answer.kind === "begun") tid = answer.tid;
+    else resolve(answer);
+  };
+  const timer = setTimeout(() => resolve("late"), TRIAL_TIMEOUT_MS);
+  worker.postMessage(order);
+  const answer = await promise;
+  clearTimeout(timer);
+  worker.terminate();
+  if (answer === "late") {
+    // Neither runtime can end a thread that is in a loop of a module: from now on it gets what nobody else wants.
+    if (tid !== undefined) setSchedulingPolicy(SCHED_IDLE, tid);
+    throw new VmmError(
+      "module-refused",
+      `${title} did not come to an end within ${TRIAL_TIMEOUT_MS / 1000} s of trial`,
+    );
   }
-  restoreDevice(memory, state, to.fields, saved, fields);
+  if (answer.kind !== "passed") {
+    const { when, message } = answer as TrialAnswer & { kind: "failed" };
+    throw new VmmError("module-refused", `${title} fails ${when}: ${message}`);
+  }
+  return answer.powerOn;
 }
-
-/** Where a module does what it has to without anything coming of it: its memory is not the VM's, its line is nobody's. */
-class TrialBench {
-  readonly #vmMemory: WebAssembly.Memory;
-  readonly #memory: WebAssembly.Memory;
-  readonly #host: DeviceHost;
-
-  constructor(vmMemory: WebAssembly.Memory) {
-    this.#vmMemory = vmMemory;
-    const pages = Math.ceil(TRIAL_MEMORY_SIZE_BYTES / WASM_PAGE_SIZE_BYTES);
-    this.#memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-    this.#host = {
-      setIrq: () => {},
-      signal: () => {},
-      monotonicNs: deviceClock(vmMemory),
-      realtimeNs,
-      takeOutput: () => 0,
-    };
-  }
-
-  /** @throws VmmError "module-refused" */
-  powerOn(
-    module: WebAssembly.Module,
-    device: DeviceInstance,
-    host: string,
-    title: string,
-  ): { instance: DeviceExports; powerOn: Uint8Array } {
-    return this.#attempt(title, "at power-on", () => {
-      const instance = instantiateModule(module, this.#memory, this.#host);
-      const page = this.#page();
-      page.fill(0);
-      // Which ring it has, for one.
-      for (const word of host.split(" ").filter((text) => text !== "")) {
-        const offset = Number(word.split("@")[1]);
-        page.set(new Uint8Array(this.#vmMemory.buffer, device.state + offset, 4), offset);
-      }
-      instance.reset(DEVICE_BASE);
-      const powerOn = page.slice();
-      this.#exercise(instance, device);
-      return { instance, powerOn };
-    });
-  }
-
-  /** Tries a module on the state that it is to take over. @throws VmmError "module-refused" */
-  run(to: UsedModule, device: DeviceInstance, state: SavedState, title: string): void {
-    this.#attempt(title, "on the state of the device", () => {
-      this.#page().set(to.powerOn);
-      carry(this.#memory, DEVICE_BASE, to, state);
-      this.#exercise(to.instanceOnTrial, device);
-    });
-  }
-
-  #page(): Uint8Array {
-    return new Uint8Array(this.#memory.buffer, DEVICE_BASE, DEVICE_STRIDE_BYTES);
-  }
-
-  /** Reads all registers, and asks for the deadline. */
-  #exercise(instance: DeviceExports, device: DeviceInstance): void {
-    for (let offset = 0; offset < device.ioSizeBytes; offset++) {
-      // The next call would wait for ever.
-      this.#expectUnlocked();
-      instance.read(DEVICE_BASE, offset, 1);
-    }
-    this.#expectUnlocked();
-    instance.nextDeadlineNs?.(DEVICE_BASE);
-    this.#expectUnlocked();
-  }
-
-  #expectUnlocked(): void {
-    if (Atomics.load(new Int32Array(this.#memory.buffer, DEVICE_BASE + LOCK_OFFSET, 1), 0) === 0) return;
-    throw new VmmError("module-refused", "It keeps the lock of its state page");
-  }
-
-  #attempt<Result>(title: string, when: string, action: () => Result): Result {
-    try {
-      return action();
-    } catch (error) {
-      throw new VmmError("module-refused", `${title} fails ${when}`, { cause: error });
-    }
-  }
-}
-
-/** Up to the end of the rings, which devices look into: the rest of a VM's memory no device knows. */
-const TRIAL_MEMORY_SIZE_BYTES = 0x10_0000;

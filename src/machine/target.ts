@@ -148,9 +148,7 @@ export class VmTarget implements QmpTarget {
 
   async swapDeviceModule({ device, instance = 0, filename }: DeviceModuleSwap): Promise<DeviceModuleSwapped> {
     const swapper = await this.#getSwapper();
-    // An image that is being written, or has been, has the form of the state that there was.
-    this.migration.refuseBusy();
-    const { closedMs } = swapper.swap(swapper.find(device, instance), filename);
+    const closedMs = await swapper.swap(swapper.find(device, instance), filename);
     return { "closed-us": Math.round(closedMs * 1000) };
   }
 
@@ -163,6 +161,8 @@ export class VmTarget implements QmpTarget {
       this.#swapper = new ModuleSwapper(vm.memory, vm.devices, {
         report: (message) => process.stderr.write(`baton: ${message}\n`),
         isRunning: () => vm.isRunning,
+        // An image that is being written has the form of the state that there was.
+        refuse: () => this.migration.refuseBusy(),
       });
     }
     return this.#swapper;

@@ -23,6 +23,7 @@ export const ENTRIES = [
   "cli/status.ts",
   "cli/update.ts",
   "machine/guest-start.ts",
+  "machine/module-trial.ts",
   "migration/command-line.ts",
   "migration/ram/worker.ts",
   "migration/channel/tls-worker.ts",

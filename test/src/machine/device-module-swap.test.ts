@@ -176,6 +176,12 @@ test.skipIf(noBinary ?? onlyOnBun, "what is refused leaves the old module in pla
     "  const value = readRegister(uart, offset);\n",
   ];
   await refused(moduleFile(await compileDevice("uart16550", [keepsLock])), /keeps the lock/);
+  const endless: Edit = [
+    "module.ts",
+    "export function reset(uart: Uart): void {\n",
+    "export function reset(uart: Uart): void {\n  while (uart.address > 0) {}\n",
+  ];
+  await refused(moduleFile(await compileDevice("uart16550", [endless])), /did not come to an end within 5 s/);
   const module = await moduleOf(qmp, "uart16550");
   assert.equal([module.swaps, module["built-in"], module["taken-back"]], [0, true, 0]);
   await guest.runsOn();
