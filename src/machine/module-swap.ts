@@ -29,7 +29,7 @@ import { ModuleGate } from "./module-gate.ts";
 import type { TrialAnswer, TrialOrder } from "./module-trial.ts";
 
 /** An access takes microseconds. A thread that the host does not run for so long is waited for no longer. */
-const QUIESCE_TIMEOUT_MS = 100;
+const QUIESCE_TIMEOUT_MS = 1000;
 /** A trial takes 20 ms, most of it for starting the thread; on a busy machine longer. */
 const TRIAL_TIMEOUT_MS = 5000;
 const SETTLE_RETRY_MS = 10;

@@ -65,6 +65,27 @@ test("info", async () => {
   await expectOutput(vm, [["  info   name  ", ""]]);
 });
 
+test("modules of devices", async () => {
+  const vm = new FakeTarget();
+  const sha256 = "0".repeat(64);
+  await expectOutput(vm, [
+    [
+      "info device_modules",
+      `uart16550 0: version=1 sha256=${sha256} swaps=0 (built-in)\n` +
+        `mc146818 0: version=2 sha256=${sha256} swaps=3 (swapped in)\n`,
+    ],
+    ["device_module_swap uart16550 /tmp/new.wasm", "uart16550 0: accesses waited for 120 us\n"],
+    ['device_module_swap uart16550 "/tmp/a b.wasm" 1', "uart16550 1: accesses waited for 120 us\n"],
+    ["device_module_swap disk a.wasm", "Error: This machine has no device disk 0\n"],
+    ["device_module_swap uart16550 a.wasm x", "Error: Invalid parameter type for 'instance', expected: integer\n"],
+    [
+      "help device_module_swap",
+      "device_module_swap device filename [instance] -- replace the Wasm module that models a device\n",
+    ],
+  ]);
+  assert.equal(vm.calls, ["swap uart16550 0 /tmp/new.wasm", "swap uart16550 1 /tmp/a b.wasm"]);
+});
+
 test("info migrate tells status, times and why not", async () => {
   const vm = new FakeTarget();
   vm.migration.info = { status: "completed", "total-time": 43, "setup-time": 2, downtime: 5 };

@@ -10,6 +10,20 @@ import { FakeTarget, TestClient } from "./fake-target.ts";
 
 const test = describe("qmp commands");
 
+test("modules of devices are listed and swapped", async () => {
+  const vm = new FakeTarget();
+  const client = await TestClient.negotiated(vm);
+  const modules = (await client.returnOf("query-device-modules")) as { device: string; swaps: number }[];
+  assert.equal(
+    modules.map(({ device, swaps }) => `${device} ${swaps}`),
+    ["uart16550 0", "mc146818 3"],
+  );
+  const swap = { device: "uart16550", instance: 1, filename: "/tmp/new.wasm" };
+  assert.equal(await client.returnOf("device-module-swap", swap), { "closed-us": 120 });
+  await client.returnOf("device-module-swap", { device: "uart16550", filename: "b.wasm" });
+  assert.equal(vm.calls, ["swap uart16550 1 /tmp/new.wasm", "swap uart16550 0 b.wasm"]);
+});
+
 test("argument errors are QEMU's", async () => {
   const vm = new FakeTarget();
   const client = await TestClient.negotiated(vm);
@@ -37,6 +51,14 @@ test("argument errors are QEMU's", async () => {
       { "cpr-exec-command": ["a", 1] },
       "Invalid parameter type for 'cpr-exec-command[1]', expected: string",
     ],
+    ["device-module-swap", { device: "uart16550" }, "Parameter 'filename' is missing"],
+    ["device-module-swap", { filename: "a" }, "Parameter 'device' is missing"],
+    [
+      "device-module-swap",
+      { device: "uart16550", filename: "a", instance: "1" },
+      "Invalid parameter type for 'instance', expected: integer",
+    ],
+    ["device-module-swap", { device: "disk", filename: "a" }, "This machine has no device disk 0"],
     ["migrate-set-capabilities", {}, "Parameter 'capabilities' is missing"],
     ["migrate-set-capabilities", { capabilities: {} }, "Invalid parameter type for 'capabilities', expected: array"],
     [
