@@ -9,11 +9,18 @@ import { machineFacts, parseReport, REPORT_VERSION, type Report, reportText, sub
 import type { Subject } from "./types.ts";
 
 /** Subjects in the order in which all of them run. Each is the file of that name. */
-const SUBJECTS = ["pause", "transfer", "dry-run", "guard", "relay", "module-swap", "migrate", "start", "floor", "dirty"].filter(
-  (name) => existsSync(new URL(`./${name}.ts`, import.meta.url)),
-);
-  (name) => existsSync(new URL(`./${name}.ts`, import.meta.url)),
-);
+const SUBJECTS = [
+  "pause",
+  "transfer",
+  "dry-run",
+  "guard",
+  "relay",
+  "module-swap",
+  "migrate",
+  "start",
+  "floor",
+  "dirty",
+].filter((name) => existsSync(new URL(`./${name}.ts`, import.meta.url)));
 
 const EXIT_USAGE = 2;
 
