@@ -7,13 +7,14 @@ import {
   MODULE_GENERATION,
   MODULE_STRIDE_BYTES,
 } from "../../assembly/layout.ts";
+import { getTid } from "../../ffi/process.ts";
 import type { DeviceInstance } from "../../src/machine/device-table.ts";
 import { IoBus } from "../../src/machine/io-bus.ts";
 
 export interface AccessOrder {
   memory: WebAssembly.Memory;
   device: DeviceInstance;
-  /** i32: not 0 ends the thread. Then an i32 that counts swaps that have been met. */
+  /** i32s: not 0 ends the thread; swaps that have been met; the thread's id. */
   control: Int32Array;
   /** Longest access around each swap, in ms. */
   accessesMs: Float64Array;
@@ -24,6 +25,7 @@ function serve({ memory, device, control, accessesMs }: AccessOrder): void {
   const words = new Int32Array(memory.buffer);
   const generation = (MODULE_BASE + slot * MODULE_STRIDE_BYTES + MODULE_GENERATION) >> 2;
   const bus = new IoBus(memory, [device], () => {});
+  Atomics.store(control, 2, getTid());
   let before = Atomics.load(words, generation);
   /** The three latest: the one that met the swap is the one after which it shows, or its neighbour. */
   let [olderMs, lastMs] = [0, 0];

@@ -18,10 +18,14 @@ export async function measureAccesses(path: string, count: number): Promise<numb
   const memory = new WebAssembly.Memory({ initial: MEMORY_PAGES, maximum: MEMORY_PAGES, shared: true });
   const devices = new DeviceSet(memory, [UART], () => {});
   devices.reset();
-  const options = { report: () => {}, isRunning: () => false, refuse: () => {} };
-  const swapper = new ModuleSwapper(memory, devices, options);
-  const control = new Int32Array(new SharedArrayBuffer(8));
+  const control = new Int32Array(new SharedArrayBuffer(12));
   const accessesMs = new Float64Array(new SharedArrayBuffer(8 * (count + 1)));
+  const swapper = new ModuleSwapper(memory, devices, {
+    report: () => {},
+    isRunning: () => false,
+    vcpuThreadIds: () => [Atomics.load(control, 2)],
+    refuse: () => {},
+  });
   const worker = new Worker(new URL("./access-worker.ts", import.meta.url).href, { type: "module" });
   worker.postMessage({ memory, device: UART, control, accessesMs } satisfies AccessOrder);
   for (let swap = 0; swap <= count; swap++) {

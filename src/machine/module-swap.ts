@@ -19,6 +19,7 @@ import { realtimeNs } from "../../ffi/clock.ts";
 import { SCHED_IDLE, setSchedulingPolicy } from "../../ffi/process.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { spawnWorker } from "../runtime/entry.ts";
+import { cpusOf, GuestFirst } from "../runtime/guest-first.ts";
 import { deviceClock } from "./clock-origin.ts";
 import { convertDevice, endOf, saveDevice } from "./device-fields.ts";
 import type { DeviceExports } from "./device-module.ts";
@@ -32,6 +33,8 @@ import type { TrialAnswer, TrialOrder } from "./module-trial.ts";
 const QUIESCE_TIMEOUT_MS = 1000;
 /** A trial takes 20 ms, most of it for starting the thread; on a busy machine longer. */
 const TRIAL_TIMEOUT_MS = 5000;
+/** In which the thread of the trial gives its memory back: other threads would wait for that with the gate closed. */
+const TRIAL_END_MS = 30;
 const SETTLE_RETRY_MS = 10;
 
 /** Modules that are kept of a device: the built-in one, the one before, the one in use. */
@@ -70,6 +73,8 @@ export interface SwapperOptions {
   report(message: string): void;
   /** The guest runs: timers are to be armed. */
   isRunning(): boolean;
+  /** Linux thread ids of the guest's vCPUs: a trial is kept off their CPUs where there are others. */
+  vcpuThreadIds(): number[];
   /** Throws what forbids that the form of a device's state changes now. */
   refuse(): void;
 }
@@ -130,19 +135,26 @@ export class ModuleSwapper {
     this.#options.refuse();
     const { version, fields } = this.devices.modelOf(device);
     const candidate = inspectModule(readModuleFile(path), path, { name: device.module, version, fields });
-    const history = this.#histories.get(device) ?? (await this.#beginHistory(device));
-    const powerOn = await this.#try(device, candidate, history.used.at(-1)!, path);
-    // The guest has gone on meanwhile, and so may have others.
-    this.#options.refuse();
-    const { bytes, description } = candidate;
-    const exports = this.#instantiate(candidate, path);
-    const generation = ++this.#lastGeneration;
-    const next: UsedModule = { generation, bytes, description, fields: candidate.fields, exports, powerOn };
-    const closedMs = this.#exchange(device, history.used.at(-1)!, next);
-    history.used.push(next);
-    if (history.used.length > MODULES_KEPT) history.used.splice(1, 1);
-    history.swapCount++;
-    return closedMs;
+    const tids = this.#options.vcpuThreadIds();
+    const guestFirst = GuestFirst.begin(cpusOf(tids), tids);
+    try {
+      const history = this.#histories.get(device) ?? (await this.#beginHistory(device));
+      const powerOn = await this.#try(device, candidate, history.used.at(-1)!, path);
+      await new Promise((resolve) => setTimeout(resolve, TRIAL_END_MS));
+      // The guest has gone on meanwhile, and so may have others.
+      this.#options.refuse();
+      const { bytes, description } = candidate;
+      const exports = this.#instantiate(candidate, path);
+      const generation = ++this.#lastGeneration;
+      const next: UsedModule = { generation, bytes, description, fields: candidate.fields, exports, powerOn };
+      const closedMs = this.#exchange(device, history.used.at(-1)!, next);
+      history.used.push(next);
+      if (history.used.length > MODULES_KEPT) history.used.splice(1, 1);
+      history.swapCount++;
+      return closedMs;
+    } finally {
+      guestFirst.end();
+    }
   }
 
   /** Goes back from modules of which some thread could make no instance, which waits for that. Never throws. */

@@ -161,6 +161,7 @@ export class VmTarget implements QmpTarget {
       this.#swapper = new ModuleSwapper(vm.memory, vm.devices, {
         report: (message) => process.stderr.write(`baton: ${message}\n`),
         isRunning: () => vm.isRunning,
+        vcpuThreadIds: () => vm.accel.vcpuThreadIds(),
         // An image that is being written has the form of the state that there was.
         refuse: () => this.migration.refuseBusy(),
       });

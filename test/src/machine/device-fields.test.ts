@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from "fast-check";
 import {
+  convertDevice,
   type DeviceField,
   deviceFields,
   fieldSizeBytes,
+  parseFields,
   restoreDevice,
   saveDevice,
 } from "../../../src/machine/device-fields.ts";
@@ -100,6 +102,18 @@ test("restoreDevice() refuses a state that is too short for its fields", async (
   assert.instance(error, RangeError);
   assert.match(error.message, /31 bytes where its fields take 32/);
   assert.ok(page.every((byte) => byte === 0));
+});
+
+test("a running device gets the form of another version: by name, new fields as at power-on, the rest untouched", () => {
+  const { memory, page } = createPage();
+  const old = parseFields("a:u8@0 b:u16@2 gone:u32@4 c:u8x2@8")!;
+  const next = parseFields("c:u8x2@0 new:u32@4 a:u16@12 b:u16@14")!;
+  page.set([1, 99, 2, 3, 4, 5, 6, 7, 8, 9, 55, 56]);
+  const saved = saveDevice(memory, STATE, old);
+  const powerOn = new Uint8Array(PAGE_SIZE_BYTES).fill(0xee);
+  convertDevice(memory, STATE, { fields: next, powerOn, saved, savedFields: old });
+  // Byte 1 was no field of either; 10 and 11 neither. `a` is of another type now.
+  assert.equal([...page.subarray(0, 16)], [8, 9, 0, 0, 0xee, 0xee, 0xee, 0xee, 0, 0, 55, 56, 0xee, 0xee, 2, 3]);
 });
 
 /** Field lists without overlaps, with gaps. */

@@ -49,6 +49,7 @@ class Machine {
   readonly swapper = new ModuleSwapper(this.memory, this.devices, {
     report: (message) => this.reports.push(message),
     isRunning: () => false,
+    vcpuThreadIds: () => [],
     refuse: () => {
       if (this.refusal !== undefined) throw this.refusal;
     },
