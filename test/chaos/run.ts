@@ -43,6 +43,7 @@ export async function runChaos({ updates, seed, only, onRound }: ChaosOptions): 
   const run = `${process.pid}-${seed}`;
   const filesBefore = new Set(readdirSync(tmpdir()));
   using disk = mountSmallDisk();
+  if (disk.path === undefined) console.log("NOTE chaos: a full disk is not tried: mounting a small one takes root");
   const faults = allFaults({ hasSmallDisk: disk.path !== undefined }).filter(({ mode }) => !only || mode === only);
   const tally = new Map<string, Record<Outcome, number>>();
   process.env[RUN_VARIABLE] = run;
