@@ -37,6 +37,11 @@ export function withSignalsBlocked<T>(action: () => T): T {
   }
 }
 
+/** Ignores a signal in this process, and in what it executes until that has a handler for it. */
+export function ignoreSignal(signal: number): void {
+  cSignal(signal, SIG_IGN);
+}
+
 /**
  * Ignores the kick signal in this process, and in what it executes. It still interrupts KVM_RUN, because there the kernel
  * counts it as blocked; but one that comes too late no longer kills a process whose event loop waits with an empty

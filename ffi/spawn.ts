@@ -46,8 +46,10 @@ export function spawnProgram(plan: ExecPlan<{ fd: number }>, fds: readonly numbe
     }
     check("posix_spawnattr_setflags", -cAttributesFlags(attributes, POSIX_SPAWN_SETSIGMASK));
     check("posix_spawnattr_setsigmask", -cAttributesMask(attributes, new Uint8Array(SIGSET_BYTES)));
+    const program = duplicate(plan.program.fd, firstFd + fds.length);
+    sources.push(program);
     // The child has this process's fds until it executes, so that the path means the same to it.
-    const path = `/proc/self/fd/${plan.program.fd}`;
+    const path = `/proc/self/fd/${program}`;
     check("posix_spawn", -cSpawn(pid, path, actions, attributes, argv, envp), path);
   } finally {
     for (const fd of sources) close(fd);

@@ -87,6 +87,7 @@ export class Vm {
   #fence: string | undefined;
   #lossReason: string | undefined;
   #failure: string | undefined;
+  #lives = 1;
   /** RAM of a guest that has been saved, when it ends with this process. */
   #held: HeldRam | undefined;
   /** What that guest has written and no console has got, of each serial port: it is in its state, too. */
@@ -176,6 +177,11 @@ export class Vm {
     return this.#state === "running";
   }
 
+  /** Changes with each reset and each wake-up: what was true of the guest's clocks before need not be after it. */
+  get lives(): number {
+    return this.#lives;
+  }
+
   /** What made the state `internal-error`, the last time. */
   get failure(): string | undefined {
     return this.#failure;
@@ -225,6 +231,7 @@ export class Vm {
   async powerOn(): Promise<void> {
     const { loadGuest } = await guestStart();
     const boot = loadGuest(this.spec, this.ramView());
+    this.#lives++;
     this.devices.reset();
     this.accel.reset(boot);
   }
@@ -428,6 +435,7 @@ export class Vm {
     if (this.#state !== "suspended") return;
     this.#refuseFenced();
     const boot = stateAtWakingVector(this.ramView());
+    this.#lives++;
     this.devices.reset();
     this.devices.wakeUp();
     this.accel.reset(boot);

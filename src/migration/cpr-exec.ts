@@ -53,7 +53,7 @@ import { reapLater } from "./reaping.ts";
 import { Timeline } from "./timeline.ts";
 
 /** The holder keeps the old address space until the new image releases it; if that image is slow, at most this long. */
-const HOLDER_SECONDS = 10;
+export const HOLDER_SECONDS = 10;
 
 export interface CprExecRequest {
   /** Program and arguments; empty for the command line that this process was started with. */

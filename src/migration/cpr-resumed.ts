@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rest of an update, when the guest already runs: connections, events, the copy of the state, the old address space.
+import { monotonicMs } from "../../ffi/clock.ts";
 import { killHolder } from "../../ffi/exec.ts";
 import { close, truncate } from "../../ffi/fd.ts";
 import { describeError } from "../errors.ts";
@@ -7,28 +8,29 @@ import type { VmHandle } from "../machine/handle.ts";
 import { writePidfile } from "../machine/pidfile.ts";
 import { connectVm } from "../machine/start.ts";
 import type { GuardRef } from "./carried.ts";
-import { writeImage } from "./cpr-exec.ts";
+import { HOLDER_SECONDS, writeImage } from "./cpr-exec.ts";
 import type { Resumed } from "./cpr-incoming.ts";
-import { reapLater } from "./reaping.ts";
+import { killAndReap, reapLater } from "./reaping.ts";
 import { tryOut } from "./trial.ts";
 
 /** Connects the VM with the world again, as it was, and tells everybody that the update is over. */
 export function connectResumed(resumed: Resumed, { startsBaton = false } = {}): VmHandle {
   const { vm, carried, timeline, holderPid } = resumed;
   const refusal = whyRefused(resumed);
-  killHolder(holderPid);
+  // Of a pause that lasted, the holder has ended by itself, and its pid may be somebody else's.
+  if (monotonicMs() - timeline.stamps[0]! < HOLDER_SECONDS * 1000) killHolder(holderPid);
   reapLater(holderPid);
+  endGuard(carried.guard);
   const { handle, migration, connections } = connectVm(vm, { startsBaton, state: carried.connections });
   vm.serve();
   for (const port of vm.devices.serialPorts) port.flush();
   if (vm.isRunning) vm.devices.armTimers();
-  // It may have come to grief since.
+  // Not whether it still runs: what has stopped it since may be this program.
   const isOnTrial = carried.guard !== undefined && refusal === undefined && resumed.hasRun;
   migration.assume({ ...carried.migration, timeline, refusal, isRunning: vm.isRunning, isOnTrial });
   connections.thaw();
   keepCopy(resumed);
   close(resumed.stateFd);
-  endGuard(carried.guard);
   // Taken back by a guard, the guest is in another process.
   if (refusal !== undefined) attempt("the pidfile", () => writePidfile(vm.spec));
   if (isOnTrial)
@@ -66,7 +68,8 @@ function endGuard(guard: GuardRef | undefined): void {
   if (guard === undefined) return;
   close(guard.tokenFd);
   close(guard.socketFd);
-  reapLater(guard.pid);
+  // The guard that took the guest back is this process.
+  if (guard.pid !== process.pid) killAndReap(guard.pid);
 }
 
 /** Writes the image to the file that `migrate file:…` named. */

@@ -69,7 +69,7 @@ export interface TransferOptions {
   generation: number;
   /** The pauses of the updates before this one. */
   history: PauseHistory;
-  /** How long the other side may take to build its VM. */
+  /** How long the other side may take to build its VM, and then to listen, where no operator has a hand in it. */
   buildTimeoutMs?: number;
   /** For the channels. One for all transfers of a VM: not every runtime gives back all that an ended worker had. */
   reactor: Reactor;
@@ -92,7 +92,7 @@ export async function transfer(run: Outgoing, channels: TransferChannels, option
 async function converse(
   run: Outgoing,
   channels: TransferChannels,
-  { generation, history, reactor, buildTimeoutMs = BUILD_TIMEOUT_MS }: TransferOptions,
+  { generation, history, reactor, buildTimeoutMs }: TransferOptions,
   ended: AbortController,
 ): Promise<void> {
   const { vm, progress } = run;
@@ -123,9 +123,9 @@ async function converse(
     ...(guestFirst.isEverywhere ? { mainCpu: currentCpu() } : {}),
   };
   await cpr.send(FRAME_HELLO, plan(run, info, rehearsal).take(), [vm.ram.fd!, fence.fd]);
-  await expectFrame(cpr, FRAME_ACCEPTED, { timeoutMs: buildTimeoutMs });
-  // For as long as an operator takes to say migrate-incoming over there.
-  await expectFrame(cpr, FRAME_LISTENING);
+  await expectFrame(cpr, FRAME_ACCEPTED, { timeoutMs: buildTimeoutMs ?? BUILD_TIMEOUT_MS });
+  // For as long as an operator takes to say migrate-incoming over there, if there is one.
+  await expectFrame(cpr, FRAME_LISTENING, buildTimeoutMs === undefined ? {} : { timeoutMs: buildTimeoutMs });
   untilRefused(cpr).catch((error) => ended.abort(error));
   const main = await open(channels.main);
   await main.send(FRAME_BEGIN, new TextEncoder().encode(info.token));

@@ -2,16 +2,16 @@
 // What a guard does, see guard.ts. One thread that blocks, and nothing else: while it waits, it takes no time from the guest.
 //
 //   guarding ── token offered ─▶ offered ── the other end closes ─▶ the token is gone: the guest runs, the guard ends
-//      │  ▲                        │  │
-//      │  └────── stand down ──────┘  └── process dies, closes, or is late, and the token is there ─▶ take back
+//      │                            └── process dies, closes, or is late, and the token is there ─▶ take back
 //      └── the other end closes ─▶ ends
 import { monotonicMs } from "../../ffi/clock.ts";
 import { unlessErrno } from "../../ffi/error.ts";
-import { signalEventfd, takeEventfd } from "../../ffi/eventfd.ts";
+import { eventfd, takeEventfd } from "../../ffi/eventfd.ts";
 import { exec, planExec } from "../../ffi/exec.ts";
 import { close, duplicate, duplicateTo, O_RDWR, open, setCloseOnExec, setNonBlocking } from "../../ffi/fd.ts";
-import { POLLHUP, POLLIN, PollSet } from "../../ffi/poll.ts";
-import { pidfdOpen, pidfdSendSignal, SIGKILL } from "../../ffi/process.ts";
+import { POLLHUP, POLLIN, PollSet, poll } from "../../ffi/poll.ts";
+import { pidfdOpen, pidfdSendSignal, SIGHUP, SIGINT, SIGKILL, SIGTERM } from "../../ffi/process.ts";
+import { ignoreSignal } from "../../ffi/signal.ts";
 import { VmmError } from "../errors.ts";
 import { check } from "../qmp/schema/check.ts";
 import { arrayOf, str, struct, uint } from "../qmp/schema/types.ts";
@@ -20,10 +20,12 @@ import { Reactor } from "../runtime/reactor.ts";
 import { ENV_ERROR, ENV_OLD_COMMAND, ENV_STATE, formatHandover } from "./carried.ts";
 import { type Frame, FrameChannel } from "./channel/frames.ts";
 import type { Entrusted } from "./guard.ts";
-import { expectType, FRAME_ENTRUST, FRAME_FDS, FRAME_GUARDING, FRAME_STAND_DOWN } from "./messages.ts";
+import { expectType, FRAME_ENTRUST, FRAME_FDS, FRAME_GUARDING } from "./messages.ts";
 
 /** The VM that starts a guard tells it everything in one go. */
 const TASK_TIMEOUT_MS = 30_000;
+/** Tearing down its memory takes a process some time. */
+const DEATH_TIMEOUT_MS = 1000;
 /** A command line has at most 2 MiB, its JSON perhaps more. */
 const MAX_TASK_BYTES = 2 ** 24;
 const NOTHING = new Uint8Array(0);
@@ -54,27 +56,22 @@ export function standGuard(socketFd: number): void {
   const [SOCKET, PROCESS, TOKEN] = [0, 1, 2];
   const waiting = new PollSet([socketFd, pidfd, guard.tokenFd]);
   let deadlineMs: number | undefined;
+  let wasOffered = false;
   for (;;) {
     waiting.want(SOCKET, POLLIN);
     waiting.want(PROCESS, POLLIN);
     // Once it is offered it stays readable until somebody takes it.
     waiting.want(TOKEN, deadlineMs === undefined ? POLLIN : 0);
     waiting.wait(deadlineMs === undefined ? -1 : Math.max(0, deadlineMs - monotonicMs()));
-    const socket = waiting.events(SOCKET);
     const isDead = (waiting.events(PROCESS) & POLLIN) !== 0;
-    const isClosed = (socket & POLLHUP) !== 0;
-    if ((socket & POLLIN) !== 0 && !isClosed) {
-      // Whatever is offered from now on is another attempt.
-      receive(channel, FRAME_STAND_DOWN);
-      deadlineMs = undefined;
-      continue;
-    }
+    const isClosed = (waiting.events(SOCKET) & POLLHUP) !== 0;
     const isOffered = deadlineMs !== undefined || (waiting.events(TOKEN) & POLLIN) !== 0;
     if (isOffered) deadlineMs ??= monotonicMs() + guard.task.timeoutMs;
     const isLate = deadlineMs !== undefined && monotonicMs() >= deadlineMs;
     if (!isDead && !isClosed && !isLate) continue;
     if (takeEventfd(guard.tokenFd) > 0n) takeBack(guard, pidfd, isLate && !isDead);
-    if (isDead && isOffered) throw new VmmError("guest-lost", lostWith(guard.task.pid));
+    wasOffered ||= isOffered;
+    if (isDead && wasOffered) throw new VmmError("guest-lost", lostWith(guard.task.pid));
     if (isDead || isClosed) return;
     // It runs, or it is not to be updated after all.
     deadlineMs = undefined;
@@ -89,11 +86,11 @@ function lostWith(pid: number): string {
   return `The guest is lost: it ran in the new program already when process ${pid} died with it`;
 }
 
-/** What the guard has got: fds of its own, in the order of `task.fds`. */
 interface Guarded {
   task: Entrusted;
-  fds: number[];
   tokenFd: number;
+  /** By number, what the old program is to find there: above all of these numbers. */
+  sources: Map<number, number>;
 }
 
 function receiveTask(channel: FrameChannel): Guarded {
@@ -107,19 +104,24 @@ function receiveTask(channel: FrameChannel): Guarded {
   }
   const tokenFd = fds[task.fds.indexOf(task.tokenFd)];
   if (tokenFd === undefined) throw new VmmError("guard", "The task of the guard has no token");
-  return { task, fds, tokenFd };
+  // Now: when they are needed, nothing may fail any more.
+  const above = Math.max(...task.fds, task.socketFd) + 1;
+  const sources = new Map(task.fds.map((number, index) => [number, duplicate(fds[index]!, above)]));
+  sources.set(task.socketFd, duplicate(open("/dev/null", O_RDWR), above));
+  // Another token: a process that is being killed may be about to read the one that it knows.
+  sources.set(task.tokenFd, duplicate(eventfd(1), above));
+  return { task, tokenFd, sources };
 }
 
 /** Nobody else runs the guest from here on: this process does, with the old program. */
-function takeBack({ task, fds, tokenFd }: Guarded, pidfd: number, isLate: boolean): never {
-  // A process with SIGKILL pending never comes back to its own code, however long it takes to die.
+function takeBack({ task, sources }: Guarded, pidfd: number, isLate: boolean): never {
   unlessErrno("ESRCH", () => pidfdSendSignal(pidfd, SIGKILL));
+  // Without its token it never runs the guest, however long it takes to die. But its end may be a terminal's, which tells all.
+  poll(pidfd, POLLIN, DEATH_TIMEOUT_MS);
+  for (const signal of [SIGHUP, SIGINT, SIGTERM]) ignoreSignal(signal);
   const reason = isLate
     ? `The new program did not run the guest within guard-timeout (${task.timeoutMs} ms): its process ${task.pid} was killed`
     : `The new program died before it ran the guest, as process ${task.pid}`;
-  // The old program asks for the right to run the guest as any other does.
-  signalEventfd(tokenFd);
-  placeFds(task, fds);
   const env = {
     ...environment(),
     [ENV_STATE]: formatHandover(task.stateFd, task.programFd, task.fds),
@@ -127,7 +129,9 @@ function takeBack({ task, fds, tokenFd }: Guarded, pidfd: number, isLate: boolea
     [ENV_ERROR]: `${reason}; the guest was taken back`,
   };
   try {
-    exec(planExec({ fd: task.programFd }, task.command, env));
+    const plan = planExec({ fd: task.programFd }, task.command, env);
+    placeFds(sources);
+    exec(plan);
   } catch (cause) {
     throw new VmmError("guest-lost", `The guest is lost: ${reason}; and the old program cannot be executed again`, {
       cause,
@@ -140,14 +144,10 @@ function takeBack({ task, fds, tokenFd }: Guarded, pidfd: number, isLate: boolea
  *
  * SAFETY: these numbers may be fds of this runtime, which are gone then. Nothing but an exec may follow.
  */
-function placeFds(task: Entrusted, fds: readonly number[]): void {
-  const nothing = open("/dev/null", O_RDWR);
-  const wanted = [...task.fds, task.socketFd];
-  const above = Math.max(...wanted) + 1;
-  const sources = [...fds, nothing].map((fd) => duplicate(fd, above));
-  for (const [index, fd] of sources.entries()) {
-    duplicateTo(fd, wanted[index]!);
-    setCloseOnExec(wanted[index]!, false);
+function placeFds(sources: ReadonlyMap<number, number>): void {
+  for (const [number, source] of sources) {
+    duplicateTo(source, number);
+    setCloseOnExec(number, false);
   }
 }
 

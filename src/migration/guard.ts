@@ -15,6 +15,7 @@
 import { eventfd, signalEventfd, takeEventfd } from "../../ffi/eventfd.ts";
 import { planExec } from "../../ffi/exec.ts";
 import { close } from "../../ffi/fd.ts";
+import { reapChild } from "../../ffi/process.ts";
 import { SCM_MAX_FD } from "../../ffi/scm.ts";
 import { socketPair } from "../../ffi/socket.ts";
 import { spawnProgram } from "../../ffi/spawn.ts";
@@ -23,15 +24,14 @@ import { commandLine, environment, programBefore } from "../runtime/program.ts";
 import type { Reactor } from "../runtime/reactor.ts";
 import type { GuardRef } from "./carried.ts";
 import { FrameChannel } from "./channel/frames.ts";
-import { expectFrame, FRAME_ENTRUST, FRAME_FDS, FRAME_GUARDING, FRAME_STAND_DOWN } from "./messages.ts";
-import { reapLater } from "./reaping.ts";
+import { expectFrame, FRAME_ENTRUST, FRAME_FDS, FRAME_GUARDING } from "./messages.ts";
+import { killAndReap } from "./reaping.ts";
 
 /** The guard has its socket as this number, and nothing else that it would have to know. */
 export const GUARD_SOCKET_FD = 3;
 /** A guard starts as fast as any program. */
 const START_TIMEOUT_MS = 10_000;
-/** A few bytes into an empty socket. */
-const STAND_DOWN_TIMEOUT_MS = 1000;
+const POLL_MS = 100;
 const NOTHING = new Uint8Array(0);
 
 /** What a guard is told. The fds come with it and after it, in the order of `fds`. */
@@ -154,22 +154,21 @@ export class Guard {
     signalEventfd(this.#tokenFd);
   }
 
-  /** The exec has failed, and the guest is to run on here. Does not return when the guard has taken it: this process is killed. */
+  /**
+   * The exec has failed, and the guest is to run on here. A guard that has taken it kills this process, so that this does not
+   * return; one that has died since never will.
+   */
   standDown(): void {
     if (!this.#isOffered) return;
     this.#isOffered = false;
-    while (takeEventfd(this.#tokenFd) === 0n) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000);
-    try {
-      this.#channel.sendNow(FRAME_STAND_DOWN, NOTHING, [], STAND_DOWN_TIMEOUT_MS);
-    } catch {
-      // Whoever is not there guards nothing. The next attempt goes without.
-    }
+    const nothing = new Int32Array(new SharedArrayBuffer(4));
+    while (takeEventfd(this.#tokenFd) === 0n && !reapChild(this.#pid)) Atomics.wait(nothing, 0, 0, POLL_MS);
   }
 
-  /** It ends when nobody is left at the other end. */
+  /** Only when the guest is here: the guard is killed, so that nobody ever waits for it. */
   discard(): void {
     this.#channel.close();
     close(this.#tokenFd);
-    reapLater(this.#pid);
+    killAndReap(this.#pid);
   }
 }

@@ -43,8 +43,6 @@ export const FRAME_HELD = 20;
 export const FRAME_ENTRUST = 27;
 /** All of it is there. */
 export const FRAME_GUARDING = 28;
-/** The program that was to be left goes on: an offer will come anew, or the end. */
-export const FRAME_STAND_DOWN = 29;
 
 /** First on a further connection of a stream: the token of the hello, a space, and the number of the connection. */
 export const FRAME_JOIN = 11;
@@ -111,7 +109,6 @@ const NAMES: Readonly<Record<number, string>> = {
   [FRAME_FILLING]: "FILLING",
   [FRAME_ENTRUST]: "ENTRUST",
   [FRAME_GUARDING]: "GUARDING",
-  [FRAME_STAND_DOWN]: "STAND_DOWN",
 };
 
 /**

@@ -73,6 +73,12 @@ export class Migration implements MigrationTarget {
 
   setParameters(changes: MigrateSetParameters): void {
     const parameters = mergeParameters(this.#parameters, changes);
+    if (process.pid === 1 && (parameters["guard-timeout"] > 0 || parameters.relay)) {
+      throw new VmmError(
+        "guard",
+        "This VMM is process 1, with which its container ends: nobody can take its guest over here. Set guard-timeout to 0 and relay to false",
+      );
+    }
     if (parameters["guard-timeout"] > 0 && !this.#startsBaton) {
       throw new VmmError(
         "guard",
@@ -222,11 +228,12 @@ export class Migration implements MigrationTarget {
     const options = { generation: this.#generation, history: this.#history, reactor: this.#reactor };
     const procedure = (run: Outgoing): Promise<void> => {
       // It stays with this program, which is the old one.
+      const isOver = passOn(run, task, options);
       run.onFailure(() => {
         this.#generation--;
         writePidfile(this.#vm.spec);
       });
-      return passOn(run, task, options);
+      return isOver;
     };
     this.#begin("cpr-exec", undefined, procedure, { handsOver: true });
   }

@@ -27,7 +27,7 @@ import { checkCommandLine } from "./command-line.ts";
 import { type TransferOptions, transfer } from "./cpr-transfer.ts";
 import { splitCommand } from "./dry-run.ts";
 import type { Outgoing } from "./outgoing.ts";
-import { reapLater } from "./reaping.ts";
+import { allReaped, killAndReap, reapLater } from "./reaping.ts";
 
 /** Set for the helper: a `RelayTask` as JSON. */
 const ENV_TASK = "BATON_RELAY";
@@ -36,6 +36,9 @@ const ENV_HELPER = "BATON_RELAY_HELPER";
 
 /** The helper's fds: of its guest's way in, and of the way back. */
 const HELPER_FDS = { main: 3, cpr: 4, backMain: 5, backCpr: 6 };
+/** Names of fds that are not an operator's. */
+const MAIN_NAME = "baton-relay-main";
+const CPR_NAME = "baton-relay-cpr";
 
 /** The new program starts while the guest runs: it has time, but not for ever. */
 const DEFAULT_TIMEOUT_MS = 30_000;
@@ -61,26 +64,40 @@ export async function relay(run: Outgoing, { command, ...options }: RelayOptions
   const path = findProgram(program[0]!);
   if (command.length > 0) checkCommandLine(args, vm.spec);
   await warmUp(path);
-  const [main, cpr, backMain, backCpr] = [socketPair(), socketPair(), socketPair(), socketPair()];
-  const pids: number[] = [];
+  const pairs: [own: number, helpers: number][] = [];
+  let pid: number;
   try {
-    const pid = startHelper(run, [main[1], cpr[1], backMain[1], backCpr[1]]);
-    pids.push(pid);
-    run.onFailure(() => {
-      killAndReap(pid);
-      writePidfile(vm.spec);
-      for (const fd of [backMain[0], backCpr[0]]) close(fd);
-    });
+    while (pairs.length < Object.keys(HELPER_FDS).length) pairs.push(socketPair());
+    pid = startHelper(
+      run,
+      pairs.map(([, helpers]) => helpers),
+    );
+  } catch (error) {
+    for (const [own] of pairs) close(own);
+    throw error;
   } finally {
-    for (const [, fd] of [main, cpr, backMain, backCpr]) close(fd);
+    for (const [, helpers] of pairs) close(helpers);
   }
-  await transfer(run, { main: fdAddress(main[0]), cpr: fdAddress(cpr[0]) }, options);
+  const [main, cpr, backMain, backCpr] = pairs.map(([own]) => own) as [number, number, number, number];
+  // Where a transfer takes its fds from, and what it does not take is still there.
+  vm.fds.set(MAIN_NAME, main);
+  vm.fds.set(CPR_NAME, cpr);
+  run.onFailure(() => {
+    if (run.isCommitted) return;
+    killAndReap(pid);
+    for (const name of [MAIN_NAME, CPR_NAME]) vm.fds.close(name);
+    for (const fd of [backMain, backCpr]) close(fd);
+    // The helper has written its own pid.
+    writePidfile(vm.spec);
+  });
+  await transfer(run, { main: fdAddress(MAIN_NAME), cpr: fdAddress(CPR_NAME) }, options);
+  await allReaped();
   // Last of all: what else is done at the end of a migration gives back what must not go along, as the CPUs of this thread.
   run.atEnd(() => {
-    for (const fd of [backMain[0], backCpr[0]]) setCloseOnExec(fd, false);
-    const argv = [...program, ...waiting(backMain[0], backCpr[0], vm.spec.pidfile)];
+    for (const fd of [backMain, backCpr]) setCloseOnExec(fd, false);
+    const argv = [...program, ...waiting(backMain, backCpr, vm.spec.pidfile)];
     try {
-      exec(planExec({ path }, argv, { ...environment(), [ENV_HELPER]: String(pids[0]) }));
+      exec(planExec({ path }, argv, { ...environment(), [ENV_HELPER]: String(pid) }));
     } catch (error) {
       // Nobody comes for the guest; the helper keeps it.
       process.stderr.write(`baton: relay: ${describeError(error)}\n`);
@@ -112,15 +129,8 @@ function waiting(mainFd: number, cprFd: number, pidfile: string | undefined): st
   return pidfile === undefined ? args : [...args, "-pidfile", pidfile];
 }
 
-function fdAddress(fd: number): Extract<MigrationAddress, { type: "fd" }> {
+function fdAddress(fd: number | string): Extract<MigrationAddress, { type: "fd" }> {
   return { transport: "socket", type: "fd", str: String(fd) };
-}
-
-function killAndReap(pid: number): void {
-  const pidfd = pidfdOpen(pid);
-  unlessErrno("ESRCH", () => pidfdSendSignal(pidfd, SIGKILL));
-  close(pidfd);
-  reapLater(pid);
 }
 
 /** The helper's, taken out of its environment; undefined in any other process. @throws VmmError */
@@ -144,7 +154,9 @@ export function reapRelayHelper(env: Record<string, string | undefined>): void {
 /** The helper: hands the guest on to the new program. @throws VmmError: the guest stays here */
 export async function passOn(run: Outgoing, { pidfd, timeoutMs }: RelayTask, options: TransferOptions): Promise<void> {
   run.atEnd(() => close(pidfd));
-  run.onFailure(() => unlessErrno("ESRCH", () => pidfdSendSignal(pidfd, SIGKILL)));
+  run.onFailure(() => {
+    if (!run.isCommitted) unlessErrno("ESRCH", () => pidfdSendSignal(pidfd, SIGKILL));
+  });
   try {
     const { backMain, backCpr } = HELPER_FDS;
     await transfer(

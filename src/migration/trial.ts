@@ -17,6 +17,7 @@ import { KNOWN_SECTIONS } from "./carried.ts";
 import { commitCprExec, prepareCprExec } from "./cpr-exec.ts";
 import type { Resumed } from "./cpr-incoming.ts";
 import { GUEST_SECTIONS, planGuest } from "./guest-image.ts";
+import { allReaped } from "./reaping.ts";
 
 /** After the update, in ms: when everything that was to start has started, and when the guest is looked at. */
 const STARTED_MS = 100;
@@ -55,17 +56,19 @@ export async function tryOut({ vm, connections, resumed }: Trial): Promise<void>
 /** What is wrong with the guest, which has just begun to run here; undefined when it is well, or nothing can be said. */
 async function findIllness(vm: Vm, beginMs: number, start: VcpuLook): Promise<string | undefined> {
   const { cpuCount } = vm.spec;
+  const { lives } = vm;
   let before = start;
   for (const atMs of LOOKS_MS) {
     await until(beginMs + atMs);
     if (vm.state === "internal-error") return vm.failure;
-    // Somebody has stopped it, or it has ended.
-    if (!vm.isRunning) return undefined;
+    // Somebody has stopped it, it has ended, or has begun anew.
+    if (!vm.isRunning || vm.lives !== lives) return undefined;
     const look = lookAt(vm);
     if (look === undefined) return undefined;
     const problems = findStandstills(before, look, cpuCount);
     if (problems.length > 0) return problems.join("; ");
-    before = look;
+    // On a busy host a vCPU may get no CPU for a while: in all of that time it should.
+    before = { ...look, cpuNs: start.cpuNs };
   }
   return undefined;
 }
@@ -95,17 +98,20 @@ function cpuTimes(vm: Vm): number[] {
 async function giveBack({ vm, connections, resumed }: Trial, illness: string): Promise<never> {
   const { carried, oldCommand, oldProgramFd } = resumed;
   const prepared = prepareCprExec({ command: oldCommand, programFd: oldProgramFd });
-  await connections.freeze();
   let isStopped = false;
-  const { state, isRunning } = vm;
+  let before = vm.state;
   try {
+    await connections.freeze();
+    await allReaped();
     await vm.whenSettled();
-    // What made it stop was this program, and the other one may do better.
-    vm.assumeState("running");
+    // Read last: somebody may have stopped or ended it meanwhile, and that stays.
+    before = vm.state;
+    // What made it fail was this program, and the other one may do better.
+    if (before === "internal-error") vm.assumeState("running");
     return commitCprExec(vm, connections, prepared, {
       beforePause: () => {
         isStopped = true;
-        if (isRunning) vm.events.emit("STOP");
+        if (before === "running") vm.events.emit("STOP");
       },
       afterSave: () => {},
       guard: undefined,
@@ -113,7 +119,7 @@ async function giveBack({ vm, connections, resumed }: Trial, illness: string): P
     });
   } catch (error) {
     prepared.discard();
-    if (!isRunning) vm.assumeState(state);
+    if (before !== "running") vm.assumeState(before);
     else if (isStopped) vm.resumeFrom();
     throw error;
   } finally {

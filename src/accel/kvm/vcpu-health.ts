@@ -48,10 +48,9 @@ export function findStandstills(before: VcpuLook, after: VcpuLook, cpuCount: num
   if (time !== undefined) problems.push(time);
   for (let index = 0; index < cpuCount; index++) {
     const [old, now] = [before, after].map(({ state }) => readVcpu(state.section(VCPU_SECTION, index))) as [Vcpu, Vcpu];
-    // Its thread may be another one now.
+    if (before.isStart) continue;
     const hasRun = after.cpuNs[index] !== before.cpuNs[index];
     if (now.mpState === KVM_MP_STATE_RUNNABLE && !hasRun) problems.push(`vCPU ${index} does not run`);
-    if (before.isStart) continue;
     if (now.waitingVector !== undefined && now.waitingVector === old.waitingVector) {
       problems.push(`vCPU ${index} sleeps, and interrupt 0x${now.waitingVector.toString(16)} does not wake it up`);
     }
@@ -130,6 +129,8 @@ function describeTime(before: VcpuLook, after: VcpuLook): string | undefined {
   const section = after.state.find(TSC_SECTION);
   if (from === undefined || to === undefined || section === undefined) return undefined;
   const khz = viewOf(section, "frequency").getUint32(0, true);
+  // KVM does not always know it.
+  if (khz === 0) return undefined;
   const passedMs = Number(BigInt.asIntN(64, to - from)) / khz;
   const elapsedMs = after.atMs - before.atMs;
   if (Math.abs(passedMs - elapsedMs) <= TIME_TOLERANCE_MS) return undefined;

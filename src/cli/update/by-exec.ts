@@ -24,7 +24,9 @@ export interface ExecOptions {
 export async function updateByExec(qmp: QmpClient, options: ExecOptions): Promise<MigrationInfo> {
   const { command, guardTimeoutMs, isRelayed, timeoutMs, onUnguarded } = options;
   await qmp.execute("migrate-set-parameters", { mode: "cpr-exec", "cpr-exec-command": command });
-  await qmp.execute("migrate-set-parameters", { relay: isRelayed });
+  const { relay } = await qmp.execute("query-migrate-parameters");
+  // An older Baton does not know it.
+  if (isRelayed || relay) await qmp.execute("migrate-set-parameters", { relay: isRelayed });
   if (!isRelayed) await setGuard(qmp, guardTimeoutMs, onUnguarded);
   await qmp.execute("migrate", {});
   return untilOver(qmp, { what: "update", timeoutMs, pollMs: POLL_MS });

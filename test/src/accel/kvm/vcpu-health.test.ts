@@ -74,7 +74,7 @@ test("a vCPU that runs, or sleeps, is well", () => {
 
 test("a vCPU that could run and does not is not", () => {
   assert.equal(found({ cpuNs: 5 }, { cpuNs: 5 }), ["vCPU 0 does not run"]);
-  assert.equal(found({ cpuNs: 5, isStart: true }, { cpuNs: 5 }), ["vCPU 0 does not run"]);
+  assert.equal(found({ cpuNs: 5, isStart: true }, { cpuNs: 5 }), [], "it may not have started yet");
 });
 
 test("an interrupt that does not wake a vCPU up is noticed, one that it would not take is not", () => {
