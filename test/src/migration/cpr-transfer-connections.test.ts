@@ -97,7 +97,8 @@ async function converse(first: GuestProcess, terminal: Terminal, count: number, 
     assert.is(rest, "", "lines are whole");
     assert.ok(ticks.length > count);
     assertConsecutive(ticks);
-    assert.is(ticks.at(-1), lines - 1);
+    // It may have been stopped after a line, before it counted it.
+    assert.ok(ticks.at(-1) === lines - 1 || ticks.at(-1) === lines, `line ${ticks.at(-1)} of ${lines}`);
     guest.isClean();
   } finally {
     for (const host of hosts) await host[Symbol.asyncDispose]();
