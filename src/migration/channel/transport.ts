@@ -3,7 +3,7 @@
 // https://www.qemu.org/docs/master/devel/migration/main.html#transports
 import { SysError } from "../../../ffi/error.ts";
 import { close, setCloseOnExec, setNonBlocking, status, statusFlags } from "../../../ffi/fd.ts";
-import { errorText } from "../../../ffi/libc.ts";
+import { ECONNREFUSED, errorText } from "../../../ffi/libc.ts";
 import { AF_UNIX, decodeAddress } from "../../../ffi/sockaddr.ts";
 import {
   connect,
@@ -20,6 +20,10 @@ import { VmmError } from "../../errors.ts";
 import { formatMigrationUri } from "../../qmp/migration-address.ts";
 import type { Reactor, Watch } from "../../runtime/reactor.ts";
 import { type RunningCommand, runCommand } from "./command.ts";
+
+/** The file of a UNIX socket is there before its owner listens: who waits for the file may come between bind and listen. */
+const NOT_YET_LISTENING_MS = 250;
+const CONNECT_RETRY_MS = 2;
 
 /** A connected byte stream. Whoever has it closes it. */
 export interface Transport {
@@ -127,7 +131,29 @@ async function connectSocket(
   signal: AbortSignal | undefined,
 ): Promise<Transport> {
   let failure: unknown;
+  const mayWaitMs = address.type === "unix" ? NOT_YET_LISTENING_MS : 0;
   for (const raw of addressesOf(address)) {
+    try {
+      return socketTransport(await connectFd(raw, { reactor, signal, mayWaitMs }), address);
+    } catch (error) {
+      if (!(error instanceof SysError)) throw error;
+      failure = error;
+    }
+  }
+  throw connectFailed(address, failure);
+}
+
+interface ConnectOptions {
+  reactor: Reactor;
+  signal: AbortSignal | undefined;
+  /** How long nobody may be listening. */
+  mayWaitMs: number;
+}
+
+/** @throws SysError, the signal's reason */
+async function connectFd(raw: Uint8Array, { reactor, signal, mayWaitMs }: ConnectOptions): Promise<number> {
+  const deadlineMs = performance.now() + mayWaitMs;
+  for (;;) {
     const fd = socket(decodeAddress(raw).family);
     try {
       if (connect(fd, raw) === "connecting") {
@@ -135,14 +161,15 @@ async function connectSocket(
         const errno = socketError(fd);
         if (errno !== 0) throw new SysError("connect", errno);
       }
-      return socketTransport(fd, address);
+      return fd;
     } catch (error) {
       close(fd);
-      if (!(error instanceof SysError)) throw error;
-      failure = error;
+      const isRefused = error instanceof SysError && error.errno === ECONNREFUSED;
+      if (!isRefused || performance.now() >= deadlineMs) throw error;
     }
+    await new Promise((wake) => setTimeout(wake, CONNECT_RETRY_MS));
+    signal?.throwIfAborted();
   }
-  throw connectFailed(address, failure);
 }
 
 function addressesOf(address: InetOrUnix): Uint8Array[] {

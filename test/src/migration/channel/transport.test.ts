@@ -121,6 +121,18 @@ test("unix: a file that is no socket of ours is not removed, and one in the way 
   );
 });
 
+test("unix: one who waits for the file may come a moment before its owner listens", async () => {
+  const path = unixPath();
+  const address = parseMigrationUri(`unix:${path}`);
+  close(listen(unixAddress(path)));
+  const connecting = connectTransport(address, reactor);
+  await tick();
+  const listener = await TransportListener.listen(address, reactor);
+  const [client, server] = await Promise.all([connecting, listener.accept()]);
+  await carries(client, server);
+  listener.close();
+});
+
 test("tcp: the port that was bound is told, and connects", async () => {
   const before = openFdCount();
   const listener = await TransportListener.listen(parseMigrationUri("tcp:127.0.0.1:0"), reactor);
