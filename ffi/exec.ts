@@ -10,7 +10,7 @@ import { withSignalsBlocked } from "./signal.ts";
 
 const SYS_EXECVEAT = 322; // <asm/unistd_64.h>
 const AT_FDCWD = -100; // <linux/fcntl.h>
-const AT_EMPTY_PATH = 0x1000;
+export const AT_EMPTY_PATH = 0x1000;
 const CLONE_VM = 0x100; // <linux/sched.h>
 const CLONE_FILES = 0x400;
 const HOLDER_STACK_BYTES = 64 * 1024;

@@ -8,6 +8,7 @@ export const AF_UNSPEC = 0;
 export const AF_UNIX = 1;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
+export const AF_NETLINK = 16;
 
 /** linux/un.h: sizeof(sun_path), with its terminating zero. */
 const UNIX_PATH_MAX = 108;

@@ -22,7 +22,7 @@ const FORWARDED_WITHOUT_TERMINAL = ["SIGINT", "SIGHUP"] as const;
  */
 export async function runAsInit(): Promise<number> {
   const programFd = open("/proc/self/exe", O_RDONLY);
-  spawnProgram(planExec({ fd: programFd }, commandLine(), environment()), [], 0);
+  spawnProgram(planExec({ fd: programFd }, commandLine(), environment()), []);
   close(programFd);
   const signals = process.stdin.isTTY ? FORWARDED : [...FORWARDED, ...FORWARDED_WITHOUT_TERMINAL];
   for (const signal of signals) process.on(signal, () => forward(signal));

@@ -11,6 +11,7 @@ import type { Resumed } from "../migration/cpr-incoming.ts";
 import { connectResumed } from "../migration/cpr-resumed.ts";
 import { reapRelayHelper, takeRelayTask } from "../migration/relay.ts";
 import { importEntry } from "../runtime/entry.ts";
+import { isSandboxed } from "../sandbox/state.ts";
 import { VERSION } from "../version.ts";
 import { runToEnd, surviveBugs } from "./run-to-end.ts";
 
@@ -30,7 +31,11 @@ export async function run(args: readonly string[]): Promise<void> {
     process.exitCode = await (await verb())(args.slice(1));
     return;
   }
-  const { options, show } = parseArguments([...args], (path) => readFileSync(path, "utf8"));
+  const configFiles: string[] = [];
+  const { options, show } = parseArguments([...args], (path) => {
+    configFiles.push(path);
+    return readFileSync(path, "utf8");
+  });
   if (show === "help") {
     process.stdout.write(helpText());
     return;
@@ -44,6 +49,10 @@ export async function run(args: readonly string[]): Promise<void> {
   if (process.pid === 1) {
     const { runAsInit } = await importEntry<typeof import("./init.ts")>("cli/init.ts");
     process.exit(await runAsInit());
+  }
+  if (spec.sandbox !== undefined && !isSandboxed()) {
+    const { enterSandbox } = await importEntry<typeof import("../sandbox/enter.ts")>("sandbox/enter.ts");
+    enterSandbox(spec, configFiles);
   }
   const relayTask = takeRelayTask(process.env);
   reapRelayHelper(process.env);

@@ -34,6 +34,7 @@ const CarriedSpec = struct({
   memoryBackends: arrayOf(MemoryBackend),
   memorySizeBytes: uint,
   tlsCredentials: optional(any),
+  sandbox: optional(any),
   cpuCount: uint,
   cpuTopology: optional(struct({ sockets: uint, cores: uint, threads: uint })),
   cpu: struct({ model: str, features: any }),
@@ -111,11 +112,11 @@ export function incomingSpec(
     unconnected.push({ backend: "null", id });
     return id;
   });
-  const { pidfile: _, tlsCredentials: __, ...carriedMachine } = carried;
+  const { pidfile: _, tlsCredentials: __, sandbox: ___, ...carriedMachine } = carried;
   return {
     ...carriedMachine,
     ...pick(wanted, OWN_VALUES),
-    ...pick(own, ["tlsCredentials"]),
+    ...pick(own, ["tlsCredentials", "sandbox"]),
     machine: { ...carried.machine, ...pick(ram.machine, ["memoryBackend", "auxRamShare"]) },
     memoryBackends: ram.memoryBackends,
     chardevs: [...own.chardevs, ...unconnected],

@@ -61,6 +61,7 @@ const INTERPRETERS: Readonly<Record<ConfigFlag, (draft: Draft, option: RawOption
   S: ({ wanted }) => set(wanted, "startPaused", true),
   "no-reboot": ({ wanted }) => set(wanted, "noReboot", true),
   nodefaults: ({ wanted }) => set(wanted, "noDefaults", true),
+  sandbox: (draft, option) => interpretSandbox(draft, propertiesOf(option)),
   "no-user-config": () => {},
 };
 
@@ -107,6 +108,27 @@ function interpretName(draft: Draft, properties: Properties): void {
   const reason = "threads and the process keep their names";
   properties.refuseOthers({ process: reason, "debug-threads": reason });
   if (name !== undefined) draft.wanted.name = name;
+}
+
+/** What QEMU lets be chosen is always denied here, but for what Baton needs for its own threads. */
+const ALWAYS_DENIED = ["obsolete", "elevateprivileges", "spawn"] as const;
+
+function interpretSandbox({ wanted }: Draft, properties: Properties): void {
+  const isOn = properties.switch("enable") ?? properties.fail("Parameter 'enable' is missing: on or off");
+  for (const name of ALWAYS_DENIED) {
+    const value = properties.choice(name, ["allow", "deny", ...(name === "elevateprivileges" ? ["children"] : [])]);
+    if (value === undefined || value === "deny") continue;
+    properties.fail(`Parameter '${name}' must be deny: the sandbox has no other form`);
+  }
+  if (properties.choice("resourcecontrol", ["allow", "deny"]) === "deny") {
+    properties.fail("Parameter 'resourcecontrol' must be allow: Baton sets the scheduling of its own threads");
+  }
+  const allow = properties.nonEmpty("allow")?.split(":") ?? [];
+  for (const path of allow)
+    if (path === "") properties.fail("Parameter 'allow' expects directories separated by colons");
+  properties.refuseOthers();
+  if (isOn) wanted.sandbox = { allow };
+  else delete wanted.sandbox;
 }
 
 function interpretDisplay(properties: Properties): void {

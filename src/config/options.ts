@@ -240,6 +240,18 @@ export const OPTIONS: readonly OptionDefinition[] = [
     help: ["write the process id to FILE"],
   },
   {
+    flag: "sandbox",
+    group: "process",
+    argument: "on[,allow=DIR[:DIR…]]",
+    repeat: "replace",
+    impliedKey: "enable",
+    help: [
+      "run the VMM under seccomp and Landlock (default off): files that other options name, nothing else, and",
+      "no program but images that are passed to it sealed, which baton update does",
+      "allow=DIR[:DIR…]       files in these directories too, for migrations to files, say",
+    ],
+  },
+  {
     flag: "config",
     group: "process",
     argument: "FILE",

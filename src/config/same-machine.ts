@@ -8,7 +8,7 @@
 //   number, arrangement, model of CPUs     where the serial ports lead
 //   devices, number of serial ports        the monitors, as a whole
 //   machine type and UUID                  accelerator, dirty-ring-size, name, pidfile, -no-reboot,
-//                                          TLS credentials, as a whole
+//                                          TLS credentials and sandbox, as a whole
 //                                          kernel, initrd, append, bios: from the guest's next reboot on
 //
 // -S and -incoming speak of the start of the new VMM: they never are inherited. -nodefaults says nothing here, because
@@ -59,7 +59,7 @@ export const OWN_VALUES = [
   "noReboot",
 ] as const;
 
-const REPLACEABLE = [...OWN_VALUES, "tlsCredentials"] as const;
+const REPLACEABLE = [...OWN_VALUES, "tlsCredentials", "sandbox"] as const;
 
 /** Where the user writes another word. */
 const OPTION_NAMES: Partial<Record<(typeof REPLACEABLE)[number], string>> = {

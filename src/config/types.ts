@@ -98,6 +98,8 @@ export interface MachineSpec {
   /** `-S`: do not start the vCPUs. */
   startPaused: boolean;
   pidfile?: string;
+  /** `-sandbox on`, of this process alone: directories whose files the VMM may use beside those that are named here. */
+  sandbox?: { allow: string[] };
   incoming: IncomingSpec[];
 }
 

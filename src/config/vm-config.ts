@@ -109,8 +109,20 @@ export interface VmConfig {
   name?: string | { guest: string };
   /** File to write the process id to. */
   pidfile?: string;
+  /**
+   * Runs the VMM under seccomp and Landlock. Only of the program, not of the library.
+   *
+   * @example "on" or "on,allow=/var/lib/vm"
+   */
+  sandbox?: string | SandboxConfig;
   /** Accepted for QEMU's sake: there are no user configuration files. */
   "no-user-config"?: boolean;
+}
+
+export interface SandboxConfig {
+  enable: Switch;
+  /** Directories whose files the VMM may use beside those that other options name, separated by colons. */
+  allow?: string;
 }
 
 export interface MachineConfig {

@@ -50,6 +50,15 @@ export const INFO_COMMANDS: readonly HmpCommand[] = [
   info("name", "show the current VM name", ({ target, print }) => {
     if (target.name !== undefined) print(`${target.name}\n`);
   }),
+  {
+    names: ["sandbox"],
+    usage: "",
+    help: "show how the VMM itself is restricted",
+    run: async ({ target, print }) => {
+      const { enabled, seccomp, "image-sha256": hash } = await target.sandbox();
+      print(`sandbox: ${enabled ? "on" : "off"}, seccomp: ${seccomp}${hash === undefined ? "" : `, image: ${hash}`}\n`);
+    },
+  },
   info("status", "show the current VM status (running|paused)", ({ target, print }) => {
     const status = target.status();
     if (status === "running" || status === "paused") print(`VM status: ${status}\n`);

@@ -5,6 +5,7 @@ import type { QmpEvent } from "../qmp/events.ts";
 import { parseMigrationUri } from "../qmp/migration-address.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
 import type { MigrateSetParameters, MigrationInfo } from "../qmp/schema/migration.ts";
+import { removePrivateDir } from "../sandbox/state.ts";
 import type { Connections } from "./connections.ts";
 import { removePidfile } from "./pidfile.ts";
 import type { VmTarget } from "./target.ts";
@@ -114,6 +115,7 @@ export class VmHandle implements AsyncDisposable {
     await this.#vm.close();
     await this.#connections.close();
     removePidfile(this.#vm.spec);
+    if (this.#vm.spec.sandbox !== undefined) removePrivateDir();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a machine spec, or from a guest that an update brought here, to a VM with its monitors and consoles.
 import type { MachineSpec, MigrationAddress, WantedSpec } from "../config/types.ts";
+import { VmmError } from "../errors.ts";
 import { excludeFromDumps, selfTestMapping } from "../memory/ram.ts";
 import type { ReceivedConnections } from "../migration/connection-handover.ts";
 import { Incoming } from "../migration/incoming.ts";
@@ -8,6 +9,7 @@ import { Migration } from "../migration/migration.ts";
 import type { GuestPast } from "../migration/pause-history.ts";
 import { loadDirtyModule } from "../migration/ram/dirty-module.ts";
 import type { RelayTask } from "../migration/relay.ts";
+import { isSandboxed } from "../sandbox/state.ts";
 import { buildVm } from "./build.ts";
 import { Connections } from "./connections.ts";
 import type { ConnectionsState } from "./connections-state.ts";
@@ -48,6 +50,9 @@ export interface StartOptions {
  */
 export async function startVm(spec: MachineSpec, options: StartOptions): Promise<VmHandle> {
   const { startsBaton = false } = options;
+  if (spec.sandbox !== undefined && !isSandboxed()) {
+    throw new VmmError("sandbox", "-sandbox on is for the program baton: a process that embeds it is not only Baton's");
+  }
   const main = spec.incoming.find(({ channel }) => channel === "main");
   if (main !== undefined) return awaitGuest(spec, options, "address" in main ? main.address : undefined);
   const vm = buildVm(spec);

@@ -13,8 +13,10 @@ import type {
   Memdev,
   MemoryInfo,
   RunState,
+  SandboxInfo,
 } from "../qmp/schema/machine.ts";
 import type { QmpTarget } from "../qmp/target.ts";
+import { sandboxInfo } from "../sandbox/state.ts";
 import { VERSION } from "../version.ts";
 import type { Connections } from "./connections.ts";
 import type { FdTable } from "./fd-table.ts";
@@ -130,6 +132,10 @@ export class VmTarget implements QmpTarget {
   kvm(): KvmInfo {
     const name = this.#vm.isBuilt ? this.#vm.accel.name : this.#vm.spec.accelerators[0];
     return { enabled: name === "kvm", present: true };
+  }
+
+  sandbox(): Promise<SandboxInfo> {
+    return sandboxInfo();
   }
 
   async deviceModules(): Promise<DeviceModuleInfo[]> {

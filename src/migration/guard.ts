@@ -74,7 +74,7 @@ export class Guard {
       const [, ...words] = programBefore(process.argv.length - 2);
       const argv = [commandLine()[0]!, ...words, "guard", String(GUARD_SOCKET_FD)];
       const plan = planExec({ fd: options.programFd }, argv, environment());
-      const pid = spawnProgram(plan, [guardsFd], GUARD_SOCKET_FD);
+      const pid = spawnProgram(plan, [{ fd: guardsFd, asFd: GUARD_SOCKET_FD }]);
       return new Guard(options, pid, tokenFd, socketFd);
     } catch (error) {
       for (const fd of [tokenFd, socketFd]) close(fd);

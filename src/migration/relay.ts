@@ -116,7 +116,10 @@ function startHelper({ vm, parameters }: Outgoing, fds: readonly number[]): numb
   const programFd = open("/proc/self/exe", O_RDONLY);
   try {
     const plan = planExec({ fd: programFd }, argv, { ...environment(), [ENV_TASK]: JSON.stringify(task) });
-    return spawnProgram(plan, fds, HELPER_FDS.main);
+    return spawnProgram(
+      plan,
+      fds.map((fd, index) => ({ fd, asFd: HELPER_FDS.main + index })),
+    );
   } finally {
     close(programFd);
   }

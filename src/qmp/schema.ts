@@ -14,6 +14,7 @@ import {
   Memdev,
   MemoryInfo,
   NameInfo,
+  SandboxInfo,
   ShutdownCause,
   StatusInfo,
   TargetInfo,
@@ -58,6 +59,7 @@ export const COMMANDS = {
   "query-chardev": { returns: arrayOf(ChardevInfo) },
   "query-memdev": { returns: arrayOf(Memdev) },
   "query-memory-size-summary": { returns: MemoryInfo },
+  "query-sandbox": { returns: SandboxInfo },
 
   stop: {},
   cont: {},

@@ -13,6 +13,7 @@ import type {
   Memdev,
   MemoryInfo,
   RunState,
+  SandboxInfo,
 } from "./schema/machine.ts";
 import type {
   MigrateSetParameters,
@@ -57,6 +58,7 @@ export interface QmpTarget {
   memdevs(): Memdev[];
   memory(): MemoryInfo;
   kvm(): KvmInfo;
+  sandbox(): MaybePromise<SandboxInfo>;
 
   deviceModules(): MaybePromise<DeviceModuleInfo[]>;
   /** Replaces the Wasm module of one device. When it throws, the device goes on with the module that it has. */

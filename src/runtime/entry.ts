@@ -25,6 +25,7 @@ export const ENTRIES = [
   "machine/guest-start.ts",
   "machine/module-trial.ts",
   "migration/command-line.ts",
+  "sandbox/enter.ts",
   "migration/ram/worker.ts",
   "migration/channel/tls-worker.ts",
   "accel/kvm/dirty.ts",
@@ -37,13 +38,18 @@ export type Entry = (typeof ENTRIES)[number];
 /** Where `bun build --compile` puts its entry points: their paths below `src/`, the `--root` of tools/build.ts. */
 const EMBEDDED_ROOT = "/$bunfs/root/";
 
+/** Whether this is the compiled binary, and not a runtime with a script. */
+export function isCompiled(): boolean {
+  const { Bun: bun } = globalThis as { Bun?: { main: string } };
+  return bun?.main.startsWith(EMBEDDED_ROOT) === true;
+}
+
 /**
  * In the compiled binary `import.meta.url` must not be used: with `--bytecode` it is the path of the source file on the
  * machine that built it.
  */
 export function entryUrl(path: Entry): string {
-  const { Bun: bun } = globalThis as { Bun?: { main: string } };
-  if (bun?.main.startsWith(EMBEDDED_ROOT)) return `file://${EMBEDDED_ROOT}${path}`;
+  if (isCompiled()) return `file://${EMBEDDED_ROOT}${path}`;
   return new URL(`../${path}`, import.meta.url).href;
 }
 

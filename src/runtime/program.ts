@@ -4,6 +4,9 @@ import { accessSync, closeSync, constants, openSync, readFileSync, readSync, sta
 import { join } from "node:path";
 import { VmmError } from "../errors.ts";
 
+/** Where a compiled program unpacks its native library, if it is not there. */
+export const NATIVE_DIR_VARIABLE = "BUN_TMPDIR";
+
 /** Nobody waits longer for a program that is only run to be in the caches. */
 const WARM_UP_TIMEOUT_MS = 1000;
 

@@ -30,6 +30,7 @@ export const machineCommands: Handlers<
   | "query-chardev"
   | "query-memdev"
   | "query-memory-size-summary"
+  | "query-sandbox"
   | "stop"
   | "cont"
   | "quit"
@@ -51,6 +52,8 @@ export const machineCommands: Handlers<
   "query-chardev": ({ target }) => target.chardevs(),
   "query-memdev": ({ target }) => target.memdevs(),
   "query-memory-size-summary": ({ target }) => target.memory(),
+
+  "query-sandbox": ({ target }) => target.sandbox(),
 
   stop: ({ target }) => target.stop(),
   cont: ({ target }) => cont(target),

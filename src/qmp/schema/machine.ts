@@ -102,4 +102,16 @@ export type DeviceModuleSwap = Static<typeof DeviceModuleSwap>;
 export const DeviceModuleSwapped = struct({ "closed-us": uint });
 export type DeviceModuleSwapped = Static<typeof DeviceModuleSwapped>;
 
+/** How the VMM itself is restricted. Baton's own. */
+export const SandboxInfo = struct({
+  /** `-sandbox on` is in force. */
+  enabled: bool,
+  /** As /proc/PID/status has it: another sandbox around Baton shows here, too. */
+  seccomp: enumOf("none", "strict", "filter"),
+  "no-new-privs": bool,
+  /** SHA-256 of the program that runs, of which there is a sealed copy in a sandbox. */
+  "image-sha256": optional(str),
+});
+export type SandboxInfo = Static<typeof SandboxInfo>;
+
 export const GuestPanicAction = enumOf("pause", "poweroff", "run");

@@ -95,6 +95,10 @@ export class FakeTarget implements QmpTarget {
     return { "base-memory": 2 ** 26 };
   }
 
+  sandbox() {
+    return { enabled: false, seccomp: "none" as const, "no-new-privs": false };
+  }
+
   kvm() {
     return { enabled: true, present: true };
   }
