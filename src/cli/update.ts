@@ -6,6 +6,7 @@ import { promisify } from "node:util";
 import { UsageError } from "../config/usage.ts";
 import { VmmError } from "../errors.ts";
 import type { MigrationInfo } from "../qmp/schema/migration.ts";
+import { isCompiled } from "../runtime/entry.ts";
 import { findProgram, programBefore } from "../runtime/program.ts";
 import { parseNumber, parseTimeout, parseVerbArguments } from "./arguments.ts";
 import { milliseconds, phaseLines, refuseWithoutGuest } from "./migration/report.ts";
@@ -14,12 +15,13 @@ import { updateByExec } from "./update/by-exec.ts";
 import { updateByTransfer } from "./update/by-transfer.ts";
 import { checkUpdate } from "./update/check.ts";
 import { chooseMode, type UpdateMode } from "./update/choose-mode.ts";
+import { isSandboxed, type PassedImage, passImage } from "./update/pass-image.ts";
 
 const USAGE = `Usage: baton update SOCKET [OPTION…]
 Replaces the program under the VM whose QMP socket is SOCKET (a path, or HOST:PORT). Same guest, same connections.
 
   --image PROGRAM   the new program (default: by cpr-exec the one that the VM was started with, which may be a newer
-                    file by now; by cpr-transfer the one that runs this command)
+                    file by now; by cpr-transfer, and for a VM with -sandbox on, the one that runs this command)
   --mode MODE       cpr-exec: the VM's process executes it; cpr-transfer: a new process of it takes over in the
                     background, and the old one ends; auto (default): cpr-exec unless something forbids it
   --log FILE        what the new process of cpr-transfer says is appended to FILE (default: nowhere)
@@ -76,13 +78,20 @@ export async function update(args: readonly string[]): Promise<number> {
   const wanted = values.relay ? "cpr-exec" : asked;
   const isCheck = values.check;
   const image = values.image === undefined || isCheck ? undefined : await findBaton(values.image);
+  const passed = await passToSandbox(socket, image ?? values.image);
   await using qmp = await connectMonitor(socket);
   await refuseWithoutGuest(qmp, "The VM cannot be updated");
   if (isCheck) {
     const { image, json: isJson } = values;
-    return await checkUpdate(qmp, { wanted, image, pauseLimitMs, timeoutMs, isJson });
+    return await checkUpdate(qmp, { wanted, image, passed, pauseLimitMs, timeoutMs, isJson });
   }
   const chosen = await chooseMode(qmp, wanted);
+  if (passed !== undefined && chosen.mode === "cpr-transfer") {
+    throw new VmmError(
+      "sandbox",
+      "The VM is in a sandbox, and cpr-transfer would have this command start a VMM without one",
+    );
+  }
   if (!values.json) process.stdout.write(`By ${chosen.mode}: ${chosen.because}\n`);
   const before = (await qmp.execute("query-migrate")).updates ?? 0;
   const { "pause-limit": limitBefore } = await qmp.execute("query-migrate-parameters");
@@ -94,7 +103,8 @@ export async function update(args: readonly string[]): Promise<number> {
     if (chosen.mode === "cpr-exec") {
       const onUnguarded = (reason: string): void => void process.stderr.write(`baton: There is no guard: ${reason}\n`);
       const command = image === undefined ? [] : [image];
-      info = await updateByExec(qmp, { command, guardTimeoutMs, isRelayed: values.relay, timeoutMs, onUnguarded });
+      const isRelayed = values.relay;
+      info = await updateByExec(qmp, { command, passed, guardTimeoutMs, isRelayed, timeoutMs, onUnguarded });
     } else {
       const command = image === undefined ? programBefore(args.length + 1) : [image];
       ({ info, pid } = await updateByTransfer(qmp, { command, timeoutMs, log: values.log }));
@@ -113,6 +123,18 @@ export async function update(args: readonly string[]): Promise<number> {
   const outcome = { mode: chosen.mode, "mode-reason": chosen.because, ...(pid === undefined ? {} : { pid }), ...info };
   process.stdout.write(values.json ? `${JSON.stringify(outcome)}\n` : describe(info, pid));
   return 0;
+}
+
+/** Passes the new program to a VM in a sandbox; undefined where there is none. */
+async function passToSandbox(socket: string, image: string | undefined): Promise<PassedImage | undefined> {
+  {
+    await using qmp = await connectMonitor(socket);
+    if (!(await isSandboxed(qmp))) return undefined;
+  }
+  if (image !== undefined) return passImage(socket, findProgram(image));
+  // A script's program is its runtime.
+  if (isCompiled()) return passImage(socket, "/proc/self/exe");
+  throw new VmmError("image", "The VM is in a sandbox, and must be passed its new program: give --image PROGRAM");
 }
 
 /** Absolute path of a program that is Baton: executing any other would lose the guest. */

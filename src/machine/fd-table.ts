@@ -15,6 +15,11 @@ export class FdTable {
     this.#fds.set(name, fd);
   }
 
+  /** The fd of that name, which stays the table's. */
+  get(name: string): number | undefined {
+    return this.#fds.get(name);
+  }
+
   /** Gives an fd away: it is the caller's from then on. Undefined when there is none of that name. */
   take(name: string): number | undefined {
     const fd = this.#fds.get(name);

@@ -28,8 +28,10 @@ import {
 import { arrayOf, type Static, str, struct } from "../qmp/schema/types.ts";
 import { cpusOf, GuestFirst } from "../runtime/guest-first.ts";
 import { commandLine, findProgram } from "../runtime/program.ts";
+import { runProgram } from "../runtime/run-program.ts";
 import { writeImage } from "./cpr-exec.ts";
 import { isSameCommandLine } from "./cpr-incoming.ts";
+import type { ExecImage } from "./exec-image.ts";
 import { planGuest } from "./guest-image.ts";
 import { correct, type PauseHistory } from "./pause-history.ts";
 
@@ -63,6 +65,8 @@ export interface DryRunOptions {
   mode: MigMode;
   /** `cpr-exec-command`; empty: what this process was started with. */
   command: readonly string[];
+  /** The program, if it is not to be found by the command's first word; the dry run's to close. */
+  image: ExecImage | undefined;
   /** Of that mode. */
   blockers: readonly MigrationBlocker[];
   /** What started this process is Baton, and not a program that embeds it. */
@@ -88,19 +92,14 @@ export class DryRun {
 
   /** Begins. @throws VmmError "dry-run" for a mode in which no program is started */
   constructor(options: DryRunOptions) {
-    const { mode, command, startsBaton } = options;
-    if (NEW_PHASES[mode] === undefined) {
-      const modes = Object.keys(NEW_PHASES).join(" or ");
-      throw new VmmError("dry-run", `A dry run is of an update: set mode to ${modes}, not ${mode}`);
-    }
-    if (command.length === 0 && !startsBaton) {
-      throw new VmmError(
-        "dry-run",
-        "This VM is part of a program that may do anything when it is started again: set cpr-exec-command to a Baton",
-      );
+    try {
+      refuseSenseless(options);
+    } catch (error) {
+      options.image?.close();
+      throw error;
     }
     this.#options = options;
-    this.#info = { status: "active", mode, problems: [] };
+    this.#info = { status: "active", mode: options.mode, problems: [] };
     this.ended = this.#run();
   }
 
@@ -113,9 +112,11 @@ export class DryRun {
   }
 
   /** What is predicted of an update in that mode with that command; undefined when this says nothing about it. */
-  predictionOf(mode: MigMode, command: readonly string[]): Prediction | undefined {
+  predictionOf(mode: MigMode, command: readonly string[], sha256: string): Prediction | undefined {
     const { status, phases = [], "predicted-downtime-us": totalUs = 0 } = this.#info;
-    const isSame = mode === this.#options.mode && command.join("\0") === this.#options.command.join("\0");
+    const { mode: ownMode, command: ownCommand, image } = this.#options;
+    const isSameProgram = (image?.sha256 ?? "") === sha256 && command.join("\0") === ownCommand.join("\0");
+    const isSame = mode === ownMode && isSameProgram;
     if (!isSame || status !== "would-work") return undefined;
     const estimateUs = sumUs(phases);
     return { totalUs, estimateUs, newUs: Math.round((totalUs * sumUs(phases.slice(OLD_PHASES))) / estimateUs) };
@@ -139,6 +140,8 @@ export class DryRun {
         problems: [],
         ...(isCancelled ? {} : { "error-desc": describeError(error) }),
       };
+    } finally {
+      this.#options.image?.close();
     }
   }
 
@@ -150,14 +153,14 @@ export class DryRun {
   }
 
   async #findOut(): Promise<Omit<DryRunInfo, "status" | "mode">> {
-    const { vm, mode, command, blockers } = this.#options;
+    const { vm, mode, command, image: pinned, blockers } = this.#options;
     const { signal } = this.#abort;
     // The reply to `migrate` goes out first.
     await new Promise((resolve) => setTimeout(resolve, 0));
     const problems = blockers.map(({ code, device, reason, fix }): MigrationProblem => {
       return { code, text: reason, ...(device === undefined ? {} : { device }), ...(fix === undefined ? {} : { fix }) };
     });
-    const image = new NewImage(command.length > 0 ? command : commandLine(), mode, signal);
+    const image = new NewImage(command.length > 0 ? command : commandLine(), pinned, mode, signal);
     const notBaton = await image.problem();
     if (notBaton !== undefined) return { problems: [...problems, notBaton] };
     const vcpuTids = vm.isRunning ? vm.accel.vcpuThreadIds() : [];
@@ -178,6 +181,20 @@ export class DryRun {
       guestFirst.end();
       if (stateFd !== undefined) close(stateFd);
     }
+  }
+}
+
+/** @throws VmmError "dry-run" for a mode in which no program is started, and for a command that may be anything */
+function refuseSenseless({ mode, command, startsBaton }: DryRunOptions): void {
+  if (NEW_PHASES[mode] === undefined) {
+    const modes = Object.keys(NEW_PHASES).join(" or ");
+    throw new VmmError("dry-run", `A dry run is of an update: set mode to ${modes}, not ${mode}`);
+  }
+  if (command.length === 0 && !startsBaton) {
+    throw new VmmError(
+      "dry-run",
+      "This VM is part of a program that may do anything when it is started again: set cpr-exec-command to a Baton",
+    );
   }
 }
 
@@ -292,11 +309,13 @@ interface ExecFailure {
 /** The program that would take over, as one that can be asked. */
 class NewImage {
   readonly #command: readonly string[];
+  readonly #pinned: ExecImage | undefined;
   readonly #mode: MigMode;
   readonly #signal: AbortSignal;
 
-  constructor(command: readonly string[], mode: MigMode, signal: AbortSignal) {
+  constructor(command: readonly string[], pinned: ExecImage | undefined, mode: MigMode, signal: AbortSignal) {
     this.#command = command;
+    this.#pinned = pinned;
     this.#mode = mode;
     this.#signal = signal;
   }
@@ -304,15 +323,8 @@ class NewImage {
   /** Why it cannot even be asked: any other program than Baton might do something. */
   async problem(): Promise<MigrationProblem | undefined> {
     const [name] = this.#command;
-    try {
-      findProgram(name!);
-    } catch (error) {
-      return {
-        code: "exec-failed",
-        text: describeError(error),
-        fix: "Set cpr-exec-command to a program that is there",
-      };
-    }
+    const isThere = await this.#isThere();
+    if (isThere !== undefined) return isThere;
     const { error, stdout } = await this.#execute(["--version"], VERSION_TIMEOUT_MS);
     if (error === undefined && /^baton \d/.test(stdout)) return undefined;
     const why = error ?? `'${name} --version' printed ${JSON.stringify(stdout.slice(0, 60))}`;
@@ -321,6 +333,19 @@ class NewImage {
       text: `${name} is not Baton, or cannot run here: ${why}`,
       fix: "Give the path of a Baton",
     };
+  }
+
+  async #isThere(): Promise<MigrationProblem | undefined> {
+    try {
+      if (this.#pinned === undefined) findProgram(this.#command[0]!);
+      else await this.#pinned.verify(this.#signal);
+      return undefined;
+    } catch (error) {
+      this.#signal.throwIfAborted();
+      const fix = "Set cpr-exec-command to a program that is there";
+      if (this.#pinned === undefined) return { code: "exec-failed", text: describeError(error), fix };
+      return { code: "image", text: describeError(error), fix: "Pass the program that has this hash" };
+    }
   }
 
   /** Its answer, or why there is none. */
@@ -342,6 +367,7 @@ class NewImage {
   /** Runs it with these arguments; `error` says in what it failed. @throws the signal's reason */
   async #execute(args: readonly string[], timeout: number): Promise<{ error?: string; stdout: string }> {
     const { program } = splitCommand(this.#command);
+    if (this.#pinned !== undefined) return this.#executePinned(this.#pinned.fd, [...program, ...args], timeout);
     const [name, ...before] = program;
     const options = { timeout, maxBuffer: MAX_ANSWER_BYTES, killSignal: "SIGKILL" as const, signal: this.#signal };
     try {
@@ -350,11 +376,32 @@ class NewImage {
     } catch (cause) {
       this.#signal.throwIfAborted();
       const { code, killed, signal, stderr = "" } = cause as ExecFailure;
-      const how = killed === true ? `it was killed after ${timeout / 1000} s` : `it ended with ${signal ?? code}`;
-      const complaint = stderr.trim().slice(-MAX_COMPLAINT_LENGTH);
-      return { error: complaint === "" ? how : `${how}: ${complaint}`, stdout: "" };
+      const how = killed === true ? lateAfter(timeout) : `it ended with ${signal ?? code}`;
+      return { error: complain(how, stderr), stdout: "" };
     }
   }
+
+  async #executePinned(fd: number, argv: string[], timeoutMs: number): Promise<{ error?: string; stdout: string }> {
+    const options = { argv, timeoutMs, maxOutputBytes: MAX_ANSWER_BYTES, signal: this.#signal };
+    try {
+      const { end, isLate, stdout, stderr } = await runProgram(fd, options);
+      if ("exitCode" in end && end.exitCode === 0) return { stdout };
+      const how = `it ended with ${"signal" in end ? `signal ${end.signal}` : end.exitCode}`;
+      return { error: complain(isLate ? lateAfter(timeoutMs) : how, stderr), stdout: "" };
+    } catch (error) {
+      this.#signal.throwIfAborted();
+      return { error: describeError(error), stdout: "" };
+    }
+  }
+}
+
+function lateAfter(timeoutMs: number): string {
+  return `it was killed after ${timeoutMs / 1000} s`;
+}
+
+function complain(how: string, stderr: string): string {
+  const complaint = stderr.trim().slice(-MAX_COMPLAINT_LENGTH);
+  return complaint === "" ? how : `${how}: ${complaint}`;
 }
 
 /** @throws VmmError "dry-run" */

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // cpr-exec as `migrate` asks for it: prepares, and tries again when the guest wants something in the wrong moment. The
 // update itself is in cpr-exec.ts.
+import type { Program } from "../../ffi/exec.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { isGuestRequest } from "../machine/guest-request.ts";
-import { warmUp } from "../runtime/program.ts";
+import { WARM_UP_TIMEOUT_MS, warmUpPath } from "../runtime/program.ts";
 import type { Reactor } from "../runtime/reactor.ts";
+import { runProgram } from "../runtime/run-program.ts";
 import { commitCprExec, fdsToKeep, prepareCprExec } from "./cpr-exec.ts";
 import type { Prediction } from "./dry-run.ts";
+import type { ExecImage } from "./exec-image.ts";
 import { Guard } from "./guard.ts";
 import type { Outgoing } from "./outgoing.ts";
 import type { PauseHistory } from "./pause-history.ts";
@@ -15,9 +18,12 @@ import { allReaped } from "./reaping.ts";
 
 /** How often an update starts its pause again when the guest asks for a reset, say, in the moment before it. */
 const MAX_ATTEMPTS = 3;
+const WARM_UP_OUTPUT_BYTES = 4096;
 
 export interface ExecUpdateOptions {
   startsBaton: boolean;
+  /** The program, if it is not to be found by the command's first word; this update's to close. */
+  image: ExecImage | undefined;
   generation: number;
   history: PauseHistory;
   reactor: Reactor;
@@ -34,21 +40,26 @@ export interface ExecUpdateOptions {
 export async function updateByExec(
   run: Outgoing,
   file: Extract<MigrationAddress, { transport: "file" }> | undefined,
-  { startsBaton, generation, history, reactor, prediction, predict }: ExecUpdateOptions,
+  { startsBaton, image, generation, history, reactor, prediction, predict }: ExecUpdateOptions,
 ): Promise<never> {
   const { vm, connections, progress } = run;
+  if (image !== undefined) {
+    run.onFailure(() => image.close());
+    await image.verify(run.signal);
+  }
   const limitMs = run.parameters["pause-limit"];
   const predicted = limitMs === 0 ? prediction : await predict(run.signal);
   progress.predictedUs = predicted?.totalUs;
   if (predicted !== undefined) refuseLongPause(predicted.totalUs, limitMs);
   const prepared = prepareCprExec({
     command: run.parameters["cpr-exec-command"],
+    ...(image === undefined ? {} : { programFd: image.fd }),
     ...(file === undefined ? {} : { file }),
   });
   run.onFailure(() => prepared.discard());
   // It starts while the new program is warmed up.
   const guard = startGuard(run, prepared.ownProgramFd, reactor);
-  if (startsBaton && "path" in prepared.program) await warmUp(prepared.program.path);
+  if (startsBaton) await warmUp(prepared.program);
   run.refuseToGoOn();
   run.atEnd(() => connections.thaw());
   await connections.freeze();
@@ -87,6 +98,13 @@ export async function updateByExec(
       run.resumeGuest();
     }
   }
+}
+
+/** So that the new program starts from caches. What comes of it is not looked at: if it cannot run, the update will tell. */
+async function warmUp(program: Program): Promise<void> {
+  if ("path" in program) return warmUpPath(program.path);
+  const options = { argv: ["baton", "--version"], timeoutMs: WARM_UP_TIMEOUT_MS, maxOutputBytes: WARM_UP_OUTPUT_BYTES };
+  await runProgram(program.fd, options).catch(() => {});
 }
 
 function startGuard(run: Outgoing, programFd: number, reactor: Reactor): Guard | undefined {

@@ -31,6 +31,7 @@ import type { TlsTunnels } from "./channel/tls.ts";
 import { isInetOrUnix } from "./channel/transport.ts";
 import { type TransferChannels, transfer } from "./cpr-transfer.ts";
 import { DryRun, type Prediction } from "./dry-run.ts";
+import { ExecImage } from "./exec-image.ts";
 import { type ExecUpdateOptions, updateByExec } from "./exec-update.ts";
 import type { Incoming } from "./incoming.ts";
 import { Outgoing } from "./outgoing.ts";
@@ -137,14 +138,25 @@ export class Migration implements MigrationTarget {
     const { mode, "cpr-exec-command": command } = this.#parameters;
     const blockers = this.blockers().filter((blocker) => blocker.mode === mode);
     const history = this.#history;
-    this.#dryRun = new DryRun({ vm: this.#vm, mode, command, blockers, startsBaton: this.#startsBaton, history });
+    const image = ExecImage.open(this.#vm.fds, this.#parameters);
+    this.#dryRun = new DryRun({
+      vm: this.#vm,
+      mode,
+      command,
+      image,
+      blockers,
+      startsBaton: this.#startsBaton,
+      history,
+    });
   }
 
   /** What a dry run says of an update by cpr-exec that is under way. @throws VmmError when it would not work */
   async #predict(command: readonly string[], signal: AbortSignal): Promise<Prediction> {
     signal.throwIfAborted();
     const [mode, history] = ["cpr-exec", this.#history] as const;
-    const dryRun = new DryRun({ vm: this.#vm, mode, command, blockers: [], startsBaton: this.#startsBaton, history });
+    const image = ExecImage.open(this.#vm.fds, this.#parameters);
+    const startsBaton = this.#startsBaton;
+    const dryRun = new DryRun({ vm: this.#vm, mode, command, image, blockers: [], startsBaton, history });
     this.#dryRun = dryRun;
     signal.addEventListener("abort", () => dryRun.cancel(), { once: true });
     await dryRun.ended;
@@ -152,7 +164,7 @@ export class Migration implements MigrationTarget {
     const { problems, "error-desc": description } = dryRun.info();
     const [problem] = problems;
     if (problem !== undefined) throw new VmmError(problem.code, problem.text);
-    const prediction = dryRun.predictionOf("cpr-exec", command);
+    const prediction = dryRun.predictionOf("cpr-exec", command, image?.sha256 ?? "");
     if (prediction === undefined) throw new VmmError("dry-run", `The pause cannot be predicted: ${description}`);
     return prediction;
   }
@@ -181,10 +193,11 @@ export class Migration implements MigrationTarget {
       if (this.#parameters.relay) return this.#relay(main, command);
       const options: ExecUpdateOptions = {
         startsBaton: this.#startsBaton,
+        image: ExecImage.open(this.#vm.fds, this.#parameters),
         generation: this.#generation + 1,
         history: this.#history,
         reactor: this.#reactor,
-        prediction: this.#dryRun?.predictionOf(mode, command),
+        prediction: this.#dryRun?.predictionOf(mode, command, this.#parameters["cpr-exec-sha256"]),
         predict: (signal) => this.#predict(command, signal),
       };
       return (run) => updateByExec(run, main, options);

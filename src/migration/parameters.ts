@@ -16,6 +16,8 @@ export function defaultParameters(): MigrationParameters {
   return {
     mode: "normal",
     "cpr-exec-command": [],
+    "cpr-exec-image": "",
+    "cpr-exec-sha256": "",
     "downtime-limit": 300,
     "max-bandwidth": 0,
     "max-postcopy-bandwidth": 0,
@@ -55,6 +57,9 @@ export function mergeParameters(current: MigrationParameters, changes: MigrateSe
   }
   if (merged["max-cpu-throttle"] < merged["cpu-throttle-initial"]) {
     throw new VmmError("parameter", "Parameter 'max-cpu-throttle' expects at least cpu-throttle-initial");
+  }
+  if (!/^([0-9a-f]{64})?$/i.test(merged["cpr-exec-sha256"])) {
+    throw new VmmError("parameter", "Parameter 'cpr-exec-sha256' expects 64 hexadecimal digits");
   }
   return { ...merged, "cpr-exec-command": [...merged["cpr-exec-command"]] };
 }

@@ -2,6 +2,7 @@
 // The typed QMP client: `import { connect } from "baton/qmp"`.
 import { connect as connectSocket, type Socket } from "node:net";
 import { VmmError } from "../errors.ts";
+import { adoptSocket } from "../runtime/socket.ts";
 import { QmpError, type QmpErrorReply } from "./errors.ts";
 import type { QmpEvent } from "./events.ts";
 import { type JsonResult, JsonStream } from "./json-stream.ts";
@@ -14,7 +15,12 @@ export type { QmpEvent, QmpTimestamp } from "./events.ts";
 export type { CommandArguments, CommandName, CommandResult, EventData, EventName } from "./schema.ts";
 
 /** Where the monitor listens. */
-export type QmpAddress = { path: string } | { host: string; port: number };
+export type QmpAddress = { path: string } | { host: string; port: number } | ConnectedSocket;
+
+/** A socket that is connected to the monitor; the client's from then on. */
+export interface ConnectedSocket {
+  fd: number;
+}
 
 /** The server's first message. */
 export interface QmpGreeting {
@@ -52,7 +58,7 @@ interface Waiting {
  */
 export async function connect(address: QmpAddress, options: { signal?: AbortSignal } = {}): Promise<QmpClient> {
   options.signal?.throwIfAborted();
-  const client = new QmpClient(connectSocket(address));
+  const client = new QmpClient("fd" in address ? adoptSocket(address.fd) : connectSocket(address));
   const abort = (): void => client.destroy(abortReason(options.signal!));
   options.signal?.addEventListener("abort", abort, { once: true });
   try {

@@ -8,7 +8,7 @@ import { VmmError } from "../errors.ts";
 export const NATIVE_DIR_VARIABLE = "BUN_TMPDIR";
 
 /** Nobody waits longer for a program that is only run to be in the caches. */
-const WARM_UP_TIMEOUT_MS = 1000;
+export const WARM_UP_TIMEOUT_MS = 1000;
 
 /** The whole command line as the kernel has it: with `bun run FILE` or `deno run FILE` in front where it was so. */
 export function commandLine(): string[] {
@@ -55,7 +55,7 @@ export function findProgram(name: string): string {
  * it is executed in earnest. What comes of it is not looked at: a program that cannot run says so better itself. Scripts
  * are left alone, because nobody knows what arguments they pass on.
  */
-export async function warmUp(path: string): Promise<void> {
+export async function warmUpPath(path: string): Promise<void> {
   const { spawn } = await import("node:child_process");
   const { promise, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, WARM_UP_TIMEOUT_MS);

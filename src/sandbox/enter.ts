@@ -44,31 +44,51 @@ export function enterSandbox(spec: MachineSpec, readFiles: readonly string[]): n
       "-sandbox on is for the compiled program, dist/baton: a script is read from the file system, and cannot be pinned",
     );
   }
-  const abi = landlockAbi();
-  if (abi < LEAST_LANDLOCK_ABI) {
-    const found = abi === 0 ? "has none, or was booted without it (lsm=)" : `has version ${abi} of it`;
-    throw new VmmError(
-      "sandbox",
-      `-sandbox on needs Landlock version ${LEAST_LANDLOCK_ABI} (Linux 6.2), and this kernel ${found}`,
-    );
-  }
+  const unable = whyNoSandbox();
+  if (unable !== undefined) throw new VmmError("sandbox", `-sandbox on is not possible here: ${unable}`);
   const ownFd = open("/proc/self/exe", O_RDONLY);
   const imageFd = pin(ownFd);
   const privateDir = mkdtempSync(join(tmpdir(), PRIVATE_DIR_PREFIX));
   try {
     const rules = pathRules({ spec, loader: loaderOf(imageFd), readFiles, privateDir });
     const plan = planExec({ fd: imageFd }, commandLine(), { ...environment(), [NATIVE_DIR_VARIABLE]: privateDir });
-    const filter = sandboxFilter();
-    const rulesetFd = makeRuleset(abi, rules);
-    setNoNewPrivileges();
-    dropCapabilities();
-    restrictSelf(rulesetFd);
-    installFilter(filter);
+    restrict(rules);
     return exec(plan);
   } catch (error) {
     rmSync(privateDir, { recursive: true });
     throw error;
   }
+}
+
+/** What this kernel lacks; undefined when it has all that a sandbox is made of. */
+export function whyNoSandbox(): string | undefined {
+  const abi = landlockAbi();
+  const has = abi === 0 ? "has none, or was booted without it (lsm=)" : `has version ${abi}`;
+  if (abi < LEAST_LANDLOCK_ABI)
+    return `it takes Landlock version ${LEAST_LANDLOCK_ABI} (Linux 6.2), and this kernel ${has}`;
+  const fd = memfdCreate("baton-probe", 0);
+  try {
+    // One that cannot keep a file in memory from being executed would let a process make programs for itself.
+    if ((status(fd).mode & EXECUTABLE) !== 0) return "it takes Linux 6.3: older ones have no MFD_NOEXEC_SEAL";
+  } finally {
+    close(fd);
+  }
+  return undefined;
+}
+
+/**
+ * The calling thread, and what it starts and executes, has nothing but this from now on; the filter is for the other threads,
+ * too. It cannot be undone.
+ * @throws VmmError "sandbox", SysError
+ */
+export function restrict(rules: readonly PathRule[]): void {
+  const filter = sandboxFilter();
+  const rulesetFd = makeRuleset(landlockAbi(), rules);
+  setNoNewPrivileges();
+  dropCapabilities();
+  restrictSelf(rulesetFd);
+  close(rulesetFd);
+  installFilter(filter);
 }
 
 function makeRuleset(abi: number, rules: readonly PathRule[]): number {
@@ -86,23 +106,10 @@ function makeRuleset(abi: number, rules: readonly PathRule[]): number {
 
 function pin(programFd: number): number {
   try {
-    const fd = pinProgram(programFd);
-    refuseOldKernel();
-    return fd;
+    return pinProgram(programFd);
   } catch (cause) {
     throw new VmmError("sandbox", "-sandbox on: this program cannot be pinned in memory", { cause });
   } finally {
     close(programFd);
-  }
-}
-
-/** A kernel that cannot keep a file in memory from being executed would let a process make programs for itself. */
-function refuseOldKernel(): void {
-  const fd = memfdCreate("baton-probe", 0);
-  try {
-    if ((status(fd).mode & EXECUTABLE) !== 0)
-      throw new VmmError("sandbox", "Linux 6.3 or newer is needed: older ones have no MFD_NOEXEC_SEAL");
-  } finally {
-    close(fd);
   }
 }

@@ -4,6 +4,8 @@ import type { QmpClient } from "../../qmp/client.ts";
 import type { MigrationInfo } from "../../qmp/schema/migration.ts";
 import { untilOver } from "../migration/until-over.ts";
 
+import type { PassedImage } from "./pass-image.ts";
+
 const POLL_MS = 20;
 /** Many times what an update takes, and no longer than most guests can stand. */
 const DEFAULT_GUARD_TIMEOUT_MS = 2000;
@@ -11,6 +13,8 @@ const DEFAULT_GUARD_TIMEOUT_MS = 2000;
 export interface ExecOptions {
   /** What is executed; empty: what the VM was started with. */
   command: string[];
+  /** Its program, if it had to be passed. */
+  passed: PassedImage | undefined;
   /** 0: no guard; undefined: one if the VM can have one. */
   guardTimeoutMs: number | undefined;
   /** The guest runs in a helper meanwhile, which is its guard, too. */
@@ -22,8 +26,8 @@ export interface ExecOptions {
 
 /** Returns what query-migrate says at the end. */
 export async function updateByExec(qmp: QmpClient, options: ExecOptions): Promise<MigrationInfo> {
-  const { command, guardTimeoutMs, isRelayed, timeoutMs, onUnguarded } = options;
-  await qmp.execute("migrate-set-parameters", { mode: "cpr-exec", "cpr-exec-command": command });
+  const { command, passed, guardTimeoutMs, isRelayed, timeoutMs, onUnguarded } = options;
+  await qmp.execute("migrate-set-parameters", { mode: "cpr-exec", "cpr-exec-command": command, ...passed });
   const { relay } = await qmp.execute("query-migrate-parameters");
   // An older Baton does not know it.
   if (isRelayed || relay) await qmp.execute("migrate-set-parameters", { relay: isRelayed });

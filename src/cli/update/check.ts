@@ -7,6 +7,7 @@ import type { DryRunInfo, MigrationProblem } from "../../qmp/schema/migration.ts
 import { findProgram, programBefore } from "../../runtime/program.ts";
 import { milliseconds, phaseLines } from "../migration/report.ts";
 import { modeToCheck, type UpdateMode } from "./choose-mode.ts";
+import type { PassedImage } from "./pass-image.ts";
 
 const POLL_MS = 20;
 /** Exit code for an update that would not work. */
@@ -15,6 +16,8 @@ const EXIT_WOULD_FAIL = 3;
 export interface CheckOptions {
   wanted: UpdateMode | "auto";
   image: string | undefined;
+  /** The same, if it had to be passed. */
+  passed: PassedImage | undefined;
   /** 0: none. */
   pauseLimitMs: number;
   timeoutMs: number;
@@ -25,14 +28,19 @@ export interface CheckOptions {
 export async function checkUpdate(qmp: QmpClient, options: CheckOptions): Promise<number> {
   const mode = await modeToCheck(qmp, options.wanted);
   const before = await qmp.execute("query-migrate-parameters");
-  await qmp.execute("migrate-set-parameters", { mode, "cpr-exec-command": commandOf(mode, options.image) });
+  await qmp.execute("migrate-set-parameters", {
+    mode,
+    "cpr-exec-command": commandOf(mode, options.image),
+    ...options.passed,
+  });
   let info: DryRunInfo;
   try {
     await qmp.execute("migrate", { "dry-run": true });
     info = await untilFoundOut(qmp, options.timeoutMs);
   } finally {
-    const { mode, "cpr-exec-command": command } = before;
-    await qmp.execute("migrate-set-parameters", { mode, "cpr-exec-command": command });
+    const { mode, "cpr-exec-command": command, "cpr-exec-image": image, "cpr-exec-sha256": sha256 } = before;
+    const passed = options.passed === undefined ? {} : { "cpr-exec-image": image, "cpr-exec-sha256": sha256 };
+    await qmp.execute("migrate-set-parameters", { mode, "cpr-exec-command": command, ...passed });
   }
   if (info.status !== "would-work" && info.status !== "would-fail") {
     throw new VmmError("dry-run", `The dry run was not finished: ${info["error-desc"] ?? info.status}`);

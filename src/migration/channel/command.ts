@@ -4,6 +4,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { close, setNonBlocking } from "../../../ffi/fd.ts";
 import { socketPair } from "../../../ffi/socket.ts";
 import { VmmError } from "../../errors.ts";
+import { refuseInSandbox } from "../../sandbox/state.ts";
 
 export interface RunningCommand {
   /** Our end. */
@@ -23,6 +24,7 @@ const GRACE_MS = 1000;
  * @throws VmmError "command-failed" when it cannot be started
  */
 export async function runCommand(args: readonly string[], stream: "stdin" | "stdout"): Promise<RunningCommand> {
+  refuseInSandbox("An exec: address", "use unix:, tcp:, fd: or file:");
   const [program, ...rest] = args;
   if (program === undefined) throw new VmmError("command-failed", "The command of an exec address is empty");
   const [fd, childFd] = socketPair();

@@ -44,6 +44,8 @@ export type MultiFDCompression = Static<typeof MultiFDCompression>;
 export const MigrateSetParameters = struct({
   mode: optional(MigMode),
   "cpr-exec-command": optional(arrayOf(str)),
+  "cpr-exec-image": optional(str),
+  "cpr-exec-sha256": optional(str),
   "downtime-limit": optional(uint),
   "max-bandwidth": optional(uint),
   "max-postcopy-bandwidth": optional(uint),
@@ -65,6 +67,13 @@ export type MigrateSetParameters = Static<typeof MigrateSetParameters>;
 export const MigrationParameters = struct({
   mode: MigMode,
   "cpr-exec-command": arrayOf(str),
+  /**
+   * Name that `getfd` has given to a sealed file in memory, which is the program of that command whatever its first word says;
+   * empty: the program that this word finds. Baton's own, as is the next.
+   */
+  "cpr-exec-image": str,
+  /** SHA-256 that the image must have, 64 hexadecimal digits. */
+  "cpr-exec-sha256": str,
   /** Milliseconds that the guest may stand. */
   "downtime-limit": uint,
   /** Bytes per second, 0 for no limit. */
