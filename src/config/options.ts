@@ -245,11 +245,7 @@ export const OPTIONS: readonly OptionDefinition[] = [
     argument: "on[,allow=DIR[:DIR…]]",
     repeat: "replace",
     impliedKey: "enable",
-    help: [
-      "run the VMM under seccomp and Landlock (default off): files that other options name, nothing else, and",
-      "no program but images that are passed to it sealed, which baton update does",
-      "allow=DIR[:DIR…]       files in these directories too, for migrations to files, say",
-    ],
+    help: ["seccomp, Landlock (default off): runs only images passed to it, uses only files named or in DIR"],
   },
   {
     flag: "config",

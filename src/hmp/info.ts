@@ -8,6 +8,9 @@ import { versionInfo } from "../qmp/version.ts";
 import type { HmpCommand, HmpContext } from "./commands.ts";
 import { formatSize } from "./size.ts";
 
+/** Parameters of migrations that are. */
+const FREE_TEXT = ["tls-creds", "tls-hostname", "cpr-exec-image", "cpr-exec-sha256"];
+
 export const INFO_COMMANDS: readonly HmpCommand[] = [
   info("chardev", "show the character devices", ({ target, print }) => {
     for (const { label, filename } of target.chardevs()) print(`${label}: filename=${filename}\n`);
@@ -43,7 +46,7 @@ export const INFO_COMMANDS: readonly HmpCommand[] = [
   info("migrate_parameters", "show current migration parameters", ({ target, print }) => {
     for (const [name, value] of Object.entries(target.migration.parameters())) {
       // As QEMU does: free text in quotes, words of an enumeration without.
-      const words = Array.isArray(value) ? value : [name.startsWith("tls-") ? `'${value}'` : value];
+      const words = Array.isArray(value) ? value : [FREE_TEXT.includes(name) ? `'${value}'` : value];
       print(`${[`${name}:`, ...words].join(" ")}\n`);
     }
   }),

@@ -15,6 +15,7 @@ import { dropCapabilities } from "../../ffi/capabilities.ts";
 import { exec, planExec } from "../../ffi/exec.ts";
 import { close, O_RDONLY, open, status } from "../../ffi/fd.ts";
 import { allowPath, createRuleset, landlockAbi, restrictSelf } from "../../ffi/landlock.ts";
+import { EACCES, EBADFD, ENOENT, ENXIO } from "../../ffi/libc.ts";
 import { memfdCreate } from "../../ffi/memfd.ts";
 import { installFilter, setNoNewPrivileges } from "../../ffi/seccomp.ts";
 import type { MachineSpec } from "../config/types.ts";
@@ -29,7 +30,7 @@ import { PRIVATE_DIR_PREFIX } from "./state.ts";
 /** LANDLOCK_ACCESS_FS_TRUNCATE, Linux 6.2. */
 const LEAST_LANDLOCK_ABI = 3;
 /** Of paths that need not be there, and of what is in no file system that rules could be about: a pipe, a socket. */
-const PASSED_OVER = ["ENOENT", "EACCES", "ENXIO", "EBADFD"];
+const PASSED_OVER: readonly unknown[] = [ENOENT, EACCES, ENXIO, EBADFD];
 /** Of a file's permissions. */
 const EXECUTABLE = 0o111;
 
@@ -97,7 +98,7 @@ function makeRuleset(abi: number, rules: readonly PathRule[]): number {
     try {
       allowPath(rulesetFd, path, access);
     } catch (cause) {
-      if (optional && PASSED_OVER.includes((cause as { code?: string }).code ?? "")) continue;
+      if (optional && PASSED_OVER.includes((cause as { errno?: number }).errno)) continue;
       throw new VmmError("sandbox", `-sandbox on: access to ${path} cannot be allowed`, { cause });
     }
   }

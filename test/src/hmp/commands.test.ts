@@ -14,7 +14,8 @@ function capabilities(on: readonly MigrationCapability[]): string {
 
 /** What `info migrate_parameters` prints when all but these are the defaults. */
 function parameters(changed: Record<string, string>): string {
-  const shown = { ...defaultParameters(), "cpr-exec-command": "", "tls-creds": "''", "tls-hostname": "''", ...changed };
+  const quoted = { "cpr-exec-image": "''", "cpr-exec-sha256": "''", "tls-creds": "''", "tls-hostname": "''" };
+  const shown = { ...defaultParameters(), "cpr-exec-command": "", ...quoted, ...changed };
   const lines = Object.entries(shown).map(([name, value]) => `${name}: ${value}`.trimEnd());
   return `${lines.join("\n")}\n`;
 }
