@@ -245,7 +245,11 @@ export const OPTIONS: readonly OptionDefinition[] = [
     argument: "on[,allow=DIR[:DIR…]]",
     repeat: "replace",
     impliedKey: "enable",
-    help: ["seccomp, Landlock (default off): runs only images passed to it, uses only files named or in DIR"],
+    help: [
+      "run the VMM under seccomp and Landlock (default off): it executes no program but images",
+      "that baton update passes to it, and uses no files but those that other options name",
+      "allow=DIR[:DIR…]       files in these directories too: of migrations, say",
+    ],
   },
   {
     flag: "config",
