@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // cpr-exec as `migrate` asks for it: prepares, and tries again when the guest wants something in the wrong moment. The
 // update itself is in cpr-exec.ts.
-import type { Program } from "../../ffi/exec.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { isGuestRequest } from "../machine/guest-request.ts";
-import { WARM_UP_TIMEOUT_MS, warmUpPath } from "../runtime/program.ts";
 import type { Reactor } from "../runtime/reactor.ts";
-import { runProgram } from "../runtime/run-program.ts";
+import { warmUp } from "../runtime/warm-up.ts";
 import { commitCprExec, fdsToKeep, prepareCprExec } from "./cpr-exec.ts";
 import type { Prediction } from "./dry-run.ts";
 import type { ExecImage } from "./exec-image.ts";
@@ -18,7 +16,6 @@ import { allReaped } from "./reaping.ts";
 
 /** How often an update starts its pause again when the guest asks for a reset, say, in the moment before it. */
 const MAX_ATTEMPTS = 3;
-const WARM_UP_OUTPUT_BYTES = 4096;
 
 export interface ExecUpdateOptions {
   startsBaton: boolean;
@@ -98,13 +95,6 @@ export async function updateByExec(
       run.resumeGuest();
     }
   }
-}
-
-/** So that the new program starts from caches. What comes of it is not looked at: if it cannot run, the update will tell. */
-async function warmUp(program: Program): Promise<void> {
-  if ("path" in program) return warmUpPath(program.path);
-  const options = { argv: ["baton", "--version"], timeoutMs: WARM_UP_TIMEOUT_MS, maxOutputBytes: WARM_UP_OUTPUT_BYTES };
-  await runProgram(program.fd, options).catch(() => {});
 }
 
 function startGuard(run: Outgoing, programFd: number, reactor: Reactor): Guard | undefined {

@@ -231,7 +231,8 @@ export class Migration implements MigrationTarget {
     if (!this.#startsBaton) {
       throw new VmmError("relay", "This VM is part of a program that cannot be started as a relay: set relay to false");
     }
-    const options = { generation: this.#generation + 1, history: this.#history, reactor: this.#reactor };
+    const image = ExecImage.open(this.#vm.fds, this.#parameters);
+    const options = { image, generation: this.#generation + 1, history: this.#history, reactor: this.#reactor };
     return (run) => relay(run, { command, ...options });
   }
 

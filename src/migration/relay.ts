@@ -17,15 +17,18 @@ import { close, O_RDONLY, open, setCloseOnExec } from "../../ffi/fd.ts";
 import { pidfdOpen, pidfdSendSignal, SIGKILL } from "../../ffi/process.ts";
 import { socketPair } from "../../ffi/socket.ts";
 import { spawnProgram } from "../../ffi/spawn.ts";
-import type { MigrationAddress } from "../config/types.ts";
+import type { MachineSpec, MigrationAddress } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { writePidfile } from "../machine/pidfile.ts";
 import { check } from "../qmp/schema/check.ts";
 import { type Static, struct, uint } from "../qmp/schema/types.ts";
-import { commandLine, environment, findProgram, programBefore, warmUp } from "../runtime/program.ts";
+import { commandLine, environment, findProgram, programBefore } from "../runtime/program.ts";
+import { warmUp } from "../runtime/warm-up.ts";
+import { leavePrivateDir } from "../sandbox/state.ts";
 import { checkCommandLine } from "./command-line.ts";
 import { type TransferOptions, transfer } from "./cpr-transfer.ts";
 import { splitCommand } from "./dry-run.ts";
+import type { ExecImage } from "./exec-image.ts";
 import type { Outgoing } from "./outgoing.ts";
 import { allReaped, killAndReap, reapLater } from "./reaping.ts";
 
@@ -55,15 +58,21 @@ export interface RelayTask {
 
 export interface RelayOptions extends TransferOptions {
   command: readonly string[];
+  /** The program, if it is not to be found by the command's first word; the relay's to close. */
+  image: ExecImage | undefined;
 }
 
 /** Hands the guest to a helper, and executes the new program when the migration is over. @throws VmmError: the guest is here */
-export async function relay(run: Outgoing, { command, ...options }: RelayOptions): Promise<void> {
+export async function relay(run: Outgoing, { command, image, ...options }: RelayOptions): Promise<void> {
   const { vm } = run;
   const { program, args } = splitCommand(command.length > 0 ? command : commandLine());
-  const path = findProgram(program[0]!);
+  if (image !== undefined) {
+    run.onFailure(() => image.close());
+    await image.verify(run.signal);
+  }
+  const newProgram = image === undefined ? { path: findProgram(program[0]!) } : { fd: image.fd };
   if (command.length > 0) checkCommandLine(args, vm.spec);
-  await warmUp(path);
+  await warmUp(newProgram);
   const pairs: [own: number, helpers: number][] = [];
   let pid: number;
   try {
@@ -95,11 +104,12 @@ export async function relay(run: Outgoing, { command, ...options }: RelayOptions
   // Last of all: what else is done at the end of a migration gives back what must not go along, as the CPUs of this thread.
   run.atEnd(() => {
     for (const fd of [backMain, backCpr]) setCloseOnExec(fd, false);
-    const argv = [...program, ...waiting(backMain, backCpr, vm.spec.pidfile)];
+    const argv = [...program, ...waiting(backMain, backCpr, vm.spec)];
     try {
-      exec(planExec({ path }, argv, { ...environment(), [ENV_HELPER]: String(pid) }));
+      exec(planExec(newProgram, argv, { ...environment(), [ENV_HELPER]: String(pid) }));
     } catch (error) {
       // Nobody comes for the guest; the helper keeps it.
+      leavePrivateDir();
       process.stderr.write(`baton: relay: ${describeError(error)}\n`);
     }
   });
@@ -112,7 +122,7 @@ function startHelper({ vm, parameters }: Outgoing, fds: readonly number[]): numb
     pauseLimitMs: parameters["pause-limit"],
   };
   const [, ...words] = programBefore(process.argv.length - 2);
-  const argv = [commandLine()[0]!, ...words, ...waiting(HELPER_FDS.main, HELPER_FDS.cpr, vm.spec.pidfile)];
+  const argv = [commandLine()[0]!, ...words, ...waiting(HELPER_FDS.main, HELPER_FDS.cpr, vm.spec)];
   const programFd = open("/proc/self/exe", O_RDONLY);
   try {
     const plan = planExec({ fd: programFd }, argv, { ...environment(), [ENV_TASK]: JSON.stringify(task) });
@@ -125,11 +135,20 @@ function startHelper({ vm, parameters }: Outgoing, fds: readonly number[]): numb
   }
 }
 
-/** Arguments of a VM that waits for a guest with everything that belongs to it. */
-function waiting(mainFd: number, cprFd: number, pidfile: string | undefined): string[] {
+/** Arguments of a VM that waits for this one's guest with everything that belongs to it, and is in all else what this one is. */
+function waiting(mainFd: number, cprFd: number, { pidfile, sandbox, tlsCredentials = [] }: MachineSpec): string[] {
   const channel = { "channel-type": "cpr", addr: fdAddress(cprFd) };
   const args = ["-nodefaults", "-incoming", `fd:${mainFd}`, "-incoming", JSON.stringify(channel)];
-  return pidfile === undefined ? args : [...args, "-pidfile", pidfile];
+  for (const { qomType, id, endpoint, dir, verifyPeer } of tlsCredentials) {
+    args.push("-object", JSON.stringify({ "qom-type": qomType, id, endpoint, dir, "verify-peer": verifyPeer }));
+  }
+  // A comma within a value is written twice.
+  if (sandbox !== undefined) {
+    const allowed = sandbox.allow.length === 0 ? "" : `,allow=${sandbox.allow.join(":").replaceAll(",", ",,")}`;
+    args.push("-sandbox", `on${allowed}`);
+  }
+  if (pidfile !== undefined) args.push("-pidfile", pidfile);
+  return args;
 }
 
 function fdAddress(fd: number | string): Extract<MigrationAddress, { type: "fd" }> {
@@ -167,6 +186,7 @@ export async function passOn(run: Outgoing, { pidfd, timeoutMs }: RelayTask, opt
       { main: fdAddress(backMain), cpr: fdAddress(backCpr) },
       { ...options, buildTimeoutMs: timeoutMs },
     );
+    leavePrivateDir();
   } catch (cause) {
     throw new VmmError("relay", `The new program did not take the guest: process ${process.pid} keeps it`, { cause });
   }

@@ -57,6 +57,11 @@ export function refuseInSandbox(what: string, instead: string): void {
   if (isSandboxed()) throw new VmmError("sandbox", `${what} is not possible with -sandbox on: ${instead}`);
 }
 
+/** Another process of this VM goes on with its private directory. */
+export function leavePrivateDir(): void {
+  delete process.env[NATIVE_DIR_VARIABLE];
+}
+
 /** Of this VM alone, for the library that the runtime unpacks at every start. Without effect outside of a sandbox. */
 export function removePrivateDir(): void {
   const dir = process.env[NATIVE_DIR_VARIABLE];

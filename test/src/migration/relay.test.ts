@@ -123,6 +123,19 @@ test.skipIf(skip, "the helper keeps the guest when the new program cannot be exe
   await guest.runsOn();
 });
 
+test.skipIf(skip, "TLS credentials go along", async () => {
+  const dir = temporaryDirectory();
+  const extra = ["-object", `tls-creds-x509,id=tls0,endpoint=client,dir=${dir}`];
+  await using guest = await GuestProcess.start({ extra });
+  await using qmp = await guest.qmp();
+  await relayed(qmp);
+  await updated(guest, qmp);
+  await qmp.execute("migrate-set-parameters", { "tls-creds": "tls0", mode: "normal", relay: false });
+  const error = await rejection(() => qmp.execute("migrate", { uri: "tcp:localhost:1" }));
+  assert.match(error.message, new RegExp(`${dir}/ca-cert.pem`));
+  await guest.runsOn();
+});
+
 test.skipIf(skip, "refuses what cannot be before anything has moved", async () => {
   await using guest = await GuestProcess.start();
   await using qmp = await guest.qmp();

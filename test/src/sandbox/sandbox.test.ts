@@ -224,6 +224,38 @@ test.skipIf(skip, "a guard takes the guest back from an image that dies", async 
   await guest.gone();
 });
 
+test.skipIf(skip, "a relay brings the guest to the passed image, or keeps it, in the sandbox", async () => {
+  await using guest = await start({ payload: { ticksPerLine: 1 } });
+  await using qmp = await guest.qmp();
+  using serial = await guest.stream("serial");
+  const relayed = async (path: string): Promise<void> => {
+    await pass(guest, qmp, path);
+    await qmp.execute("migrate-set-parameters", { relay: true });
+  };
+  for (let round = 0; round < 2; round++) {
+    await relayed(baton);
+    await updated(guest, qmp);
+    await guest.until("the helper to be reaped", () => guest.children().length === 0);
+    await guest.runsOn();
+    assertRestricted(guest);
+  }
+  await relayed("/bin/true");
+  const info = await update(qmp);
+  assert.match(info["error-desc"]!, /The new program did not take the guest/);
+  await guest.follow();
+  await guest.runsOn();
+  assertRestricted(guest);
+  // The helper can be updated like any other.
+  await pass(guest, qmp);
+  await updated(guest, qmp);
+  await guest.runsOn();
+  await serial.waitFor("tick ", serial.text.length);
+  const dir = /BUN_TMPDIR=([^\0]+)/.exec(readFileSync(`/proc/${guest.pid}/environ`, "utf8"))![1]!;
+  await qmp.execute("quit");
+  await guest.gone();
+  assert.not.ok(existsSync(dir), dir);
+});
+
 test.skipIf(skip, "an image that cannot be executed at all leaves the guest running", async () => {
   const path = join(temporaryDirectory(), "script");
   writeFileSync(path, "#!/bin/sh\nexec /bin/true\n");
