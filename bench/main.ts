@@ -15,6 +15,7 @@ const SUBJECTS = [
   "dry-run",
   "guard",
   "relay",
+  "anonymous",
   "module-swap",
   "migrate",
   "start",
@@ -31,7 +32,7 @@ async function loadSubject(name: string): Promise<Subject> {
 
 async function help(): Promise<string> {
   const lines = await Promise.all(
-    SUBJECTS.map(async (name) => `  ${name.padEnd(8)} ${(await loadSubject(name)).description}`),
+    SUBJECTS.map(async (name) => `  ${name.padEnd(9)} ${(await loadSubject(name)).description}`),
   );
   return `${USAGE}\n\nSubjects (default: all):\n${lines.join("\n")}`;
 }

@@ -9,6 +9,7 @@ export const KICK_SIGNAL = 35;
 const SIG_BLOCK = 0; // <asm-generic/signal-defs.h>
 const SIG_SETMASK = 2;
 const SIG_IGN = 1;
+const SIGXFSZ = 25; // <asm/signal.h>
 /** bits/types/__sigset_t.h */
 export const SIGSET_BYTES = 128;
 
@@ -49,6 +50,11 @@ export function ignoreSignal(signal: number): void {
  */
 export function ignoreKickSignal(): void {
   cSignal(KICK_SIGNAL, SIG_IGN);
+}
+
+/** A file that would become larger than RLIMIT_FSIZE allows is EFBIG from now on, and not the end of the process. Bun does that itself. */
+export function ignoreFileSizeSignal(): void {
+  cSignal(SIGXFSZ, SIG_IGN);
 }
 
 /** Sends the kick signal to one thread of this process, which must have blocked it. */

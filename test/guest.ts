@@ -102,6 +102,12 @@ process.once("exit", () => {
   for (const child of running) child.kill("SIGKILL");
 });
 
+/** `GuestOptions.ram` that no update can hand over: what the guest writes is in no file. */
+export function privateRam(): string[] {
+  const path = join(temporaryDirectory(), "ram");
+  return ["-object", `memory-backend-file,id=ram0,size=32M,mem-path=${path},share=off`];
+}
+
 /** One VM process. `await using` kills it; it is killed at the latest when this process ends. */
 export class GuestProcess implements AsyncDisposable {
   readonly dir: string;
@@ -269,7 +275,10 @@ export class GuestProcess implements AsyncDisposable {
   /** Fails when the guest has found any of its state changed. */
   isClean(): void {
     const report = this.report()!;
-    assert.is(report.errorCount, 0, report.errors.map(({ vcpu, text }) => `vCPU ${vcpu}: ${text}`).join("\n"));
+    const errors = report.errors.map(({ vcpu, text, expected, found, round }) => {
+      return `vCPU ${vcpu}, round ${round}: ${text} (expected ${expected}, found ${found})`;
+    });
+    assert.is(report.errorCount, 0, errors.join("\n"));
   }
 
   /** Tells the guest to end the VM, as if from inside. */

@@ -58,6 +58,8 @@ export interface AcceleratedVm {
   reset(boot: InitialVcpuState): void;
   /** Lets all vCPUs run. */
   run(): void;
+  /** Whether every vCPU has begun to run since `run`: on a host that has much to do its thread may have to wait for a CPU first. */
+  allRun(): boolean;
   /**
    * The first `run` of a restored VM: the guest runs before its threads are up, because the main thread stands in for
    * one of them. Blocks for that long: a few milliseconds, at most a minute on a machine that starves the thread.

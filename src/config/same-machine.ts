@@ -160,6 +160,8 @@ function compareMemoryBackend(running: MachineSpec, wanted: MemoryBackendSpec, c
     return;
   }
   for (const key of Object.keys(MEMORY_PROPERTIES) as (keyof typeof MEMORY_PROPERTIES)[]) {
+    // An update makes anonymous RAM shared: whoever started it as private may still say so.
+    if (key === "share" && backend.qomType === "memory-backend-ram" && backend.share) continue;
     const value = (spec: MemoryBackendSpec): unknown => {
       const property = spec[key] ?? (key === "memPath" || key === "hugetlbSizeBytes" ? "none" : false);
       return typeof property === "number" ? formatSize(property) : property;

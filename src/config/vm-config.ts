@@ -155,7 +155,10 @@ export interface MemoryBackendConfig {
   id: string;
   /** Number of **bytes**, or text with a suffix. Must be the RAM size for the guest's RAM. */
   size: Size;
-  /** Whether the memory can be shared with another process, which updates need. Default: on for memfd, else off. */
+  /**
+   * Whether the memory can be shared with another process, which updates need: the first one makes memory-backend-ram so. Default: on
+   * for memfd, else off.
+   */
   share?: Switch;
   /** Allocates all memory at the start. Default: off. */
   prealloc?: Switch;

@@ -35,7 +35,7 @@ export function createMemory(ramSizeBytes: number): WebAssembly.Memory {
   return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
 }
 
-/** RAM that is mapped. `fd` is undefined for anonymous memory, which no other process image can take over. */
+/** RAM that is mapped. `fd` is undefined for anonymous memory, which no other process image can take over: see sharing.ts. */
 export interface MappedRam {
   backend: MemoryBackendSpec;
   /** Where guest physical 0 is in the linear memory. */
@@ -43,6 +43,14 @@ export interface MappedRam {
   fd: number | undefined;
   /** True when another process that maps `fd` sees the guest's writes. */
   isShared: boolean;
+  /** What of anonymous RAM is in a memfd already, while that is not all of it. */
+  moved?: MovedRam | undefined;
+}
+
+/** See sharing.ts: that much of RAM, from its start, is in the memfd. */
+export interface MovedRam {
+  fd: number;
+  sizeBytes: number;
 }
 
 /**
@@ -132,9 +140,10 @@ export function clearRam(memory: WebAssembly.Memory, { base, fd, backend }: Mapp
 }
 
 /** Gives RAM back that no guest is in: its pages go, or stay in the file that they belong to. */
-export function releaseRam(memory: WebAssembly.Memory, { base, fd, backend }: MappedRam): void {
+export function releaseRam(memory: WebAssembly.Memory, { base, fd, backend, moved }: MappedRam): void {
   mapAnonymousOver(new Uint8Array(memory.buffer), base, backend.sizeBytes);
   if (fd !== undefined) close(fd);
+  if (moved !== undefined) close(moved.fd);
 }
 
 /** Keeps guest RAM out of core dumps. Not part of `mapRam`, which an update does inside the guest's pause. */

@@ -20,6 +20,8 @@ export interface VmmOptions {
   incoming?: string;
   /** RAM in this file, instead of in a memory file without a name. */
   ramPath?: string;
+  /** RAM in no file at all: nobody can look into it from outside until an update has moved it to one. */
+  hasAnonymousRam?: boolean;
 }
 
 /** Name of the RAM back end, and so of its memory file. */
@@ -32,11 +34,13 @@ const MONITOR_TIMEOUT_MS = 20_000;
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** The machine's options: all of it is QEMU's command line too. */
-export function machineArguments({ ramSizeBytes, cpuCount, incoming, ramPath }: VmmOptions, dir: string): string[] {
-  const backend = ramPath === undefined ? "memory-backend-memfd" : `memory-backend-file,mem-path=${ramPath}`;
+export function machineArguments(options: VmmOptions, dir: string): string[] {
+  const { ramSizeBytes, cpuCount, incoming, ramPath, hasAnonymousRam = false } = options;
+  const file = ramPath === undefined ? "memory-backend-memfd" : `memory-backend-file,mem-path=${ramPath}`;
+  const backend = hasAnonymousRam ? "memory-backend-ram" : file;
   return [
     ...["-machine", `microvm,memory-backend=${RAM_NAME},aux-ram-share=on`],
-    ...["-object", `${backend},id=${RAM_NAME},size=${ramSizeBytes},share=on`],
+    ...["-object", `${backend},id=${RAM_NAME},size=${ramSizeBytes},share=${hasAnonymousRam ? "off" : "on"}`],
     ...["-m", `${ramSizeBytes >>> 20}M`, "-smp", String(cpuCount), "-kernel", join(dir, "payload.elf")],
     ...["-serial", `unix:${join(dir, "serial")},server=on,wait=off`],
     ...["-qmp", `unix:${join(dir, "qmp")},server=on,wait=off`],

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What forbids moving the VM, for each mode: QEMU's text, and beside it what a program or an operator can act on.
 import { runningVmCount, type Vm } from "../machine/vm.ts";
+import { canBeShared } from "../memory/sharing.ts";
 import type { MigMode, MigrationBlocker } from "../qmp/schema/migration.ts";
 
 /** Modes that leave RAM in place and hand its fd on. */
@@ -8,7 +9,8 @@ const FD_MODES: readonly MigMode[] = ["cpr-transfer", "cpr-exec"];
 
 export function findBlockers(vm: Vm): MigrationBlocker[] {
   const blockers: MigrationBlocker[] = [];
-  if (!vm.ram.isShared) {
+  // Anonymous RAM is shared by the update itself.
+  if (!vm.ram.isShared && !canBeShared(vm.ram)) {
     const { id } = vm.ram.backend;
     for (const mode of FD_MODES) {
       blockers.push({

@@ -2,6 +2,7 @@
 // cpr-exec: this process becomes the new VMM by execve, and the guest goes on in it. The whole update on one page.
 //
 //   guest runs    prepare   resolve the program, open the state file
+//                 share     RAM that is anonymous moves to a memfd: see share-ram.ts
 //                 warm up   the new program runs once, `--version`, so that it starts from caches
 //                 freeze    consoles and monitors stop reading, their state goes into the image, which is laid out
 //                 hold      a process that keeps the old address space from being torn down inside the pause

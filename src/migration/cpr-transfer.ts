@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // cpr-transfer, the old side: the guest goes to another process of this host, which has everything ready when it stops.
 //
-//   guest runs    hello      over the cpr channel: the machine, and the fds of RAM and fence
+//   guest runs    share      RAM that is anonymous moves to a memfd: see share-ram.ts
+//                 hello      over the cpr channel: the machine, and the fds of RAM and fence
 //                 wait       the other side builds the VM and fills its page tables; then its main channel listens
 //                 begin      on the main channel: both sides know that they talk to the right one
 //                 rehearse   both sides save, carry and restore a scratch VM until their code is warm
@@ -44,6 +45,7 @@ import type { Outgoing } from "./outgoing.ts";
 import { correct, type PauseHistory } from "./pause-history.ts";
 import { explainTimeout, refuseLatePause, refuseLongPause } from "./pause-limit.ts";
 import { announceBurst, type Rehearsed, ROUNDS_PER_BURST, rehearse, rehearseOnce } from "./rehearse.ts";
+import { shareRam } from "./share-ram.ts";
 import { Timeline, TRANSFER_PHASES } from "./timeline.ts";
 import { CPR_TRANSFER_VERSION, planTransfer, type TransferInfo } from "./transfer-section.ts";
 
@@ -108,6 +110,8 @@ async function converse(
     signal.throwIfAborted();
     return channel;
   };
+  // Before anybody is connected who would wait for the hello meanwhile.
+  await shareRam(run);
   const cpr = await open(channels.cpr);
   const fence = Fence.create(vm.memory);
   run.atEnd(() => fence.close());

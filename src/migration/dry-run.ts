@@ -5,7 +5,8 @@
 //   ┌ stands      read      vCPUs, clocks and devices: as long as for QMP's stop and cont
 //   └
 //   guest runs    ask       the new program runs beside this one, as `dry-run`: it gets that state and a copy-on-write view of
-//                           the RAM, builds everything, never runs a vCPU, and says what is wrong, or how long it took
+//                           the RAM, empty RAM if the guest's is private, builds everything, never runs a vCPU, and says what is
+//                           wrong, or how long it took
 //
 // Nothing of it can touch the guest: the new program cannot write the guest's RAM, and gets none of its connections.
 import { execFile } from "node:child_process";
@@ -17,6 +18,7 @@ import { findOption } from "../config/options.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { isGuestRequest } from "../machine/guest-request.ts";
 import type { Vm } from "../machine/vm.ts";
+import { movedBytes } from "../memory/sharing.ts";
 import { check } from "../qmp/schema/check.ts";
 import {
   type DryRunInfo,
@@ -169,14 +171,18 @@ export class DryRun {
     try {
       const state = await readState(vm, guestFirst, signal);
       stateFd = state.fd;
-      const standstill = { "standstill-us": toUs(state.standstillMs) };
+      const privateBytes = vm.ram.backend.sizeBytes - movedBytes(vm.ram);
+      const found = {
+        "standstill-us": toUs(state.standstillMs),
+        ...(privateBytes === 0 ? {} : { "private-ram": privateBytes }),
+      };
       // The first run brings the program into the caches, where an update would find it.
       let answer = await image.ask(state.fd, ramFdOf(vm));
       if (!("code" in answer) && answer.problems.length === 0) answer = await image.ask(state.fd, ramFdOf(vm));
-      if ("code" in answer) return { ...standstill, problems: [...problems, answer] };
+      if ("code" in answer) return { ...found, problems: [...problems, answer] };
       problems.push(...answer.problems);
-      if (problems.length > 0) return { ...standstill, image: answer.image, problems };
-      return { ...standstill, image: answer.image, problems, ...this.#predict([...state.phases, ...answer.phases]) };
+      if (problems.length > 0) return { ...found, image: answer.image, problems };
+      return { ...found, image: answer.image, problems, ...this.#predict([...state.phases, ...answer.phases]) };
     } finally {
       guestFirst.end();
       if (stateFd !== undefined) close(stateFd);
@@ -206,9 +212,9 @@ function toUs(durationMs: number): number {
   return Math.round(durationMs * 1000);
 }
 
-/** RAM that the new program can have a private view of: of huge pages there may be none left for that. */
-function ramFdOf({ ram: { fd, backend } }: Vm): number | undefined {
-  if (fd === undefined || backend.hugetlb === true || status(fd).kind !== "file") return undefined;
+/** RAM that the new program can have a private view of: of huge pages there may be none left for that, and private RAM is in no file. */
+function ramFdOf({ ram: { fd, backend, isShared } }: Vm): number | undefined {
+  if (fd === undefined || !isShared || backend.hugetlb === true || status(fd).kind !== "file") return undefined;
   return fileSystemType(fd) === HUGETLBFS_MAGIC ? undefined : fd;
 }
 

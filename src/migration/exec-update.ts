@@ -13,6 +13,7 @@ import type { Outgoing } from "./outgoing.ts";
 import type { PauseHistory } from "./pause-history.ts";
 import { refuseLatePause, refuseLongPause } from "./pause-limit.ts";
 import { allReaped } from "./reaping.ts";
+import { shareRam } from "./share-ram.ts";
 
 /** How often an update starts its pause again when the guest asks for a reset, say, in the moment before it. */
 const MAX_ATTEMPTS = 3;
@@ -54,6 +55,7 @@ export async function updateByExec(
     ...(file === undefined ? {} : { file }),
   });
   run.onFailure(() => prepared.discard());
+  await shareRam(run);
   // It starts while the new program is warmed up.
   const guard = startGuard(run, prepared.ownProgramFd, reactor);
   if (startsBaton) await warmUp(prepared.program);

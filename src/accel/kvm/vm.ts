@@ -215,6 +215,10 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#areWorkersStarted = true;
   }
 
+  allRun(): boolean {
+    return this.#threads.every(({ control: { state } }) => state === VCPU_STATE_RUNNING || state === VCPU_STATE_GONE);
+  }
+
   /** The first vCPU's worker, which waits for the main thread to have run it, gets it without that. */
   #offerFirst(): void {
     const { control } = this.#threads[0]!;

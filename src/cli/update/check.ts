@@ -88,10 +88,16 @@ function describe(info: DryRunInfo): string {
     const lines = [`An update by ${info.mode} would not work:`, ...info.problems.flatMap(problemLines)];
     return `${lines.join("\n")}\n`;
   }
+  const { "private-ram": privateBytes } = info;
   const lines = [
     `An update by ${info.mode} to ${info.image} would work: predicted pause ${milliseconds(info["predicted-downtime-us"]!)}`,
     ...phaseLines(info),
     `The guest stood still for ${milliseconds(info["standstill-us"]!)} while that was found out`,
+    ...(privateBytes === undefined
+      ? []
+      : [
+          `Not tried: the update first moves ${privateBytes / 2 ** 20} MiB of private RAM to shared memory, while the guest runs`,
+        ]),
   ];
   return `${lines.join("\n")}\n`;
 }

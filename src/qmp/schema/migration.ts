@@ -180,6 +180,11 @@ export const DryRunInfo = struct({
   phases: optional(arrayOf(MigrationPhase)),
   /** How long the guest stood while its state was read. */
   "standstill-us": optional(uint),
+  /**
+   * Bytes of anonymous RAM, which the update would move to shared memory first, while the guest runs. The dry run does not, and the
+   * new program has seen empty RAM of that size.
+   */
+  "private-ram": optional(uint),
 });
 export type DryRunInfo = Static<typeof DryRunInfo>;
 

@@ -3,7 +3,7 @@
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { temporaryDirectory } from "../../ffi/support.ts";
-import { GuestProcess, programMissing } from "../../guest.ts";
+import { GuestProcess, privateRam, programMissing } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
 import { kvmMissing } from "../../kvm.ts";
 import { baton } from "./support.ts";
@@ -42,7 +42,7 @@ ${modes.join("")}`,
 });
 
 test.skipIf(skip, "tells which modes are blocked, why, and what to do, for people and for programs", async () => {
-  await using guest = new GuestProcess({ ram: ["-object", "memory-backend-ram,id=ram0,size=32M"] });
+  await using guest = new GuestProcess({ ram: privateRam() });
   await using _qmp = await guest.qmp();
   const socket = join(guest.dir, "qmp");
   const status = await baton("status", socket);

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { MigrationCapability } from "../../../src/qmp/schema/migration.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
-import { GuestProcess, program, programMissing, until } from "../../guest.ts";
+import { GuestProcess, privateRam, program, programMissing, until } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
 import { kvmMissing } from "../../kvm.ts";
 import { baton } from "./support.ts";
@@ -76,7 +76,7 @@ test.skipIf(skip, "says why it failed, and the guest runs on", async () => {
 });
 
 test.skipIf(skip, "tells of RAM that cannot be handed over, and what to do", async () => {
-  await using guest = new GuestProcess({ ram: ["-object", "memory-backend-ram,id=ram0,size=32M"] });
+  await using guest = new GuestProcess({ ram: privateRam() });
   await using qmp = await guest.qmp();
   for (const mode of ["auto", "cpr-exec", "cpr-transfer"]) {
     const update = await baton("update", join(guest.dir, "qmp"), "--mode", mode);
@@ -185,7 +185,7 @@ test.skipIf(skip, "--check says whether it would work, and changes nothing", asy
 });
 
 test.skipIf(skip, "--check of a VM whose RAM cannot be handed over names that, and exits with 3", async () => {
-  await using guest = new GuestProcess({ ram: ["-object", "memory-backend-ram,id=ram0,size=32M"] });
+  await using guest = new GuestProcess({ ram: privateRam() });
   await using _qmp = await guest.qmp();
   const { exitCode, output } = await baton("update", join(guest.dir, "qmp"), "--check");
   assert.is(exitCode, 3);

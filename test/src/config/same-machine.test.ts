@@ -39,6 +39,17 @@ test("a whole MachineSpec counts as a command line, and equals itself", () => {
   assert.equal(mergeSpecs(running, running), running);
 });
 
+test("anonymous RAM that an update has made shared may still be called private, and not the other way round", () => {
+  const ram = (share: string): string[] => ["-object", `memory-backend-ram,id=ram0,size=1G,share=${share}`];
+  const machine = ["-machine", "microvm,memory-backend=ram0"];
+  const started = (share: string): MachineSpec => resolve(interpret(...machine, ...ram(share), "-kernel", "vmlinux"));
+  assert.equal(compareSpecs(started("on"), interpret(...ram("off"))), []);
+  assert.equal(
+    compareSpecs(started("off"), interpret(...ram("on"))).map(({ what }) => what),
+    ["memory back end 'ram0': share"],
+  );
+});
+
 test("-S and -incoming are the new VMM's own and no differences", () => {
   assert.equal(differences("-S", "-incoming", "defer"), []);
   const merged = merge("-S", "-incoming", "defer");

@@ -17,7 +17,7 @@ import {
   FRAME_STATE,
 } from "../../../src/migration/messages.ts";
 import { text } from "../../ffi/support.ts";
-import { GuestProcess, recordEvents, settled, thisRuntime, until } from "../../guest.ts";
+import { GuestProcess, privateRam, recordEvents, settled, thisRuntime, until } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
 import { kvmMissing } from "../../kvm.ts";
 import { call, hearHello, listenFor, reactor } from "./transfer-peers.ts";
@@ -91,8 +91,7 @@ test.skipIf(skip, "refuses malformed calls with QEMU's texts, the VM untouched",
 });
 
 test.skipIf(skip, "refuses private RAM with QEMU's text", async () => {
-  const ram = ["-object", "memory-backend-ram,id=ram0,size=32M"];
-  await using guest = new GuestProcess({ runtime: thisRuntime, ram });
+  await using guest = new GuestProcess({ runtime: thisRuntime, ram: privateRam() });
   await using qmp = await guest.qmp();
   const events = await recordEvents(qmp);
   const reason =

@@ -7,7 +7,16 @@ import { splitCommand } from "../../../src/migration/dry-run.ts";
 import type { QmpClient } from "../../../src/qmp/client.ts";
 import type { DryRunInfo, MigMode } from "../../../src/qmp/schema/migration.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
-import { GuestProcess, program, programMissing, recordEvents, settled, thisRuntime, until } from "../../guest.ts";
+import {
+  GuestProcess,
+  privateRam,
+  program,
+  programMissing,
+  recordEvents,
+  settled,
+  thisRuntime,
+  until,
+} from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
 import { kvmMissing } from "../../kvm.ts";
 import { holdsNoMore, resting, sockets, variant, waiting } from "./transfers.ts";
@@ -133,7 +142,7 @@ test.skipIf(skip, "names everything that a new command line says otherwise", asy
 test.skipIf(skip, "tells of blockers beside what the new program says", async () => {
   await using guest = new GuestProcess({
     runtime: thisRuntime,
-    ram: ["-object", "memory-backend-ram,id=ram0,size=32M"],
+    ram: privateRam(),
   });
   await using qmp = await guest.qmp();
   const info = await dryRun(qmp);
