@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { unlessErrno } from "../ffi/error.ts";
 import { close, O_RDWR, open, pread, pwrite } from "../ffi/fd.ts";
+import { lazyCall } from "../ffi/libc.ts";
 import { kill, SIGKILL } from "../ffi/process.ts";
 import { findMemoryFile } from "../src/meter/guest-ram.ts";
 import {
@@ -53,6 +54,11 @@ export function programMissing(runtime: Runtime): string | undefined {
 export const thisRuntime: Runtime = "Deno" in globalThis ? "deno" : "bun";
 export const onlyOnBun =
   thisRuntime === "bun" ? undefined : "it starts VMs on all runtimes itself, and is run once, on Bun";
+
+// <asm-generic/resource.h>
+const RLIMIT_FSIZE = 1;
+const UNLIMITED = 0xffff_ffff_ffff_ffffn;
+const cPrlimit = lazyCall("int prlimit(int pid, int resource, const void *limits, void *old)");
 
 /** Waits until `probe` gives something. A guest may be slow on a loaded host, so the limit only ends what hangs. */
 export async function until<T>(what: string, probe: () => T | undefined | false | Promise<T | undefined | false>) {
@@ -305,6 +311,11 @@ export class GuestProcess implements AsyncDisposable {
   /** Not by `child.kill`, which in Deno does nothing once it has been called. */
   signal(name: NodeJS.Signals): void {
     process.kill(this.pid, name);
+  }
+
+  /** How large a file the process may make. */
+  limitFiles(sizeBytes = UNLIMITED): void {
+    assert.is(cPrlimit(this.pid, RLIMIT_FSIZE, BigUint64Array.of(sizeBytes, UNLIMITED), null), 0);
   }
 
   /** Pids of its children, zombies included. */

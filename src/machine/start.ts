@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a machine spec, or from a guest that an update brought here, to a VM with its monitors and consoles.
+import { ignoreFileSizeSignal } from "../../ffi/signal.ts";
 import type { MachineSpec, MigrationAddress, WantedSpec } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
 import { excludeFromDumps, selfTestMapping } from "../memory/ram.ts";
@@ -23,6 +24,8 @@ export function connectVm(
   vm: Vm,
   { startsBaton, state }: { startsBaton: boolean; state?: ConnectionsState },
 ): { handle: VmHandle; migration: Migration; connections: Connections } {
+  // RAM, state and logs are files, and a limit on their size shall be an error, not the end of the guest.
+  ignoreFileSizeSignal();
   const migration: Migration = new Migration(vm, () => connections, { startsBaton });
   const target = new VmTarget(vm, migration, () => connections);
   const connections: Connections = new Connections(vm.spec, target, state);

@@ -13,8 +13,6 @@ import { PAGE_SIZE_BYTES } from "../../assembly/layout.ts";
 import { pwrite, seekData } from "../../ffi/fd.ts";
 import { memfdCreate } from "../../ffi/memfd.ts";
 import { advise, mapOver } from "../../ffi/mmap.ts";
-import { ignoreFileSizeSignal } from "../../ffi/signal.ts";
-import type { MemoryBackendSpec } from "../config/types.ts";
 import type { MappedRam, MovedRam } from "./ram.ts";
 
 /** While one is copied and mapped a guest stands for some 0.25 ms, a third of which are parking and going on. */
@@ -48,7 +46,7 @@ export function shareNextPiece(
   whileStanding: (action: () => void) => void,
 ): void {
   const { backend } = ram;
-  ram.moved ??= createMemfd(backend);
+  ram.moved ??= { fd: memfdCreate(backend.id, backend.sizeBytes), sizeBytes: 0 };
   const { moved } = ram;
   // Something may have failed right after the last piece.
   if (moved.sizeBytes < backend.sizeBytes) {
@@ -61,12 +59,6 @@ export function shareNextPiece(
   ram.isShared = true;
   ram.backend = { ...backend, share: true };
   ram.moved = undefined;
-}
-
-function createMemfd({ id, sizeBytes }: MemoryBackendSpec): MovedRam {
-  // More than RLIMIT_FSIZE allows shall be an error, not the end of this process.
-  ignoreFileSizeSignal();
-  return { fd: memfdCreate(id, sizeBytes), sizeBytes: 0 };
 }
 
 /** Pages `[first, end)` of a piece. */

@@ -8,6 +8,8 @@ export type Mode = (typeof MODES)[number];
 /** Of the program that is to take the guest: see chaotic-baton.ts. */
 const NEW_PHASES = ["start", "built", "restored"] as const;
 const NEW_FAULTS = ["kill", "exit", "segv", "stop", "slow", "no-fds", "no-memory"] as const;
+/** Of the program that has the guest: see old-faults.ts. */
+const OLD_FAULTS = ["old-stop", "old-no-fds", "old-no-space"] as const;
 
 export interface Fault {
   mode: Mode;
@@ -29,6 +31,11 @@ export function allFaults({ hasSmallDisk }: { hasSmallDisk: boolean }): Fault[] 
       for (const phase of phases) faults.push({ mode, fault, phase });
     }
   }
+  for (const mode of MODES) {
+    for (const fault of OLD_FAULTS) faults.push({ mode, fault, phase: "old" });
+  }
+  // Elsewhere there is no old process beside the one that has the guest.
+  for (const mode of ["cpr-transfer", "normal"] as const) faults.push({ mode, fault: "old-kill", phase: "resumed" });
   for (const fault of ["flip", "cut"]) {
     faults.push({ mode: "cpr-exec", fault, phase: "start" });
     faults.push({ mode: "cpr-reboot", fault, phase: "file" });

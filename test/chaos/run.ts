@@ -11,13 +11,13 @@ import { parseArgs } from "node:util";
 import { temporaryDirectory } from "../ffi/support.ts";
 import { GuestProcess, type Runtime, until } from "../guest.ts";
 import { allFaults, type Fault, MODES } from "./faults.ts";
+import { liftLimits } from "./old-faults.ts";
 import { type Outcome, update } from "./updates.ts";
 
 const RUNTIMES: readonly Runtime[] = ["compiled", "compiled", "bun", "deno"];
 const SMALL_DISK = "size=512k";
 /** Set for every process of a run, and so for all that they start. */
 const RUN_VARIABLE = "BATON_CHAOS_RUN";
-const NOFILE = 4096;
 
 export interface ChaosOptions {
   updates: number;
@@ -91,11 +91,6 @@ export async function runChaos({ updates, seed, only, onRound }: ChaosOptions): 
 
 function key({ mode, fault }: Fault): string {
   return `${mode} | ${fault}`;
-}
-
-/** Limits that a fault has set go with a process through exec. */
-function liftLimits(pid: number): void {
-  spawnSync("prlimit", ["--pid", String(pid), `--nofile=${NOFILE}:`, "--as=unlimited:"]);
 }
 
 function mountSmallDisk(): Disposable & { path: string | undefined } {

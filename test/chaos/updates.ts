@@ -10,6 +10,7 @@ import { type GuestOptions, GuestProcess, program, type Runtime } from "../guest
 import { freePath, listening, Meddler, set } from "../src/migration/streams.ts";
 import { beginTransfer, over, sockets, untilListening, waiting } from "../src/migration/transfers.ts";
 import type { Fault } from "./faults.ts";
+import { afflict } from "./old-faults.ts";
 
 type Info = CommandResult<"query-migrate">;
 
@@ -42,8 +43,9 @@ const DAMAGES = ["flip", "cut", "no-space"];
 
 const chaoticBaton = fileURLToPath(new URL("chaotic-baton.ts", import.meta.url));
 
+/** Of the new program. */
 function isOfProgram({ fault }: Fault): boolean {
-  return fault !== "none";
+  return fault !== "none" && !fault.startsWith("old-");
 }
 
 /** The new program as a command line, without the VM's options. */
@@ -61,6 +63,19 @@ function newProcess(options: UpdateOptions): GuestOptions {
 
 export async function update(owner: GuestProcess, options: UpdateOptions): Promise<Updated> {
   await using qmp = await owner.qmp();
+  const end = afflict(owner.pid, options.fault.fault, options.below);
+  try {
+    return await updateBy(owner, qmp, options);
+  } catch (error) {
+    // A command that gets no fd says so at once.
+    if (options.fault.fault !== "old-no-fds" || !(error as Error).message.startsWith("EMFILE")) throw error;
+    return { owner, outcome: "refused" };
+  } finally {
+    end();
+  }
+}
+
+async function updateBy(owner: GuestProcess, qmp: QmpClient, options: UpdateOptions): Promise<Updated> {
   switch (options.fault.mode) {
     case "cpr-exec":
     case "relay":
@@ -96,7 +111,18 @@ async function byTransfer(owner: GuestProcess, qmp: QmpClient, options: UpdateOp
   const next = waiting(place, newProcess(options));
   if (await hasEndedBefore(next, () => untilListening(next, place.cpr))) return await stayed(owner, qmp, next);
   await beginTransfer(qmp, place);
+  if (options.fault.fault === "old-kill") return await killedOnceGone(owner, next);
   return await settle(owner, qmp, next, await over(qmp));
+}
+
+/** The old process is killed as soon as the guest runs in the new one, whatever it has left to do. */
+async function killedOnceGone(owner: GuestProcess, next: GuestProcess): Promise<Updated> {
+  await using nextQmp = await next.qmp();
+  await next.until("the guest", async () => (await nextQmp.execute("query-status")).running);
+  owner.signal("SIGKILL");
+  await owner.ended;
+  await owner[Symbol.asyncDispose]();
+  return { owner: next, outcome: "done" };
 }
 
 /** It may end before it is ready. True when it has, or stands still. */
@@ -137,6 +163,7 @@ async function byStream(owner: GuestProcess, qmp: QmpClient, options: UpdateOpti
   await qmp.execute("migrate-set-parameters", { mode: "normal" });
   if (fault.phase !== "stream") {
     await qmp.execute("migrate", { uri });
+    if (fault.fault === "old-kill") return await killedOnceGone(owner, next);
     return await settle(owner, qmp, next, await over(qmp));
   }
   const at = below(EARLY_FRAMES);

@@ -3,7 +3,6 @@
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { lazyCall } from "../../../ffi/libc.ts";
 import { findMemoryFile } from "../../../src/meter/guest-ram.ts";
 import type { QmpClient } from "../../../src/qmp/client.ts";
 import {
@@ -70,16 +69,6 @@ async function untilUnderWay(qmp: QmpClient): Promise<void> {
     assert.is(status, "setup");
     return ram !== undefined && ram.transferred > REPORT_MOVED_BYTES;
   });
-}
-
-// <asm-generic/resource.h>
-const RLIMIT_FSIZE = 1;
-const UNLIMITED = 0xffff_ffff_ffff_ffffn;
-const cPrlimit = lazyCall("int prlimit(int pid, int resource, const void *limits, void *old)");
-
-/** How large a file the process may make. */
-function limitFiles(guest: GuestProcess, sizeBytes: bigint): void {
-  assert.is(cPrlimit(guest.pid, RLIMIT_FSIZE, BigUint64Array.of(sizeBytes, UNLIMITED), null), 0);
 }
 
 /** A line of /proc/PID/status, in KiB. */
@@ -224,7 +213,7 @@ test.skipIf(
     await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
     await qmp.execute("migrate", {});
     await untilUnderWay(qmp);
-    limitFiles(guest, 4096n);
+    guest.limitFiles(4096n);
     const info = await over(qmp);
     assert.is(info.status, "failed");
     assert.match(
@@ -236,10 +225,10 @@ test.skipIf(
     // From the beginning on, too: a memfd of that size cannot even be made.
     await using other = await startGuest();
     await using otherQmp = await other.qmp();
-    limitFiles(other, 4096n);
+    other.limitFiles(4096n);
     const refused = await update(otherQmp);
     assert.match(refused["error-desc"]!, /0 of 33554432 bytes are there: ftruncate.* failed: EFBIG/);
-    limitFiles(guest, UNLIMITED);
+    guest.limitFiles();
     await firstUpdate(guest, qmp);
   },
 );

@@ -152,6 +152,11 @@ test.skipIf(skip, "a guest whose state cannot be written runs on", async () => {
     await settled();
     assert.equal(events, ["MIGRATION setup", "MIGRATION failing", "MIGRATION failed"]);
   }
+  guest.limitFiles(4096n);
+  await qmp.execute("migrate", { uri: `file:${files.stateFile}` });
+  assert.match((await over(qmp))["error-desc"]!, /EFBIG/);
+  guest.limitFiles();
+  await guest.until("it to run", async () => (await qmp.execute("query-status")).running);
   await guest.runsOn();
   await saveAndQuit(guest, files);
 });
