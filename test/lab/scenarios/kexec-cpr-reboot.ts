@@ -86,7 +86,7 @@ async function checkRuns(vmm: MonitoredVmm): Promise<void> {
 
 /** Throws when the guest has lost or repeated anything. `transcript` is all that its console ever printed. */
 function checkKept(transcript: string): KeptLine[] {
-  const complaint = /guest: (CORRUPT|clock) [^\n]*/.exec(transcript);
+  const complaint = /guest: (CORRUPT|clock) [^\n]*\n/.exec(transcript);
   check(complaint === null, `The guest found: ${complaint?.[0]}`);
   check(transcript.split("guest: ready").length === 2, "The guest booted again");
   const pattern = /guest: kept (\d+) lines ok \(keeper (\d+), uptime ([\d.]+), boot ([\da-f-]+)\)\r\n/g;

@@ -102,7 +102,7 @@ async function updateAmidConversation(console: Console, qmp: Qmp, index: number)
 
 /** Number of rounds each CPU has reported. Throws when one is missing, doubled or out of order, or a check failed. */
 function countRounds(console: Console): number[] {
-  const complaint = /guest: (CORRUPT|clock) [^\n]*/.exec(console.transcript);
+  const complaint = /guest: (CORRUPT|clock) [^\n]*\n/.exec(console.transcript);
   check(complaint === null, `The guest's workload found: ${complaint?.[0]}`);
   check(console.transcript.split("guest: ready").length === 2, `The guest booted again\n${console.transcript}`);
   const rounds = new Array<number>(cpuCount).fill(0);
