@@ -1,71 +1,82 @@
 // SPDX-License-Identifier: Apache-2.0
 // Process 1 of a container: it starts the VMM and does nothing else. The kernel ends the container with its process 1, so that must not
 // be one that updates itself, or that a guard or a relay replaces by another.
-import { readFileSync } from "node:fs";
+//
+// The guest may go to any process of the container, not only to those that come of the one started here. So it is not processes that
+// are waited for, but the end of the pipe that goes along with the guest (machine/lifeline.ts).
 import { unlessErrno } from "../../ffi/error.ts";
 import { planExec } from "../../ffi/exec.ts";
-import { close, O_RDONLY, open } from "../../ffi/fd.ts";
+import { close, O_RDONLY, open, pipe, read, setCloseOnExec } from "../../ffi/fd.ts";
 import * as processes from "../../ffi/process.ts";
 import { spawnProgram } from "../../ffi/spawn.ts";
+import { ENV_LIFELINE, readRecords } from "../machine/lifeline.ts";
 import { commandLine, environment } from "../runtime/program.ts";
 import { Reactor } from "../runtime/reactor.ts";
 
 /** A shell's exit code for a program that a signal has ended. */
 const EXIT_SIGNAL = 128;
+/** Of a VMM that has died, and was no child: nobody knows how. */
+const EXIT_LOST = EXIT_SIGNAL + processes.SIGKILL;
 /** Handed on. A terminal sends the others to the VMM itself. */
 const FORWARDED = ["SIGTERM"] as const;
 const FORWARDED_WITHOUT_TERMINAL = ["SIGINT", "SIGHUP"] as const;
+/** A pipe's usual capacity. */
+const READ_BYTES = 65_536;
 
-/**
- * Starts this command line again as a child. Resolves with the exit code, when no process is left: that of the last one that
- * ended by itself.
- */
+/** Starts this command line again as a child. Resolves with the exit code of the VM, when no process has its guest any more. */
 export async function runAsInit(): Promise<number> {
-  const programFd = open("/proc/self/exe", O_RDONLY);
-  spawnProgram(planExec({ fd: programFd }, commandLine(), environment()), []);
-  close(programFd);
-  const signals = process.stdin.isTTY ? FORWARDED : [...FORWARDED, ...FORWARDED_WITHOUT_TERMINAL];
-  for (const signal of signals) process.on(signal, () => forward(signal));
-  const reactor = new Reactor();
+  const { pid, lifelineFd } = startVmm();
+  let vmmPid = pid;
   let exitCode: number | undefined;
-  let endedBySignal = 0;
+  let diedWith: number | undefined;
+  // Orphans of the VMM come here, too.
   const reap = (): void => {
     // ECHILD: there are none.
     const next = (): processes.ExitStatus | undefined =>
       unlessErrno("ECHILD", () => processes.wait4(-1, processes.WNOHANG | processes.__WALL));
     for (let ended = next(); ended !== undefined; ended = next()) {
-      if ("exitCode" in ended) ({ exitCode } = ended);
-      else endedBySignal = ended.signal;
+      if (ended.pid === vmmPid) diedWith = "exitCode" in ended ? ended.exitCode : EXIT_SIGNAL + ended.signal;
     }
   };
-  // Orphans of the VMM come here, too.
   process.on("SIGCHLD", reap);
-  for (let [pid] = children(); pid !== undefined; [pid] = children()) {
-    const pidfd = processes.pidfdOpen(pid);
-    await new Promise<void>((resolve) => {
-      const watch = reactor.watch(pidfd, { readable: true }, () => {
-        watch.close();
-        resolve();
-      });
-    });
-    close(pidfd);
-    reap();
+  const signals = process.stdin.isTTY ? FORWARDED : [...FORWARDED, ...FORWARDED_WITHOUT_TERMINAL];
+  for (const name of signals) {
+    process.on(name, () => unlessErrno("ESRCH", () => processes.kill(vmmPid, processes[name])));
   }
-  await reactor.close();
-  return exitCode ?? EXIT_SIGNAL + endedBySignal;
-}
-
-function children(): number[] {
-  const pids = readFileSync(`/proc/self/task/${process.pid}/children`, "utf8").split(" ");
-  return pids.filter((pid) => pid !== "").map(Number);
-}
-
-function forward(signal: NodeJS.Signals): void {
-  for (const pid of children()) {
-    try {
-      process.kill(pid, signal);
-    } catch {
-      // It has ended since.
+  const reactor = new Reactor();
+  const buffer = new Uint8Array(READ_BYTES);
+  for (;;) {
+    await untilReadable(reactor, lifelineFd);
+    const count = read(lifelineFd, buffer)!;
+    if (count === 0) break;
+    for (const record of readRecords(buffer.subarray(0, count))) {
+      if (record.pid !== vmmPid) diedWith = undefined;
+      ({ pid: vmmPid, exitCode } = record);
     }
   }
+  // One that does not know of lifelines has lost it, and lives.
+  const pidfd = unlessErrno("ESRCH", () => processes.pidfdOpen(vmmPid));
+  if (pidfd !== undefined) await untilReadable(reactor, pidfd);
+  reap();
+  await reactor.close();
+  return exitCode ?? diedWith ?? EXIT_LOST;
+}
+
+function startVmm(): { pid: number; lifelineFd: number } {
+  const { readFd, writeFd } = pipe();
+  const programFd = open("/proc/self/exe", O_RDONLY);
+  setCloseOnExec(writeFd, false);
+  const env = { ...environment(), [ENV_LIFELINE]: String(writeFd) };
+  const pid = spawnProgram(planExec({ fd: programFd }, commandLine(), env), []);
+  for (const fd of [writeFd, programFd]) close(fd);
+  return { pid, lifelineFd: readFd };
+}
+
+function untilReadable(reactor: Reactor, fd: number): Promise<void> {
+  return new Promise((resolve) => {
+    const watch = reactor.watch(fd, { readable: true }, () => {
+      watch.close();
+      resolve();
+    });
+  });
 }

@@ -6,6 +6,7 @@ import { helpText } from "../config/help.ts";
 import { interpretOptions } from "../config/interpret.ts";
 import { parseArguments } from "../config/parse-arguments.ts";
 import { resolve } from "../config/resolve.ts";
+import { keepLifeline, takeLifeline } from "../machine/lifeline.ts";
 import { startVm } from "../machine/start.ts";
 import type { Resumed } from "../migration/cpr-incoming.ts";
 import { connectResumed } from "../migration/cpr-resumed.ts";
@@ -51,12 +52,14 @@ export async function run(args: readonly string[]): Promise<void> {
     process.exit(await runAsInit());
   }
   if (spec.sandbox !== undefined && !isSandboxed()) {
+    keepLifeline(process.env);
     const { enterSandbox } = await importEntry<typeof import("../sandbox/enter.ts")>("sandbox/enter.ts");
     enterSandbox(spec, configFiles);
   }
+  const lifelineFd = takeLifeline(process.env);
   const relayTask = takeRelayTask(process.env);
   reapRelayHelper(process.env);
-  const handle = await startVm(spec, { wanted, startsBaton: true, relayTask });
+  const handle = await startVm(spec, { wanted, startsBaton: true, lifelineFd, relayTask });
   surviveBugs();
   await runToEnd(handle);
 }

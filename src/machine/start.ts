@@ -43,6 +43,8 @@ export interface StartOptions {
   wanted: WantedSpec;
   /** See `Migration`. */
   startsBaton?: boolean;
+  /** See lifeline.ts: the VM's from then on. */
+  lifelineFd?: number | undefined;
   /** This process is the helper of a relay. */
   relayTask?: RelayTask | undefined;
 }
@@ -59,6 +61,7 @@ export async function startVm(spec: MachineSpec, options: StartOptions): Promise
   const main = spec.incoming.find(({ channel }) => channel === "main");
   if (main !== undefined) return awaitGuest(spec, options, "address" in main ? main.address : undefined);
   const vm = buildVm(spec);
+  if (options.lifelineFd !== undefined) vm.holdLifeline(options.lifelineFd);
   try {
     selfTestMapping(vm.memory, vm.ram, loadDirtyModule(vm.memory).hashPage);
     await vm.powerOn();
@@ -77,10 +80,11 @@ export async function startVm(spec: MachineSpec, options: StartOptions): Promise
 /** `-incoming`: monitors answer at once, the guest comes through `address`, or when `migrate-incoming` says where. */
 async function awaitGuest(
   own: MachineSpec,
-  { wanted, startsBaton = false, relayTask }: StartOptions,
+  { wanted, startsBaton = false, lifelineFd, relayTask }: StartOptions,
   address: MigrationAddress | undefined,
 ): Promise<VmHandle> {
   const vm = new Vm(own);
+  if (lifelineFd !== undefined) vm.holdLifeline(lifelineFd);
   try {
     const { handle, migration, connections } = connectVm(vm, { startsBaton });
     const onBuilt = (): void => connectParts(vm, connections);

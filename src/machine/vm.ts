@@ -23,6 +23,7 @@ import { importEntry } from "../runtime/entry.ts";
 import type { DeviceSet } from "./device-set.ts";
 import { FdTable } from "./fd-table.ts";
 import { guestRequest } from "./guest-request.ts";
+import { Lifeline } from "./lifeline.ts";
 
 /** How a VM ended. */
 export interface VmExit {
@@ -92,6 +93,7 @@ export class Vm {
   #held: HeldRam | undefined;
   /** What that guest has written and no console has got, of each serial port: it is in its state, too. */
   #heldOutput: Uint8Array[] = [];
+  #lifeline: Lifeline | undefined;
   #isClosed = false;
   /** Resets, ends and sleeps that are being carried out. */
   #changesUnderWay = 0;
@@ -105,6 +107,23 @@ export class Vm {
     this.#startsWhenComplete = !spec.startPaused;
     if (parts !== undefined) this.#take(parts);
     openVms.add(this);
+    void this.exited.then(({ exitCode }) => this.#lifeline?.tellEnd(exitCode));
+  }
+
+  /** The guest has come with it, or this process was started with it: process 1 of a container watches over this VM. */
+  holdLifeline(fd: number): void {
+    this.#lifeline?.close();
+    this.#lifeline = new Lifeline(fd);
+  }
+
+  get lifelineFd(): number | undefined {
+    return this.#lifeline?.fd;
+  }
+
+  /** Who has the guest now has the lifeline, too. */
+  leaveLifeline(): void {
+    this.#lifeline?.close();
+    this.#lifeline = undefined;
   }
 
   /** Gives a VM that waits for a guest its parts; `spec` is the machine that comes. */
@@ -479,6 +498,7 @@ export class Vm {
     this.#isClosed = true;
     openVms.delete(this);
     this.fds.closeAll();
+    this.leaveLifeline();
     this.#held?.release();
     if (!this.isBuilt) return;
     this.devices.stopTimers();

@@ -52,6 +52,8 @@ export interface Carried {
   /** A file that wants a copy of the image, once the guest runs. */
   stateFile: { fd: number; offset: number } | undefined;
   guard?: GuardRef;
+  /** In a container whose process 1 is Baton's: see machine/lifeline.ts. */
+  lifelineFd?: number;
   migration: CarriedMigration;
 }
 

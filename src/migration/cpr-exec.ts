@@ -150,6 +150,7 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
     commandLine: commandLine(),
     stateFile: prepared.stateFile,
     ...(guard === undefined ? {} : { guard: guard.ref }),
+    ...(vm.lifelineFd === undefined ? {} : { lifelineFd: vm.lifelineFd }),
     migration: options.migration,
   });
   const survivors = fdsToKeep(vm, connectionState.fds, prepared);
@@ -183,7 +184,8 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
 /** Every fd that the guest needs in the new program, and in the old one if it comes to that. */
 export function fdsToKeep(vm: Vm, connectionFds: readonly number[], prepared: PreparedExec): number[] {
   const { stateFd, ownProgramFd, stateFile } = prepared;
-  return [stateFd, ownProgramFd, vm.ram.fd!, ...(stateFile === undefined ? [] : [stateFile.fd]), ...connectionFds];
+  const others = [stateFile?.fd, vm.lifelineFd].filter((fd) => fd !== undefined);
+  return [stateFd, ownProgramFd, vm.ram.fd!, ...others, ...connectionFds];
 }
 
 /** What the guest has asked for and this process has not done yet is in no state image: it would never be done. */

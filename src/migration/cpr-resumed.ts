@@ -22,6 +22,7 @@ export function connectResumed(resumed: Resumed, { startsBaton = false } = {}): 
   reapLater(holderPid);
   endGuard(carried.guard);
   const { handle, migration, connections } = connectVm(vm, { startsBaton, state: carried.connections });
+  if (carried.lifelineFd !== undefined) vm.holdLifeline(carried.lifelineFd);
   vm.serve();
   for (const port of vm.devices.serialPorts) port.flush();
   if (vm.isRunning) vm.devices.armTimers();

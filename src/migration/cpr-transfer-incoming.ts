@@ -12,6 +12,7 @@ import type { Rehearsal } from "../accel/types.ts";
 import type { MachineSpec, MigrationAddress } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
 import type { Inherited } from "../machine/build.ts";
+import { pidNamespace } from "../machine/lifeline.ts";
 import type { Vm } from "../machine/vm.ts";
 import { populateExisting } from "../memory/ram.ts";
 import type { RunState } from "../qmp/schema/machine.ts";
@@ -85,6 +86,8 @@ interface Expected {
   readonly guestFirst: GuestFirst;
   isClosed: boolean;
   connections?: ReceivedConnections;
+  /** See machine/lifeline.ts. */
+  lifelineFd?: number;
 }
 
 export class IncomingTransfer {
@@ -166,11 +169,11 @@ export class IncomingTransfer {
 
   /** Builds everything that the guest will need. */
   async #prepare(cpr: FrameChannel, hello: Frame): Promise<Expected> {
-    const [ramFd, fenceFd, ...others] = hello.fds;
+    const [ramFd, fenceFd, lifelineFd, ...others] = hello.fds;
     if (ramFd === undefined || fenceFd === undefined || others.length > 0) {
       const count = hello.fds.length;
       discardFds(hello);
-      throw new VmmError("stream", `The hello has ${count} file descriptors instead of 2`);
+      throw new VmmError("stream", `The hello has ${count} file descriptors instead of 2 or 3`);
     }
     const { vm, build } = this.#host;
     let fence: Fence | undefined;
@@ -187,8 +190,10 @@ export class IncomingTransfer {
       await populateExisting(vm.memory, vm.ram);
       await guestFirst.startThreads(() => vm.accel.prepareToRun());
       const rehearsal = vm.accel.rehearse();
-      return { cpr, fence, info, rehearsal, guestFirst, isClosed: false };
+      const lifeline = lifelineFd === undefined ? {} : { lifelineFd };
+      return { cpr, fence, info, rehearsal, guestFirst, isClosed: false, ...lifeline };
     } catch (error) {
+      if (lifelineFd !== undefined) close(lifelineFd);
       guestFirst?.end();
       if (!vm.isBuilt) close(ramFd);
       if (fence === undefined) close(fenceFd);
@@ -288,6 +293,7 @@ export class IncomingTransfer {
       const arrival = await this.#takeOver(channel, expected);
       // They are the arrival's now.
       delete expected.connections;
+      this.#holdLifeline(expected);
       closeExpected(expected);
       this.#listener?.close();
       return arrival;
@@ -302,6 +308,13 @@ export class IncomingTransfer {
       listener?.close();
       channel?.close();
     }
+  }
+
+  #holdLifeline(expected: Expected): void {
+    const { lifelineFd, info } = expected;
+    if (lifelineFd === undefined || info.pidNamespace !== pidNamespace()) return;
+    delete expected.lifelineFd;
+    this.#host.vm.holdLifeline(lifelineFd);
   }
 
   async #takeOver(main: FrameChannel, expected: Expected): Promise<Arrival> {
@@ -381,6 +394,7 @@ function closeExpected(expected: Expected): void {
   if (expected.isClosed) return;
   expected.isClosed = true;
   expected.connections?.discard();
+  if (expected.lifelineFd !== undefined) close(expected.lifelineFd);
   expected.guestFirst.end();
   expected.rehearsal.close();
   expected.fence.close();

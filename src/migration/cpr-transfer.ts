@@ -2,7 +2,7 @@
 // cpr-transfer, the old side: the guest goes to another process of this host, which has everything ready when it stops.
 //
 //   guest runs    share      RAM that is anonymous moves to a memfd: see share-ram.ts
-//                 hello      over the cpr channel: the machine, and the fds of RAM and fence
+//                 hello      over the cpr channel: the machine, and the fds of RAM, fence and lifeline
 //                 wait       the other side builds the VM and fills its page tables; then its main channel listens
 //                 begin      on the main channel: both sides know that they talk to the right one
 //                 rehearse   both sides save, carry and restore a scratch VM until their code is warm
@@ -21,6 +21,7 @@ import type { AcceleratedVm } from "../accel/types.ts";
 import type { MigrationAddress } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
 import { isGuestRequest } from "../machine/guest-request.ts";
+import { pidNamespace } from "../machine/lifeline.ts";
 import { cpusOf, GuestFirst } from "../runtime/guest-first.ts";
 import type { Reactor } from "../runtime/reactor.ts";
 import { FrameChannel } from "./channel/frames.ts";
@@ -125,8 +126,10 @@ async function converse(
     // Both sides work at the same time. Where the guest leaves them no CPUs to choose from they would do it on one, because
     // the kernel takes the frame that wakes the other side for a reason to have it here.
     ...(guestFirst.isEverywhere ? { mainCpu: currentCpu() } : {}),
+    ...(vm.lifelineFd === undefined ? {} : { pidNamespace: pidNamespace() }),
   };
-  await cpr.send(FRAME_HELLO, plan(run, info, rehearsal).take(), [vm.ram.fd!, fence.fd]);
+  const lifeline = vm.lifelineFd === undefined ? [] : [vm.lifelineFd];
+  await cpr.send(FRAME_HELLO, plan(run, info, rehearsal).take(), [vm.ram.fd!, fence.fd, ...lifeline]);
   await expectFrame(cpr, FRAME_ACCEPTED, { timeoutMs: buildTimeoutMs ?? BUILD_TIMEOUT_MS });
   // For as long as an operator takes to say migrate-incoming over there, if there is one.
   await expectFrame(cpr, FRAME_LISTENING, buildTimeoutMs === undefined ? {} : { timeoutMs: buildTimeoutMs });
@@ -224,6 +227,7 @@ function handOver(run: Outgoing, { main, fence, info, rehearsed, handover, guest
   }
   handover?.commit();
   run.commit("The guest has moved to another process and may not run here again");
+  vm.leaveLifeline();
   if (failure !== undefined) stamps.push(monotonicMs());
   if (handover === undefined) {
     // Told earlier, these would have lengthened the pause.

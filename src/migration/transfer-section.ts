@@ -34,6 +34,8 @@ export interface TransferInfo {
   guestCpus?: readonly number[];
   /** Of this host: the CPU that the old side's main thread stays on in the pause; absent when it may be any. */
   mainCpu?: number;
+  /** Of the process whose lifeline comes along: who is in another one has no use for it. */
+  pidNamespace?: string;
 }
 
 /** Start of the pause, end of `quiesce`, end of `save`: ms on CLOCK_MONOTONIC. */
@@ -76,7 +78,7 @@ export function readTransferInfo(reader: StateReader): TransferInfo {
   const section = reader.section(TRANSFER_SECTION);
   const info = section.json() as Partial<TransferInfo> | null;
   const { token, generation, streams = 0, postcopy = false, ramFile = false, guestCpus = [], mainCpu } = info ?? {};
-  const { history, predictedUs, estimateUs } = info ?? {};
+  const { history, predictedUs, estimateUs, pidNamespace } = info ?? {};
   const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
   const areCpus =
     Array.isArray(guestCpus) && guestCpus.every(isCpuNumber) && (mainCpu === undefined || isCpuNumber(mainCpu));
@@ -99,6 +101,7 @@ export function readTransferInfo(reader: StateReader): TransferInfo {
     ramFile: ramFile === true,
     guestCpus,
     ...(mainCpu === undefined ? {} : { mainCpu }),
+    ...(typeof pidNamespace === "string" ? { pidNamespace } : {}),
     history: readHistory(history),
     ...(isDuration(predictedUs) ? { predictedUs } : {}),
     ...(isDuration(estimateUs) ? { estimateUs } : {}),

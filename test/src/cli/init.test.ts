@@ -6,6 +6,8 @@ import { fileURLToPath } from "node:url";
 import { GuestProcess, program, programMissing, type Runtime, update, updated } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
 import { kvmMissing } from "../../kvm.ts";
+import { sockets, transferTo, waiting } from "../migration/transfers.ts";
+import { sandboxMissing } from "../sandbox/support.ts";
 
 const test = describe("init");
 
@@ -78,6 +80,101 @@ test.skipIf(skip, "has the guest's exit code, and hands signals on", async () =>
   await other.ready();
   process.kill(processesOf(other).get(1)!, "SIGTERM");
   assert.equal(await other.ended, { exitCode: 0, signal: null });
+});
+
+/** Runs a command in the PID namespace of a guest, as a child of nobody in there: `docker exec` does it so. */
+function inside(guest: GuestProcess): string[] {
+  return ["nsenter", "--target", String(processesOf(guest).get(1)), "--pid", "--mount"];
+}
+
+/** Has another process of the namespace take the guest, which is no child of process 1. */
+async function moveToStranger(guest: GuestProcess): Promise<GuestProcess> {
+  const place = sockets();
+  const stranger = waiting(place, { program: [...inside(guest), ...program("compiled")] });
+  await using qmp = await guest.qmp();
+  await stranger.until("who waits for the guest", () => existsSync(place.cpr));
+  await qmp.execute("migrate-set-capabilities", {
+    capabilities: [{ capability: "x-handover-connections", state: true }],
+  });
+  const info = await transferTo(qmp, place);
+  assert.is(info.status, "completed", info["error-desc"]);
+  await guest.find();
+  assert.ok(![...processesOf(guest).values()].includes(guest.pid), "it is no descendant of process 1");
+  return stranger;
+}
+
+test.skipIf(skip, "goes on as long as anybody in there has the guest, and ends as that one does", async () => {
+  const payload = { shutdown: { port: 0xf4, value: 20, sizeBytes: 4 as const } };
+  await using guest = new GuestProcess({ program: [...UNSHARE, ...program("compiled")], payload });
+  await guest.find();
+  await guest.ready();
+  await using stranger = await moveToStranger(guest);
+  await guest.until("its child to be reaped", () => processesOf(guest).size === 1);
+  await guest.runsOn();
+  await using again = await moveToStranger(guest);
+  await guest.runsOn();
+  guest.commandShutdown();
+  assert.equal(await guest.ended, { exitCode: 41, signal: null });
+  await Promise.all([stranger.ended, again.ended]);
+});
+
+test.skipIf(skip ?? sandboxMissing(), "knows of a VMM in a sandbox how it has ended", async () => {
+  const payload = { shutdown: { port: 0xf4, value: 20, sizeBytes: 4 as const } };
+  await using guest = new GuestProcess({
+    program: [...UNSHARE, ...program("compiled")],
+    payload,
+    extra: ["-sandbox", "on"],
+  });
+  await guest.find();
+  await guest.ready();
+  guest.commandShutdown();
+  assert.equal(await guest.ended, { exitCode: 41, signal: null });
+  assert.is(guest.error, "");
+});
+
+test.skipIf(skip, "hands signals on to whoever has the guest, and says that it was killed", async () => {
+  await using guest = new GuestProcess({ program: [...UNSHARE, ...program("compiled")] });
+  await guest.find();
+  await guest.ready();
+  await using _stranger = await moveToStranger(guest);
+  process.kill(processesOf(guest).get(1)!, "SIGTERM");
+  assert.equal(await guest.ended, { exitCode: 0, signal: null });
+
+  await using other = new GuestProcess({ program: [...UNSHARE, ...program("compiled")] });
+  await other.find();
+  await other.ready();
+  await using _another = await moveToStranger(other);
+  process.kill(other.pid, "SIGKILL");
+  assert.equal(await other.ended, { exitCode: 137, signal: null });
+});
+
+test.skipIf(skip, "waits for no orphan", async () => {
+  await using guest = new GuestProcess({ program: [...UNSHARE, ...program("compiled")] });
+  await guest.find();
+  await guest.ready();
+  spawnSync(inside(guest)[0]!, [...inside(guest).slice(1), "sh", "-c", "sleep 1000 &"], { stdio: "ignore" });
+  await guest.until("the orphan", () => processesOf(guest).size === 3);
+  await using qmp = await guest.qmp();
+  await qmp.execute("quit");
+  assert.equal(await guest.ended, { exitCode: 0, signal: null });
+});
+
+test.skipIf(skip, "the relay's helper keeps the guest, and the container", async () => {
+  const env = { BATON_TEST_FAIL: "kill@built" };
+  await using guest = new GuestProcess({ program: [...UNSHARE, ...program("compiled")], env });
+  await guest.find();
+  await guest.ready();
+  await using qmp = await guest.qmp();
+  await qmp.execute("migrate-set-parameters", { relay: true });
+  assert.is((await update(qmp)).status, "completed");
+  await guest.runsOn();
+  await qmp.execute("migrate-set-parameters", { relay: true });
+  const [bun, run] = program("bun");
+  assert.is((await update(qmp, { command: [bun!, run!, failingBaton] })).status, "failed");
+  await guest.find();
+  await guest.runsOn();
+  await qmp.execute("quit");
+  assert.equal(await guest.ended, { exitCode: 0, signal: null });
 });
 
 test.skipIf(skip, "says what is wrong with a command line as any other process", () => {
