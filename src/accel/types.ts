@@ -67,9 +67,9 @@ export interface AcceleratedVm {
   runLent(): void;
   /**
    * Parks all vCPUs and waits until none runs. `onRequested` is called in between, to let go of a vCPU that waits for
-   * the main thread. @throws VmmError "vcpu-stuck" after 5 s; the request is taken back then.
+   * the main thread. @throws VmmError "vcpu-stuck" after `timeoutMs`, 5 s by default; the request is taken back then.
    */
-  park(onRequested?: () => void): void;
+  park(onRequested?: () => void, timeoutMs?: number): void;
   /**
    * Has all vCPUs park, and waits `timeoutMs` for each: one that has not parked by then is held up inside of the accelerator, and
    * will park as soon as it is not. No error.

@@ -346,9 +346,9 @@ export class Vm {
   }
 
   /** Parks the vCPUs, without a change of state or an event. */
-  park(): void {
+  park(timeoutMs?: number): void {
     try {
-      this.accel.park(() => this.devices.freezeOutput());
+      this.accel.park(() => this.devices.freezeOutput(), timeoutMs);
     } catch (error) {
       this.devices.thawOutput();
       throw error;
@@ -358,12 +358,13 @@ export class Vm {
 
   /**
    * Has the guest stand while `action` looks at it, without a change of state or an event.
-   * @throws VmmError "guest-request" when it is being reset, say, "vcpu-stuck", and what `action` throws: the guest runs on
+   * @throws VmmError "guest-request" when it is being reset, say, "vcpu-stuck" when a vCPU has not stopped within `parkTimeoutMs`,
+   * and what `action` throws: the guest runs on
    */
-  inspect<Result>(action: () => Result): Result {
+  inspect<Result>(action: () => Result, { parkTimeoutMs }: { parkTimeoutMs?: number } = {}): Result {
     this.refuseRequested();
     if (!this.isRunning) return action();
-    this.park();
+    this.park(parkTimeoutMs);
     try {
       this.refuseRequested();
       return action();

@@ -22,6 +22,13 @@ import { allReaped } from "./reaping.ts";
 /** After the update, in ms: when everything that was to start has started, and when the guest is looked at. */
 const STARTED_MS = 100;
 const LOOKS_MS = [250, 500] as const;
+/**
+ * A vCPU leaves the guest within microseconds, unless its thread gets no CPU. The others stand meanwhile, so that it is not waited
+ * for: it is looked at again later.
+ */
+const LOOK_TIMEOUT_MS = 5;
+const RETRY_MS = 50;
+const MAX_STARVED = 5;
 /** In the timeline of an update: when the state had been read. */
 const SAVED_STAMP = 2;
 
@@ -34,7 +41,7 @@ export interface Trial {
 
 /**
  * Waits until the guest has shown that it is well. Does not return when the old program has got it back.
- * @throws VmmError "unhealthy" when it is not well, and has to stay
+ * @throws VmmError "unhealthy" when it is not well, and has to stay; "starved" when it cannot be looked at, and stays
  */
 export async function tryOut({ vm, connections, resumed }: Trial): Promise<void> {
   const { oldProgramFd, timeline, image } = resumed;
@@ -58,13 +65,22 @@ async function findIllness(vm: Vm, beginMs: number, start: VcpuLook): Promise<st
   const { cpuCount } = vm.spec;
   const { lives } = vm;
   let before = start;
-  for (const atMs of LOOKS_MS) {
-    await until(beginMs + atMs);
+  let starved = 0;
+  for (let looks = 0; looks < LOOKS_MS.length; ) {
+    await until(beginMs + LOOKS_MS[looks]! + starved * RETRY_MS);
     if (vm.state === "internal-error") return vm.failure;
     // Somebody has stopped it, it has ended, or has begun anew.
     if (!vm.isRunning || vm.lives !== lives) return undefined;
     const look = lookAt(vm);
     if (look === undefined) return undefined;
+    if (look === "starved") {
+      if (++starved < MAX_STARVED) continue;
+      throw new VmmError(
+        "starved",
+        `The guest could not be looked at, and stays: a vCPU did not stop within ${LOOK_TIMEOUT_MS} ms, ${starved} times`,
+      );
+    }
+    looks++;
     const problems = findStandstills(before, look, cpuCount);
     if (problems.length > 0) return problems.join("; ");
     // On a busy host a vCPU may get no CPU for a while: in all of that time it should.
@@ -74,15 +90,18 @@ async function findIllness(vm: Vm, beginMs: number, start: VcpuLook): Promise<st
 }
 
 /** Undefined of a guest that is being reset, say, right now: it is alive. */
-function lookAt(vm: Vm): VcpuLook | undefined {
+function lookAt(vm: Vm): VcpuLook | "starved" | undefined {
   const planned = planGuest(vm, vm.state, vm.accel, () => () => () => {});
   // A look may help one on its way that had stopped.
   const cpuNs = cpuTimes(vm);
   try {
-    const [image, atMs] = vm.inspect(() => [planned.take(), monotonicMs()] as const);
+    const [image, atMs] = vm.inspect(() => [planned.take(), monotonicMs()] as const, {
+      parkTimeoutMs: LOOK_TIMEOUT_MS,
+    });
     return { state: new StateReader(image, GUEST_SECTIONS), atMs, cpuNs };
   } catch (error) {
     if (isGuestRequest(error)) return undefined;
+    if ((error as { code?: unknown }).code === "vcpu-stuck") return "starved";
     throw error;
   }
 }

@@ -39,15 +39,20 @@ export function requestParking(vcpus: readonly ParkableVcpu[]): void {
 }
 
 /** See `AcceleratedVm.park`. All of `vcpus` have threads that answer. */
-export function park(memory: WebAssembly.Memory, vcpus: readonly ParkableVcpu[], onRequested?: () => void): void {
+export function park(
+  memory: WebAssembly.Memory,
+  vcpus: readonly ParkableVcpu[],
+  onRequested?: () => void,
+  timeoutMs = PARK_TIMEOUT_MS,
+): void {
   requestParking(vcpus);
   onRequested?.();
   const isParked = ({ control }: ParkableVcpu): boolean => control.state === VCPU_STATE_PARKED;
-  if (waitForStandstill(memory, () => vcpus.every(isParked), PARK_TIMEOUT_MS)) return;
+  if (waitForStandstill(memory, () => vcpus.every(isParked), timeoutMs)) return;
   // The kick that did not help is taken back by the vCPU's thread when it sees this.
   for (const { control } of vcpus) control.request = VCPU_REQUEST_RUN;
   const { index } = vcpus.find((vcpu) => !isParked(vcpu)) ?? vcpus[0]!;
-  throw new VmmError("vcpu-stuck", `vCPU ${index} did not stop within ${PARK_TIMEOUT_MS} ms; the guest runs on`);
+  throw new VmmError("vcpu-stuck", `vCPU ${index} did not stop within ${timeoutMs} ms; the guest runs on`);
 }
 
 /** Parks a vCPU that is nothing but a control block; its thread is the calling one. */

@@ -260,13 +260,13 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     });
   }
 
-  park(onRequested?: () => void): void {
+  park(onRequested?: () => void, timeoutMs?: number): void {
     // Before the first run there are no threads, and one that died will never answer.
     const vcpus: VcpuThread[] = [];
     for (const thread of this.#threads) {
       if (this.#areWorkersStarted && thread.control.state !== VCPU_STATE_GONE) vcpus.push(thread);
     }
-    park(this.#options.memory, vcpus, onRequested);
+    park(this.#options.memory, vcpus, onRequested, timeoutMs);
   }
 
   parkSoon(timeoutMs: number): void {

@@ -3,12 +3,13 @@
 //
 //   BATON_TEST_FAIL   HOW@MOMENT, for a program that an update has started
 //     HOW             exit, segv, kill, stop, throw-away (executes another program), nap (takes a second), vcpu-error (of vCPU 1, a
-//                     moment later)
+//                     moment later), starve (vCPU 1 cannot be stopped in a hurry, as it gets no CPU)
 //     MOMENT          start: before the first line; built: the VM is there, without its state; restored: with it; ran: the guest
 //                     has run
 
 import { exec, planExec } from "../../../ffi/exec.ts";
 import { KvmAcceleratedVm } from "../../../src/accel/kvm/vm.ts";
+import { VmmError } from "../../../src/errors.ts";
 import { DeviceSet } from "../../../src/machine/device-set.ts";
 import { Vm } from "../../../src/machine/vm.ts";
 
@@ -36,6 +37,14 @@ function fail(): void {
     case "vcpu-error":
       setTimeout(() => vm!.vcpuFailed(1, "KVM exit reason 9, detail 0"), FAIL_AFTER_MS);
       break;
+    case "starve": {
+      const { park } = KvmAcceleratedVm.prototype;
+      KvmAcceleratedVm.prototype.park = function (this: KvmAcceleratedVm, onRequested, timeoutMs) {
+        if (timeoutMs === undefined) return park.call(this, onRequested);
+        throw new VmmError("vcpu-stuck", `vCPU 1 did not stop within ${timeoutMs} ms; the guest runs on`);
+      };
+      break;
+    }
     case "nap":
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000);
       break;

@@ -181,6 +181,16 @@ test.skipIf(skip, "an ill guest stays where the old program does not take it bac
   assert.match(guest.error, /cannot go back: State section vcpu 0 has version 1/);
 });
 
+test.skipIf(skip, "a vCPU that gets no CPU is not ill: the guest stays, and nobody waits for it", async () => {
+  await using guest = await GuestProcess.start({ env: { BATON_TEST_FAIL: "starve@ran" }, payload: { cpuCount: 2 } });
+  await using qmp = await guest.qmp();
+  await guarded(qmp);
+  const info = await update(qmp, { command: failing(guest) });
+  assert.is(info.status, "completed", info["error-desc"]);
+  await guest.until("the reason", () => guest.error.includes("baton: The guest could not be looked at, and stays"));
+  await guest.runsOn();
+});
+
 test.skipIf(skip, "never runs a guest from a state that is not its own any more", async () => {
   await using guest = await GuestProcess.start({ env: { BATON_TEST_FAIL: "kill@ran" } });
   await using qmp = await guest.qmp();

@@ -41,6 +41,20 @@ test("a vCPU that runs is kicked, one that stands is not, and the wait ends with
   assert.is(standing!.run[KVM_RUN_IMMEDIATE_EXIT_U8], 0);
 });
 
+test("one that does not park in time is left to run, and so are the others", () => {
+  const shared = memory();
+  const vcpus = [VCPU_STATE_PARKED, VCPU_STATE_RUNNING].map((state, index) => {
+    const control = new VcpuControl(shared, index);
+    control.tid = getTid();
+    control.state = state;
+    return { index, control, run: new Uint8Array(KVM_RUN_IMMEDIATE_EXIT_U8 + 1) };
+  });
+  blockKickSignal();
+  assert.throws(() => park(shared, vcpus, undefined, 1), /vCPU 1 did not stop within 1 ms; the guest runs on/);
+  consumeKickSignal();
+  for (const { control } of vcpus) assert.is(control.request, VCPU_REQUEST_RUN);
+});
+
 test("nobody is waited for when there is nobody", () => {
   park(memory(), []);
 });
