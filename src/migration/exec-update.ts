@@ -59,6 +59,7 @@ export async function updateByExec(
   // It starts while the new program is warmed up.
   const guard = startGuard(run, prepared.ownProgramFd, reactor);
   if (startsBaton) await warmUp(prepared.program);
+  await guard?.awake(run.signal);
   run.refuseToGoOn();
   run.atEnd(() => connections.thaw());
   await connections.freeze();

@@ -20,7 +20,7 @@ import { Reactor } from "../runtime/reactor.ts";
 import { ENV_ERROR, ENV_OLD_COMMAND, ENV_STATE, formatHandover } from "./carried.ts";
 import { type Frame, FrameChannel } from "./channel/frames.ts";
 import type { Entrusted } from "./guard.ts";
-import { expectType, FRAME_ENTRUST, FRAME_FDS, FRAME_GUARDING } from "./messages.ts";
+import { expectType, FRAME_AWAKE, FRAME_ENTRUST, FRAME_FDS, FRAME_GUARDING } from "./messages.ts";
 
 /** The VM that starts a guard tells it everything in one go. */
 const TASK_TIMEOUT_MS = 30_000;
@@ -50,6 +50,7 @@ export function standGuard(socketFd: number): void {
   setCloseOnExec(socketFd, true);
   setNonBlocking(socketFd, true);
   const channel = new FrameChannel(transportOf(socketFd), new Reactor({ autoStart: false }));
+  channel.sendNow(FRAME_AWAKE, NOTHING, [], TASK_TIMEOUT_MS);
   const guard = receiveTask(channel);
   const pidfd = pidfdOpen(guard.task.pid);
   channel.sendNow(FRAME_GUARDING, NOTHING, [], TASK_TIMEOUT_MS);

@@ -2,7 +2,8 @@
 // The guard of an update by cpr-exec: a process of the old program that has everything the guest is made of while the new
 // program, which nobody knows yet, is to take it over.
 //
-//   old program   start      the guard begins, beside the running guest
+//   old program   start      the guard begins, beside the running guest; from here on it says when it is awake
+//                 (freeze)   monitors and consoles are frozen: from here on there is no waiting for anything to start
 //                 entrust    duplicates of all fds, the command line, the time limit
 //                 offer      the state is sealed: whoever takes the token may run the guest   ── exec ──
 //   new program   take       right before the guest runs; it never runs without
@@ -24,7 +25,7 @@ import { commandLine, environment, programBefore } from "../runtime/program.ts";
 import type { Reactor } from "../runtime/reactor.ts";
 import type { GuardRef } from "./carried.ts";
 import { FrameChannel } from "./channel/frames.ts";
-import { expectFrame, FRAME_ENTRUST, FRAME_FDS, FRAME_GUARDING } from "./messages.ts";
+import { expectFrame, FRAME_AWAKE, FRAME_ENTRUST, FRAME_FDS, FRAME_GUARDING } from "./messages.ts";
 import { killAndReap } from "./reaping.ts";
 
 /** The guard has its socket as this number, and nothing else that it would have to know. */
@@ -111,6 +112,13 @@ export class Guard {
     return [this.#tokenFd, this.#socketFd];
   }
 
+  /** Resolves when the guard can be told what to guard. @throws VmmError "guard" when it does not come so far */
+  async awake(signal: AbortSignal): Promise<void> {
+    await this.#converse(signal, async () => {
+      await expectFrame(this.#channel, FRAME_AWAKE);
+    });
+  }
+
   /**
    * Gives the guard duplicates of `guestFds`, the numbers of which stay what they are until the update; resolves when it stands guard.
    * @throws VmmError "guard" when it does not
@@ -128,17 +136,23 @@ export class Guard {
       socketFd: this.#socketFd,
       command: commandLine(),
     };
-    const giveUp = (): void => this.#channel.interrupt(new VmmError("cancelled", "The migration was cancelled"));
-    const late = new VmmError("guard", `The guard was not ready within ${START_TIMEOUT_MS / 1000} s`);
-    const timer = setTimeout(() => this.#channel.interrupt(late), START_TIMEOUT_MS);
-    signal.addEventListener("abort", giveUp, { once: true });
-    try {
+    await this.#converse(signal, async () => {
       const payload = new TextEncoder().encode(JSON.stringify(message));
       await this.#channel.send(FRAME_ENTRUST, payload, fds.slice(0, SCM_MAX_FD));
       for (let sent = SCM_MAX_FD; sent < fds.length; sent += SCM_MAX_FD) {
         await this.#channel.send(FRAME_FDS, NOTHING, fds.slice(sent, sent + SCM_MAX_FD));
       }
       await expectFrame(this.#channel, FRAME_GUARDING);
+    });
+  }
+
+  async #converse(signal: AbortSignal, conversation: () => Promise<void>): Promise<void> {
+    const giveUp = (): void => this.#channel.interrupt(new VmmError("cancelled", "The migration was cancelled"));
+    const late = new VmmError("guard", `The guard was not ready within ${START_TIMEOUT_MS / 1000} s`);
+    const timer = setTimeout(() => this.#channel.interrupt(late), START_TIMEOUT_MS);
+    signal.addEventListener("abort", giveUp, { once: true });
+    try {
+      await conversation();
     } catch (cause) {
       signal.throwIfAborted();
       throw new VmmError("guard", "No guard could be set up for the update, so it was not begun", { cause });

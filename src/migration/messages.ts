@@ -39,6 +39,8 @@ export const FRAME_FDS = 19;
 /** The connections are here and make sense. */
 export const FRAME_HELD = 20;
 
+/** From a guard: it has started, and can be told. */
+export const FRAME_AWAKE = 29;
 /** To a guard, as JSON: what it is to guard, and the first of the fds; FDS has more of them. */
 export const FRAME_ENTRUST = 27;
 /** All of it is there. */
@@ -107,6 +109,7 @@ const NAMES: Readonly<Record<number, string>> = {
   [FRAME_RAM_FILE]: "RAM_FILE",
   [FRAME_ROUND_DONE]: "ROUND_DONE",
   [FRAME_FILLING]: "FILLING",
+  [FRAME_AWAKE]: "AWAKE",
   [FRAME_ENTRUST]: "ENTRUST",
   [FRAME_GUARDING]: "GUARDING",
 };

@@ -49,6 +49,25 @@ test.skipIf(skip, "a guarded update that works leaves no guard behind", async ()
   assert.ok(guest.fds().length <= fdsBefore + 1, `${guest.fds().join("\n")}`);
 });
 
+test.skipIf(skip, "monitors answer until the guard is awake", async () => {
+  const alarm = join(temporaryDirectory(), "alarm");
+  const [bun, run] = program("bun");
+  const dozing = [bun!, run!, fileURLToPath(new URL("dozing-guard-baton.ts", import.meta.url))];
+  await using guest = await GuestProcess.start({ program: dozing, env: { BATON_TEST_ALARM: alarm } });
+  await using qmp = await guest.qmp();
+  await guarded(qmp);
+  await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
+  await qmp.execute("migrate", {});
+  const commandLineOf = (pid: string): string => readFileSync(`/proc/${pid}/cmdline`, "latin1");
+  await guest.until("the guard", () => guest.children().some((pid) => commandLineOf(pid).includes("\0guard\0")));
+  // Only the guard is left to be waited for: the new program has been tried.
+  await guest.until("the trial of the new program", () => guest.children().length === 1);
+  assert.is((await qmp.execute("query-migrate")).status, "setup");
+  writeFileSync(alarm, "");
+  await guest.until("the update", async () => (await qmp.execute("query-migrate")).status === "completed");
+  await guest.runsOn();
+});
+
 for (const runtime of ["compiled", "bun", "deno"] satisfies Runtime[]) {
   for (const how of ["exit", "segv", "kill", "stop", "throw-away"]) {
     for (const moment of ["start", "built", "restored"]) {
