@@ -7,6 +7,7 @@ import { getTid, tgkill } from "./process.ts";
 export const KICK_SIGNAL = 35;
 
 const SIG_BLOCK = 0; // <asm-generic/signal-defs.h>
+const SIG_UNBLOCK = 1;
 const SIG_SETMASK = 2;
 const SIG_IGN = 1;
 const SIGXFSZ = 25; // <asm/signal.h>
@@ -24,6 +25,22 @@ const NO_TIME = new BigInt64Array(2);
 /** Blocks the kick signal in the calling thread, so that it only ever interrupts KVM_RUN. Call before the first KVM_RUN. */
 export function blockKickSignal(): void {
   check("pthread_sigmask", -cSigmask(SIG_BLOCK, kickSet, null));
+}
+
+/** Blocks signals in the calling thread, in the threads that it starts and in what it executes. */
+export function blockSignals(signals: readonly number[]): void {
+  check("pthread_sigmask", -cSigmask(SIG_BLOCK, setOf(signals), null));
+}
+
+/** In the calling thread. */
+export function unblockSignals(signals: readonly number[]): void {
+  check("pthread_sigmask", -cSigmask(SIG_UNBLOCK, setOf(signals), null));
+}
+
+function setOf(signals: readonly number[]): BigUint64Array {
+  const set = new BigUint64Array(SIGSET_BYTES / 8);
+  for (const signal of signals) set[0]! |= 1n << BigInt(signal - 1);
+  return set;
 }
 
 /** Runs `action` with all signals blocked in the calling thread. */

@@ -194,6 +194,13 @@ export class GuestProcess implements AsyncDisposable {
     await this.find();
   }
 
+  /** Whether any process has the guest's RAM open. */
+  isAnywhere(): boolean {
+    const { ino } = statSync(`/proc/self/fd/${this.#openRam()}`);
+    const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
+    return pids.some((pid) => ramInode(Number(pid)) === ino);
+  }
+
   /** Waits until a process has the guest that is neither the one that was started nor the last one found. */
   async find(): Promise<void> {
     const known = [process.pid, this.child.pid, this.#successorPid];

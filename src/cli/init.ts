@@ -18,8 +18,8 @@ const EXIT_SIGNAL = 128;
 /** Of a VMM that has died, and was no child: nobody knows how. */
 const EXIT_LOST = EXIT_SIGNAL + processes.SIGKILL;
 /** Handed on. A terminal sends the others to the VMM itself. */
-const FORWARDED = ["SIGTERM"] as const;
-const FORWARDED_WITHOUT_TERMINAL = ["SIGINT", "SIGHUP"] as const;
+const FORWARDED = { SIGTERM: processes.SIGTERM };
+const FORWARDED_WITHOUT_TERMINAL = { SIGINT: processes.SIGINT, SIGHUP: processes.SIGHUP };
 /** A pipe's usual capacity. */
 const READ_BYTES = 65_536;
 
@@ -39,9 +39,9 @@ export async function runAsInit(): Promise<number> {
     }
   };
   process.on("SIGCHLD", reap);
-  const signals = process.stdin.isTTY ? FORWARDED : [...FORWARDED, ...FORWARDED_WITHOUT_TERMINAL];
-  for (const name of signals) {
-    process.on(name, () => unlessErrno("ESRCH", () => processes.kill(vmmPid, processes[name])));
+  const signals = process.stdin.isTTY ? FORWARDED : { ...FORWARDED, ...FORWARDED_WITHOUT_TERMINAL };
+  for (const [name, number] of Object.entries(signals)) {
+    process.on(name, () => unlessErrno("ESRCH", () => processes.kill(vmmPid, number)));
   }
   const reactor = new Reactor();
   const buffer = new Uint8Array(READ_BYTES);

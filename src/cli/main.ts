@@ -6,6 +6,7 @@ import { monotonicMs, threadCpuMs } from "../../ffi/clock.ts";
 import { firstLineMs } from "../../ffi/first-line.ts";
 import { describeError } from "../errors.ts";
 import { resumeFromExec, takeHandover } from "../migration/cpr-incoming.ts";
+import { noteEndSignals } from "../runtime/end-signals.ts";
 import { importEntry } from "../runtime/entry.ts";
 
 /** Exit code for a command line that cannot be understood. */
@@ -50,6 +51,7 @@ async function main(): Promise<void> {
   if (handover === undefined && args[0] === "dry-run") return dryRun(args.slice(1));
   if (handover === undefined && args[0] === "guard") return guard(args.slice(1));
   if (handover === undefined) return (await program()).run(args);
+  noteEndSignals();
   const resumed = await resumeFromExec(handover, firstLineMs, args);
   // The guest runs in this process: whatever goes wrong from here on, it must not end.
   void loadProgram()

@@ -3,6 +3,7 @@
 
 import { describeError } from "../errors.ts";
 import type { VmHandle } from "../machine/handle.ts";
+import { heedEndSignals } from "../runtime/end-signals.ts";
 import { surviveUncaught } from "../runtime/uncaught.ts";
 
 /** From here on a bug costs a message, not the guest. */
@@ -13,21 +14,17 @@ export function surviveBugs(): void {
   });
 }
 
-/** A signal that would lose the guest is answered with a message, as `quit` is; the next one is obeyed. */
-function quitOn(handle: VmHandle, signal: NodeJS.Signals): void {
-  process.once(signal, () => {
+/** SIGTERM, SIGINT and SIGHUP end the VM as `quit` does; the process ends with the guest's exit code. */
+export async function runToEnd(handle: VmHandle): Promise<void> {
+  heedEndSignals(function quit(signal) {
     try {
       handle.quit();
     } catch (error) {
+      // What would lose the guest is answered with a message, as `quit` is; the next one is obeyed.
       process.stderr.write(`baton: ${signal}: ${describeError(error)}\n`);
-      quitOn(handle, signal);
+      process.once(signal, quit);
     }
   });
-}
-
-/** SIGTERM, SIGINT and SIGHUP end the VM as `quit` does; the process ends with the guest's exit code. */
-export async function runToEnd(handle: VmHandle): Promise<void> {
-  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) quitOn(handle, signal);
   const { exitCode } = await handle.exited;
   await handle.close();
   process.exit(exitCode);

@@ -40,6 +40,7 @@ import type { MigrationAddress } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
 import type { Connections } from "../machine/connections.ts";
 import type { Vm } from "../machine/vm.ts";
+import { holdEndSignals, releaseEndSignals } from "../runtime/end-signals.ts";
 import { commandLine, environment, findProgram } from "../runtime/program.ts";
 import {
   type Carried,
@@ -170,9 +171,12 @@ export function commitCprExec(vm: Vm, connections: Connections, prepared: Prepar
     writeImage(prepared.stateFd, image.seal(holder, timeline.stamps));
     // Whatever the new program does with the image, the old one can still go back to it.
     addSeals(prepared.stateFd, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
+    // One that comes earlier is the old program's, which cannot obey it any more: it is lost if the exec succeeds.
+    holdEndSignals();
     guard?.offer();
     exec(plan);
   } catch (error) {
+    releaseEndSignals();
     guard?.standDown();
     killHolder(holder);
     reapLater(holder);

@@ -18,6 +18,7 @@ import { VcpuWorker } from "../accel/kvm/vcpu-worker-handle.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { buildVm } from "../machine/build.ts";
 import type { Vm } from "../machine/vm.ts";
+import { holdEndSignals } from "../runtime/end-signals.ts";
 import { importEntry } from "../runtime/entry.ts";
 import { MAX_IMAGE_SIZE_BYTES } from "../state/format.ts";
 import { StateReader } from "../state/reader.ts";
@@ -127,6 +128,8 @@ export async function resumeFromExec(
   try {
     restored = await restore(handover, firstLineMs, args);
   } catch (error) {
+    // The runtime tells of a signal at its next turn.
+    await new Promise((resolve) => setTimeout(resolve, 0));
     goBack(handover, error);
   }
   const { vm, timeline, carried } = restored;
@@ -257,6 +260,7 @@ function goBack({ stateFd, oldProgramFd, fds, oldCommand, refusal }: Handover, e
     throw new VmmError("guest-lost", `The guest is lost: ${refusal}; and back in the old image: ${reason}`);
   }
   for (const fd of fds) setCloseOnExec(fd, false);
+  holdEndSignals();
   const env = {
     ...process.env,
     [ENV_STATE]: formatHandover(stateFd, oldProgramFd, fds),

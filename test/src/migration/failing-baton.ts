@@ -2,7 +2,7 @@
 // Baton as a program that fails while it takes over a guest: what an update to a broken binary meets.
 //
 //   BATON_TEST_FAIL   HOW@MOMENT, for a program that an update has started
-//     HOW             exit, segv, kill, stop, throw-away (executes another program), nap (takes a second), vcpu-error (of vCPU 1, a
+//     HOW             exit, segv, kill, stop, term (SIGTERM), term-and-throw, throw-away (executes another program), nap (takes a second), vcpu-error (of vCPU 1, a
 //                     moment later), starve (vCPU 1 cannot be stopped in a hurry, as it gets no CPU)
 //     MOMENT          start: before the first line; built: the VM is there, without its state; restored: with it; ran: the guest
 //                     has run
@@ -28,6 +28,12 @@ function fail(): void {
     case "kill":
       process.kill(process.pid, "SIGKILL");
       break;
+    case "term":
+      process.kill(process.pid, "SIGTERM");
+      break;
+    case "term-and-throw":
+      process.kill(process.pid, "SIGTERM");
+      throw new Error("It refuses, and has been told to end");
     case "stop":
       process.kill(process.pid, "SIGSTOP");
       break;

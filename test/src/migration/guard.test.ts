@@ -92,6 +92,19 @@ for (const runtime of ["compiled", "bun", "deno"] satisfies Runtime[]) {
   }
 }
 
+for (const how of ["term@built", "term@restored", "term@ran", "term-and-throw@restored"]) {
+  test.skipIf(skip, `who is told to end ends, and nobody keeps the guest: ${how}`, async () => {
+    await using guest = await GuestProcess.start({ env: { BATON_TEST_FAIL: how } });
+    await using qmp = await guest.qmp();
+    await guarded(qmp, 500);
+    await qmp.execute("migrate-set-parameters", { mode: "cpr-exec", "cpr-exec-command": failing(guest) });
+    await qmp.execute("migrate", {});
+    assert.equal(await guest.ended, { exitCode: 0, signal: null });
+    assert.not.ok(existsSync(join(guest.dir, "qmp")));
+    await until("the end of all processes", () => !guest.isAnywhere());
+  });
+}
+
 test.skipIf(skip, "takes a guest back that is paused, with its pidfile, and updates it again", async () => {
   const pidfile = join(temporaryDirectory(), "pid");
   const env = { BATON_TEST_FAIL: "kill@restored" };
