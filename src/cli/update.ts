@@ -28,7 +28,7 @@ Replaces the program under the VM whose QMP socket is SOCKET (a path, or HOST:PO
   --check           only find out whether it would work, and how long the guest would stand still
   --pause-limit MS  refuse the update when the guest would stand still for longer, and take it back when it turns out to
   --guard-timeout MS  by cpr-exec: how long the new program may take to run the guest until a guard gives it back to the
-                    old one (default 2000; 0: no guard)
+                    old one (default 2000; 0: no guard); with --relay: to be ready (default 30000)
   --relay           by cpr-exec: the guest runs in a helper while the new program starts, and stands still twice for as
                     long as by cpr-transfer, instead of once for a whole start; the helper keeps it if need be
   --timeout SECONDS until the update is given up waiting for (default 60); the VM goes on with it all the same

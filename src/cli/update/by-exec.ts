@@ -15,7 +15,7 @@ export interface ExecOptions {
   command: string[];
   /** Its program, if it had to be passed. */
   passed: PassedImage | undefined;
-  /** 0: no guard; undefined: one if the VM can have one. */
+  /** 0: no guard; undefined: one if the VM can have one. Of a relay: until the new program is ready; 0, undefined: the VM's default. */
   guardTimeoutMs: number | undefined;
   /** The guest runs in a helper meanwhile, which is its guard, too. */
   isRelayed: boolean;
@@ -31,7 +31,8 @@ export async function updateByExec(qmp: QmpClient, options: ExecOptions): Promis
   const { relay } = await qmp.execute("query-migrate-parameters");
   // An older Baton does not know it.
   if (isRelayed || relay) await qmp.execute("migrate-set-parameters", { relay: isRelayed });
-  if (!isRelayed) await setGuard(qmp, guardTimeoutMs, onUnguarded);
+  if (isRelayed) await qmp.execute("migrate-set-parameters", { "guard-timeout": guardTimeoutMs ?? 0 });
+  else await setGuard(qmp, guardTimeoutMs, onUnguarded);
   await qmp.execute("migrate", {});
   return untilOver(qmp, { what: "update", timeoutMs, pollMs: POLL_MS });
 }

@@ -62,6 +62,20 @@ test.skipIf(skip, "has the guest guarded, unless told not to", async () => {
   await guest.gone();
 });
 
+test.skipIf(skip, "with --relay, --guard-timeout is what the new program has to be ready", async () => {
+  const [bun, run] = program("bun");
+  const failing = fileURLToPath(new URL("../migration/failing-baton.ts", import.meta.url));
+  const image = join(temporaryDirectory(), "failing-baton");
+  writeFileSync(image, `#!/bin/sh\nexec ${bun} ${run} ${failing} "$@"\n`, { mode: 0o755 });
+  await using guest = await GuestProcess.start({ env: { BATON_TEST_FAIL: "stop@start" } });
+  const options = ["--image", image, "--relay", "--guard-timeout", "900"];
+  const { exitCode, error } = await baton("update", join(guest.dir, "qmp"), ...options);
+  assert.is(exitCode, 1);
+  assert.match(error, /did not send ACCEPTED within 900 ms/);
+  await guest.follow();
+  await guest.runsOn();
+});
+
 test.skipIf(skip, "says why it failed, and the guest runs on", async () => {
   await using guest = await GuestProcess.start();
   const socket = join(guest.dir, "qmp");
