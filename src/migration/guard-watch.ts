@@ -8,18 +8,17 @@ import { monotonicMs } from "../../ffi/clock.ts";
 import { unlessErrno } from "../../ffi/error.ts";
 import { eventfd, takeEventfd } from "../../ffi/eventfd.ts";
 import { exec, planExec } from "../../ffi/exec.ts";
-import { close, duplicate, duplicateTo, O_RDWR, open, setCloseOnExec, setNonBlocking } from "../../ffi/fd.ts";
+import { duplicate, duplicateTo, O_RDWR, open, setCloseOnExec, setNonBlocking } from "../../ffi/fd.ts";
 import { POLLHUP, POLLIN, PollSet, poll } from "../../ffi/poll.ts";
 import { pidfdOpen, pidfdSendSignal, SIGHUP, SIGINT, SIGKILL, SIGTERM } from "../../ffi/process.ts";
 import { ignoreSignal } from "../../ffi/signal.ts";
 import { VmmError } from "../errors.ts";
 import { check } from "../qmp/schema/check.ts";
-import { arrayOf, str, struct, uint } from "../qmp/schema/types.ts";
 import { environment } from "../runtime/program.ts";
 import { Reactor } from "../runtime/reactor.ts";
 import { ENV_ERROR, ENV_OLD_COMMAND, ENV_STATE, formatHandover } from "./carried.ts";
 import { type Frame, FrameChannel } from "./channel/frames.ts";
-import type { Entrusted } from "./guard.ts";
+import { Entrusted, guardTransport } from "./guard-task.ts";
 import { expectType, FRAME_AWAKE, FRAME_ENTRUST, FRAME_FDS, FRAME_GUARDING } from "./messages.ts";
 
 /** The VM that starts a guard tells it everything in one go. */
@@ -30,17 +29,6 @@ const DEATH_TIMEOUT_MS = 1000;
 const MAX_TASK_BYTES = 2 ** 24;
 const NOTHING = new Uint8Array(0);
 
-const Task = struct({
-  pid: uint,
-  timeoutMs: uint,
-  fds: arrayOf(uint),
-  stateFd: uint,
-  programFd: uint,
-  tokenFd: uint,
-  socketFd: uint,
-  command: arrayOf(str),
-});
-
 /**
  * Stands guard for whoever is at the other end of `socketFd`. Returns when the guest needs no guard any more; when it has
  * to be taken back, this process becomes its VMM, and this does not return.
@@ -49,7 +37,7 @@ const Task = struct({
 export function standGuard(socketFd: number): void {
   setCloseOnExec(socketFd, true);
   setNonBlocking(socketFd, true);
-  const channel = new FrameChannel(transportOf(socketFd), new Reactor({ autoStart: false }));
+  const channel = new FrameChannel(guardTransport(socketFd, "the VM"), new Reactor({ autoStart: false }));
   channel.sendNow(FRAME_AWAKE, NOTHING, [], TASK_TIMEOUT_MS);
   const guard = receiveTask(channel);
   const pidfd = pidfdOpen(guard.task.pid);
@@ -96,7 +84,7 @@ interface Guarded {
 
 function receiveTask(channel: FrameChannel): Guarded {
   const first = receive(channel, FRAME_ENTRUST);
-  const task = check(Task, JSON.parse(new TextDecoder().decode(first.payload)), "task");
+  const task = check(Entrusted, JSON.parse(new TextDecoder().decode(first.payload)), "task");
   const fds = [...first.fds];
   while (fds.length < task.fds.length) {
     const more = receive(channel, FRAME_FDS);
@@ -150,16 +138,4 @@ function placeFds(sources: ReadonlyMap<number, number>): void {
     duplicateTo(source, number);
     setCloseOnExec(number, false);
   }
-}
-
-function transportOf(fd: number): ConstructorParameters<typeof FrameChannel>[0] {
-  return {
-    fd,
-    isDuplex: true,
-    isUnix: true,
-    name: "the VM",
-    finished: () => Promise.resolve(),
-    abandon: () => {},
-    close: () => close(fd),
-  };
 }

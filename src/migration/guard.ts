@@ -25,6 +25,7 @@ import { commandLine, environment, programBefore } from "../runtime/program.ts";
 import type { Reactor } from "../runtime/reactor.ts";
 import type { GuardRef } from "./carried.ts";
 import { FrameChannel } from "./channel/frames.ts";
+import { type Entrusted, guardTransport } from "./guard-task.ts";
 import { expectFrame, FRAME_AWAKE, FRAME_ENTRUST, FRAME_FDS, FRAME_GUARDING } from "./messages.ts";
 import { killAndReap } from "./reaping.ts";
 
@@ -34,22 +35,6 @@ export const GUARD_SOCKET_FD = 3;
 const START_TIMEOUT_MS = 10_000;
 const POLL_MS = 100;
 const NOTHING = new Uint8Array(0);
-
-/** What a guard is told. The fds come with it and after it, in the order of `fds`. */
-export interface Entrusted {
-  /** Whose guest it is. */
-  pid: number;
-  /** From the offer until the guest runs. */
-  timeoutMs: number;
-  /** Of that process, and of the one that the guard becomes: the numbers that the fds have. */
-  fds: number[];
-  stateFd: number;
-  programFd: number;
-  tokenFd: number;
-  /** The guard's peer has this number; a program that the guard becomes finds something harmless there. */
-  socketFd: number;
-  command: string[];
-}
 
 export interface GuardOptions {
   /** Open on the program that this process runs. */
@@ -90,16 +75,7 @@ export class Guard {
     this.#pid = pid;
     this.#tokenFd = tokenFd;
     this.#socketFd = socketFd;
-    const transport = {
-      fd: socketFd,
-      isDuplex: true,
-      isUnix: true,
-      name: "the guard",
-      finished: () => Promise.resolve(),
-      abandon: () => {},
-      close: () => close(socketFd),
-    };
-    this.#channel = new FrameChannel(transport, options.reactor);
+    this.#channel = new FrameChannel(guardTransport(socketFd, "the guard"), options.reactor);
   }
 
   /** What the new program must know of it. */
