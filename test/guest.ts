@@ -259,7 +259,7 @@ export class GuestProcess implements AsyncDisposable {
 
   /** The guest's report; undefined while there is none. */
   report(): Report | undefined {
-    const fd = this.#openRam();
+    const fd = this.openRam();
     if (fd === undefined) return undefined;
     // A file that is not as long as RAM yet has none; the buffer has that of another guest.
     if (pread(fd, reportBuffer.subarray(REPORT_GPA), REPORT_GPA) !== REPORT_SIZE_BYTES) return undefined;
@@ -268,7 +268,7 @@ export class GuestProcess implements AsyncDisposable {
 
   counter(vcpu = 0): bigint {
     const word = new BigUint64Array(1);
-    pread(this.#openRam()!, new Uint8Array(word.buffer), counterGpa(vcpu));
+    pread(this.openRam()!, new Uint8Array(word.buffer), counterGpa(vcpu));
     return word[0]!;
   }
 
@@ -296,7 +296,7 @@ export class GuestProcess implements AsyncDisposable {
 
   /** Tells the guest to end the VM, as if from inside. */
   commandShutdown(): void {
-    pwrite(this.#openRam()!, new Uint8Array(Uint32Array.of(COMMAND_SHUTDOWN).buffer), REPORT_GPA + HEADER_COMMAND_U32);
+    pwrite(this.openRam()!, new Uint8Array(Uint32Array.of(COMMAND_SHUTDOWN).buffer), REPORT_GPA + HEADER_COMMAND_U32);
   }
 
   /** Open fds of the process, as their targets. */
@@ -349,7 +349,8 @@ export class GuestProcess implements AsyncDisposable {
     this.child.kill("SIGKILL");
   }
 
-  #openRam(): number | undefined {
+  /** Its RAM as a file, which stays open, so that this process knows whose guest it is; undefined when it has none yet. */
+  openRam(): number | undefined {
     if (this.#ramFd !== undefined) return this.#ramFd;
     if (this.#ramFile !== undefined && existsSync(this.#ramFile)) this.#ramFd = open(this.#ramFile, O_RDWR);
     const path = existsSync(`/proc/${this.pid}/fd`) ? findMemoryFile(this.pid, ["ram0"]) : undefined;

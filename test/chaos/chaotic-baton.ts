@@ -7,6 +7,7 @@
 //                 stop                 it stands still for ever
 //                 slow                 it takes 300 ms longer
 //                 no-fds, no-memory    it gets no more of these
+//                 clock-ahead, -back   the host's clock is set by an hour
 //                 flip, cut            start of an update by cpr-exec only: the state image it finds is damaged
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readSync, writeSync } from "node:fs";
 import { close, duplicateTo, setCloseOnExec, truncate } from "../../ffi/fd.ts";
@@ -14,6 +15,7 @@ import { check, lazyCall } from "../../ffi/libc.ts";
 import { memfdCreate } from "../../ffi/memfd.ts";
 import { KvmAcceleratedVm } from "../../src/accel/kvm/vm.ts";
 import { DeviceSet } from "../../src/machine/device-set.ts";
+import { stepClock } from "./clock.ts";
 
 const SLOW_MS = 300;
 /** asm-generic/resource.h */
@@ -67,6 +69,10 @@ function comeTo(name: string): void {
       limit(RLIMIT_AS, Number(pages) * PAGE_SIZE_BYTES + SPARE_MEMORY_BYTES);
       break;
     }
+    case "clock-ahead":
+    case "clock-back":
+      stepClock(fault);
+      break;
     case "flip":
     case "cut":
       damageState(fault);

@@ -7,9 +7,14 @@ export type Mode = (typeof MODES)[number];
 
 /** Of the program that is to take the guest: see chaotic-baton.ts. */
 const NEW_PHASES = ["start", "built", "restored"] as const;
+/** While either program is at work. */
+export const ANYTIME = "anytime";
 const NEW_FAULTS = ["kill", "exit", "segv", "stop", "slow", "no-fds", "no-memory"] as const;
 /** Of the program that has the guest: see old-faults.ts. */
 const OLD_FAULTS = ["old-stop", "old-no-fds", "old-no-space"] as const;
+
+/** Of the host. Nothing of an update may go by a clock that can be set. */
+const CLOCK_FAULTS = ["clock-ahead", "clock-back"] as const;
 
 export interface Fault {
   mode: Mode;
@@ -18,8 +23,23 @@ export interface Fault {
   phase: string;
 }
 
+/** What the host lets a run do to it. */
+export interface Means {
+  hasSmallDisk: boolean;
+  mayStepClock: boolean;
+}
+
+/** An update that has to succeed, whatever goes wrong. */
+export function mustSucceed({ fault }: Fault): boolean {
+  return fault === "none" || isStepOfClock(fault);
+}
+
+export function isStepOfClock(fault: string): boolean {
+  return (CLOCK_FAULTS as readonly string[]).includes(fault);
+}
+
 /** Every fault that is tried, and for each mode none at all. */
-export function allFaults({ hasSmallDisk }: { hasSmallDisk: boolean }): Fault[] {
+export function allFaults({ hasSmallDisk, mayStepClock }: Means): Fault[] {
   const faults: Fault[] = MODES.map((mode) => ({ mode, fault: "none", phase: "-" }));
   for (const mode of MODES) {
     for (const fault of NEW_FAULTS) {
@@ -42,5 +62,20 @@ export function allFaults({ hasSmallDisk }: { hasSmallDisk: boolean }): Fault[] 
     faults.push({ mode: "normal", fault, phase: "stream" });
   }
   if (hasSmallDisk) faults.push({ mode: "cpr-reboot", fault: "no-space", phase: "file" });
+  if (mayStepClock) {
+    for (const mode of MODES) {
+      for (const fault of CLOCK_FAULTS) {
+        for (const phase of [...NEW_PHASES, ANYTIME]) faults.push({ mode, fault, phase });
+      }
+    }
+  }
   return faults;
+}
+
+/** The modes take turns, each with its faults in the order of `rank`: so a run that has not time for all has some of each mode. */
+export function inTurns(faults: readonly Fault[], rank: () => number): Fault[] {
+  const shuffled = faults.map((fault) => ({ fault, rank: rank() })).sort((a, b) => a.rank - b.rank);
+  const byMode = MODES.map((mode) => shuffled.filter(({ fault }) => fault.mode === mode));
+  const longest = Math.max(...byMode.map(({ length }) => length));
+  return Array.from({ length: longest }, (_, turn) => byMode.flatMap((own) => own[turn]?.fault ?? [])).flat();
 }

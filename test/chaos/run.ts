@@ -9,8 +9,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { temporaryDirectory } from "../ffi/support.ts";
-import { GuestProcess, type Runtime, until } from "../guest.ts";
-import { allFaults, type Fault, MODES } from "./faults.ts";
+import { type Runtime, until } from "../guest.ts";
+import { allFaults, type Fault, inTurns, MODES, mustSucceed } from "./faults.ts";
+import { type ChaosGuest, payload } from "./guest.ts";
 import { liftLimits } from "./old-faults.ts";
 import { type Outcome, update } from "./updates.ts";
 
@@ -24,6 +25,14 @@ export interface ChaosOptions {
   seed: number;
   only?: string | undefined;
   onRound?(text: string): void;
+  /** Default: the self-checking payload. */
+  guest?: ChaosGuest;
+  /** What takes the guest over when nothing is wrong with it. */
+  runtimes?: readonly Runtime[];
+  /** See `UpdateOptions`. Default: 1. */
+  slowness?: number;
+  /** Only where nobody else goes by the host's clock. */
+  mayStepClock?: boolean;
 }
 
 export interface ChaosResult {
@@ -33,7 +42,9 @@ export interface ChaosResult {
 }
 
 /** @throws Error naming seed and round of what went wrong */
-export async function runChaos({ updates, seed, only, onRound }: ChaosOptions): Promise<ChaosResult> {
+export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
+  const { updates, seed, only, onRound } = options;
+  const { guest = payload(), runtimes = RUNTIMES, slowness = 1, mayStepClock = false } = options;
   // Park and Miller's generator: a run can be repeated, as far as processes run alike.
   let random = (seed % 2147483646) + 1;
   const below = (limit: number): number => {
@@ -44,25 +55,33 @@ export async function runChaos({ updates, seed, only, onRound }: ChaosOptions): 
   const filesBefore = new Set(readdirSync(tmpdir()));
   using disk = mountSmallDisk();
   if (disk.path === undefined) console.log("NOTE chaos: a full disk is not tried: mounting a small one takes root");
-  const faults = allFaults({ hasSmallDisk: disk.path !== undefined }).filter(({ mode }) => !only || mode === only);
+  const means = { hasSmallDisk: disk.path !== undefined, mayStepClock };
+  const faults = inTurns(
+    allFaults(means).filter(({ mode }) => !only || mode === only),
+    () => below(2 ** 31),
+  );
   const tally = new Map<string, Record<Outcome, number>>();
   process.env[RUN_VARIABLE] = run;
-  let owner = await GuestProcess.start({ runtime: "compiled", payload: { cpuCount: 2 }, memory: "16M" });
+  let owner = await guest.start();
   try {
+    await guest.goesOn(owner);
     for (let round = 1; round <= updates; round++) {
       // Each of them once, and then at random.
       const fault = round <= faults.length ? faults[round - 1]! : faults[below(faults.length)]!;
       const what = `${fault.mode}, ${fault.fault} @ ${fault.phase}`;
       onRound?.(`${round}: ${what}`);
-      const counter = owner.counter();
       try {
-        const options = { fault, runtime: RUNTIMES[below(RUNTIMES.length)]!, below, smallDisk: disk.path };
-        const updated = await update(owner, options);
+        const runtime = runtimes[below(runtimes.length)]!;
+        const { backends } = guest;
+        const updated = await update(owner, { fault, runtime, below, smallDisk: disk.path, backends, slowness });
         ({ owner } = updated);
-        if (fault.fault === "none" && updated.outcome !== "done") throw new Error(`The guest was ${updated.outcome}`);
+        if (mustSucceed(fault) && updated.outcome !== "done") throw new Error(`The guest was ${updated.outcome}`);
         liftLimits(owner.pid);
-        await owner.runsOn();
-        if (owner.counter() <= counter) throw new Error("The guest has not counted on");
+        await guest.goesOn(owner);
+        await until("one process to have the guest", () => {
+          const pids = processesOf(run).filter(hasVcpus);
+          return pids.length === 1 && pids[0] === String(owner.pid);
+        });
         const record = tally.get(key(fault)) ?? { done: 0, refused: 0, rescued: 0 };
         record[updated.outcome]++;
         tally.set(key(fault), record);
@@ -72,7 +91,7 @@ export async function runChaos({ updates, seed, only, onRound }: ChaosOptions): 
         });
       }
     }
-    const { checksRun, errorCount } = owner.report()!;
+    const report = guest.report(owner);
     const fds = memfdsOf(owner.pid);
     await using qmp = await owner.qmp();
     await qmp.execute("quit");
@@ -81,7 +100,7 @@ export async function runChaos({ updates, seed, only, onRound }: ChaosOptions): 
     const leftFiles = readdirSync(tmpdir()).filter((name) => !filesBefore.has(name) && name.startsWith("baton-update"));
     if (leftFiles.length > 0) throw new Error(`Files are left behind: ${leftFiles.join(", ")}`);
     if (fds.length > 1) throw new Error(`The last process had more memfds than the guest's RAM: ${fds.join(", ")}`);
-    const summary = `${updates} updates, seed ${seed}: the guest was never lost and never ran twice, ran ${checksRun.join(" and ")} rounds of checks and found ${errorCount} errors; no process, memfd or file is left`;
+    const summary = `${updates} updates, seed ${seed}: the guest was never lost and never ran twice, ${report}; no process, memfd or file is left`;
     return { table: formatTable(tally), summary };
   } finally {
     await owner[Symbol.asyncDispose]();
@@ -112,15 +131,27 @@ function processesOf(run: string): string[] {
   });
 }
 
+function fdsOf(pid: number | string): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
+      try {
+        return [readlinkSync(`/proc/${pid}/fd/${fd}`)];
+      } catch {
+        return [];
+      }
+    });
+  } catch {
+    // It has ended.
+    return [];
+  }
+}
+
 function memfdsOf(pid: number): string[] {
-  return readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
-    try {
-      const target = readlinkSync(`/proc/${pid}/fd/${fd}`);
-      return target.startsWith("/memfd:") && !target.includes("JIT") ? [target] : [];
-    } catch {
-      return [];
-    }
-  });
+  return fdsOf(pid).filter((target) => target.startsWith("/memfd:") && !target.includes("JIT"));
+}
+
+function hasVcpus(pid: string): boolean {
+  return fdsOf(pid).some((target) => target.startsWith("anon_inode:kvm-vcpu"));
 }
 
 function formatTable(tally: Map<string, Record<Outcome, number>>): string {

@@ -9,7 +9,7 @@ import { temporaryDirectory } from "../ffi/support.ts";
 import { type GuestOptions, GuestProcess, program, type Runtime } from "../guest.ts";
 import { freePath, listening, Meddler, set } from "../src/migration/streams.ts";
 import { beginTransfer, over, sockets, untilListening, waiting } from "../src/migration/transfers.ts";
-import type { Fault } from "./faults.ts";
+import { ANYTIME, type Fault } from "./faults.ts";
 import { afflict } from "./old-faults.ts";
 
 type Info = CommandResult<"query-migrate">;
@@ -32,20 +32,26 @@ export interface UpdateOptions {
   below(limit: number): number;
   /** A directory with little space. */
   smallDisk: string | undefined;
+  /** The guest's back ends, as options of a process that waits for it. */
+  backends: readonly string[];
+  /** How many times slower than usual the host is: so much more time has a program that is to take the guest. */
+  slowness: number;
 }
 
-const GUARD_TIMEOUT_MS = 1500;
+const GUARD_TIMEOUT_MS = 2500;
 /** It has to be built, too, while the guest runs. */
 const RELAY_TIMEOUT_MS = 8000;
 /** Frames at the beginning of a stream, before the guest stands. */
 const EARLY_FRAMES = 4;
+/** A damaged stream that has ended by then neither well nor with an error is waited for in vain. */
+const STREAM_TIMEOUT_MS = 3000;
 const DAMAGES = ["flip", "cut", "no-space"];
 
 const chaoticBaton = fileURLToPath(new URL("chaotic-baton.ts", import.meta.url));
 
 /** Of the new program. */
-function isOfProgram({ fault }: Fault): boolean {
-  return fault !== "none" && !fault.startsWith("old-");
+function isOfProgram({ fault, phase }: Fault): boolean {
+  return fault !== "none" && !fault.startsWith("old-") && phase !== ANYTIME;
 }
 
 /** The new program as a command line, without the VM's options. */
@@ -58,12 +64,15 @@ function newProgram({ fault, runtime }: UpdateOptions): string[] {
 /** The same as options of a process that waits. */
 function newProcess(options: UpdateOptions): GuestOptions {
   const { fault, runtime } = options;
-  return isOfProgram(fault) && !DAMAGES.includes(fault.fault) ? { program: newProgram(options) } : { runtime };
+  const extra = [...options.backends];
+  return isOfProgram(fault) && !DAMAGES.includes(fault.fault)
+    ? { program: newProgram(options), extra }
+    : { runtime, extra };
 }
 
 export async function update(owner: GuestProcess, options: UpdateOptions): Promise<Updated> {
   await using qmp = await owner.qmp();
-  const end = afflict(owner.pid, options.fault.fault, options.below);
+  const end = afflict(owner.pid, options);
   try {
     return await updateBy(owner, qmp, options);
   } catch (error) {
@@ -94,7 +103,7 @@ async function byExec(owner: GuestProcess, qmp: QmpClient, options: UpdateOption
   await qmp.execute("migrate-set-parameters", {
     mode: "cpr-exec",
     relay,
-    "guard-timeout": relay ? RELAY_TIMEOUT_MS : GUARD_TIMEOUT_MS,
+    "guard-timeout": (relay ? RELAY_TIMEOUT_MS : GUARD_TIMEOUT_MS) * options.slowness,
     "cpr-exec-command": newProgram(options),
   });
   await qmp.execute("migrate", {});
@@ -180,7 +189,10 @@ async function byStream(owner: GuestProcess, qmp: QmpClient, options: UpdateOpti
   await qmp.execute("migrate", { uri: meddler.uri });
   // A length that was made greater is waited for.
   const isOver = over(qmp);
-  const info = await Promise.race([isOver, new Promise((resolve) => setTimeout(resolve, 3000, undefined))]);
+  const info = await Promise.race([
+    isOver,
+    new Promise((resolve) => setTimeout(resolve, STREAM_TIMEOUT_MS * options.slowness, undefined)),
+  ]);
   if (info === undefined) await qmp.execute("migrate_cancel");
   return await settle(owner, qmp, next, await isOver);
 }
@@ -218,7 +230,7 @@ async function byFile(owner: GuestProcess, qmp: QmpClient, options: UpdateOption
 }
 
 function incoming(uri: string, options: GuestOptions): GuestProcess {
-  return new GuestProcess({ bare: true, ...options, extra: ["-incoming", uri] });
+  return new GuestProcess({ bare: true, ...options, extra: [...(options.extra ?? []), "-incoming", uri] });
 }
 
 async function stayed(owner: GuestProcess, qmp: QmpClient, next: GuestProcess): Promise<Updated> {

@@ -132,6 +132,8 @@ export function writeGuestInitramfs(assets: LabAssets): void {
     { path: "bin/answer", mode: MODE_PROGRAM, data: readScript("guest/answer.sh") },
     { path: "bin/keeper", mode: MODE_PROGRAM, data: readScript("guest/keeper.sh") },
     { path: "bin/health", mode: MODE_PROGRAM, data: readScript("guest/health.sh") },
+    { path: "bin/complaints", mode: MODE_PROGRAM, data: readScript("guest/complaints.sh") },
+    { path: "bin/watch-kernel", mode: MODE_PROGRAM, data: readScript("guest/watch-kernel.sh") },
     { path: "known", mode: MODE_FILE, data: text(knownValues()) },
   ]);
   // Renamed into place: another lab may be reading the old one.

@@ -75,7 +75,9 @@ async function runCommand(assets: LabAssets, command: string, interactive: boole
 async function runSuite(assets: LabAssets): Promise<number> {
   writeGuestInitramfs(assets);
   const outcomes = new Map<string, Outcome>();
-  for (const { scenarios, ...boot } of positionals.length > 0 ? positionals.flatMap(chooseBoots) : BOOTS) {
+  for (const { scenarios, scenarioTimeoutSeconds = SCENARIO_TIMEOUT_SECONDS, ...kernels } of positionals.length > 0
+    ? positionals.flatMap(chooseBoots)
+    : BOOTS) {
     const runnable = scenarios.filter((scenario) => {
       const reason = whySkipped(scenario, assets);
       if (reason !== undefined) console.log(`SKIP ${scenario.spec}: ${reason}`);
@@ -84,10 +86,10 @@ async function runSuite(assets: LabAssets): Promise<number> {
     if (runnable.length === 0) continue;
     const specs = runnable.map(({ spec }) => spec);
     const run = await runScenarios(assets, specs, {
-      scenarioTimeoutSeconds: SCENARIO_TIMEOUT_SECONDS,
-      labTimeoutMs: (specs.length * SCENARIO_TIMEOUT_SECONDS + 60) * 1000,
+      scenarioTimeoutSeconds,
+      labTimeoutMs: (specs.length * scenarioTimeoutSeconds + 60) * 1000,
       onOutput: (chunk) => process.stdout.write(chunk),
-      ...boot,
+      ...kernels,
     });
     for (const [spec, outcome] of run) outcomes.set(spec, outcome);
   }

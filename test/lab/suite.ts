@@ -28,6 +28,8 @@ export interface Boot {
   kexecs?: boolean;
   /** The lab's kernel, before and after, is the one with the Live Update Orchestrator. */
   luo?: boolean;
+  /** Default: `SCENARIO_TIMEOUT_SECONDS`. */
+  scenarioTimeoutSeconds?: number;
 }
 
 /** Two at a time run side by side. */
@@ -45,6 +47,7 @@ export const BOOTS: readonly Boot[] = [
       { spec: "linux-cpr-exec:6.1:1", guestSeries: "6.1" },
     ],
   },
+  { scenarios: [{ spec: "linux-chaos", guestSeries: "6.12" }] },
   { kexecs: true, scenarios: [{ spec: "kexec-cpr-reboot", guestSeries: "6.12" }] },
   { kexecs: true, luo: true, scenarios: [{ spec: "luo-kexec", usesLuo: true }] },
   { kexecs: true, luo: true, scenarios: [{ spec: "luo-cpr-reboot", usesLuo: true }] },
@@ -63,8 +66,11 @@ export function chooseBoots(wanted: string): Boot[] {
   if (known.length > 0) return known;
   const nameOf = (spec: string) => spec.split(":")[0];
   const kin = BOOTS.find(({ scenarios }) => scenarios.some(({ spec }) => nameOf(spec) === nameOf(wanted)));
-  return [{ ...kin, scenarios: [{ spec: wanted }] }];
+  return [{ ...kin, scenarios: [{ spec: wanted }], scenarioTimeoutSeconds: OWN_ARGUMENTS_TIMEOUT_SECONDS }];
 }
+
+/** A person may ask for any number of updates. */
+const OWN_ARGUMENTS_TIMEOUT_SECONDS = 24 * 3600;
 
 /** The longest takes two minutes on two cores that two boots share. */
 export const SCENARIO_TIMEOUT_SECONDS = 300;

@@ -17,6 +17,9 @@ while [ -e /sys/devices/system/cpu/cpu$cpu ]; do
   cpu=$((cpu + 1))
 done
 
+# WATCH_KERNEL=yes comes from the kernel's command line.
+[ -z "$WATCH_KERNEL" ] || /bin/watch-kernel &
+
 echo "guest: ready $(uname -r) cpus $cpu clocksource $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 while true; do
   setsid cttyhack sh

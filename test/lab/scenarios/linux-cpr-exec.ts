@@ -14,6 +14,7 @@ import { findAssets, type GuestSeries, missingGuestKernel, projectDir } from "..
 import { Console, Qmp } from "../console.ts";
 import { guestInitrdPath } from "../initramfs.ts";
 import { check, Skip, scenario, until } from "../scenario.ts";
+import { countRounds } from "../workload.ts";
 
 const CONSOLE_PATH = "/tmp/con.sock";
 const QMP_PATH = "/tmp/qmp.sock";
@@ -100,19 +101,6 @@ async function updateAmidConversation(console: Console, qmp: Qmp, index: number)
   return downtimeMs;
 }
 
-/** Number of rounds each CPU has reported. Throws when one is missing, doubled or out of order, or a check failed. */
-function countRounds(console: Console): number[] {
-  const complaint = /guest: (CORRUPT|clock) [^\n]*\n/.exec(console.transcript);
-  check(complaint === null, `The guest's workload found: ${complaint?.[0]}`);
-  check(console.transcript.split("guest: ready").length === 2, `The guest booted again\n${console.transcript}`);
-  const rounds = new Array<number>(cpuCount).fill(0);
-  for (const [line, round, cpu] of console.transcript.matchAll(/guest: round (\d+) ok \(cpu (\d+)\)\r\n/g)) {
-    check(Number(round) === rounds[Number(cpu)], `After round ${rounds[Number(cpu)]! - 1} came "${line.trim()}"`);
-    rounds[Number(cpu)]!++;
-  }
-  return rounds;
-}
-
 interface Health {
   uptimeSeconds: number;
   /** What the kernel complained about since it booted. */
@@ -174,13 +162,14 @@ async function converse(
   for (let index = 0; index < updateCount; index++) {
     enter(`in update ${index + 1}, ${((performance.now() - startedMs) / 1000).toFixed(1)} s after the start`);
     downtimesMs.push(await updateAmidConversation(guest, qmp, index));
-    const roundsBefore = countRounds(guest);
+    const roundsBefore = countRounds(guest.transcript, cpuCount);
     const now = identify(vmm.pid!);
     check(now.startTime === identity.startTime, "The VMM is another process than before");
     check(isQemu || now.stackStart !== identity.stackStart, `Update ${index + 1} replaced no program`);
     identity = now;
     await until(
-      () => (countRounds(guest).every((rounds, cpu) => rounds > roundsBefore[cpu]!) ? true : undefined),
+      () =>
+        countRounds(guest.transcript, cpuCount).every((rounds, cpu) => rounds > roundsBefore[cpu]!) ? true : undefined,
       STEP_TIMEOUT_MS,
       () => `The workload stands still after update ${index + 1}\n${guest.tail()}`,
     );
@@ -195,7 +184,7 @@ async function converse(
   check(complaints.length === 0, `The guest's kernel complains:\n${complaints.join("\n")}`);
   const uptimeSeconds = health.uptimeSeconds - healthBefore.uptimeSeconds;
   const elapsedSeconds = (performance.now() - clockBeforeMs) / 1000;
-  const rounds = countRounds(guest);
+  const rounds = countRounds(guest.transcript, cpuCount);
   const sorted = downtimesMs.toSorted((a, b) => a - b);
   console.log(
     `${updateCount} updates in ${elapsedSeconds.toFixed(1)} s, guest uptime advanced ${uptimeSeconds.toFixed(1)} s, ` +

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// An unmodified Debian kernel at work while the VMM under it is updated by every mode, with everything going wrong that can:
+// test/chaos/ with another guest. The lab is a whole machine, so that the host's clock is set, too.
+//
+//   linux-chaos.ts [UPDATES] [SEED] [SERIES] [CPUS]
+//
+// The console is a pipe that each VMM writes to, one after the other: a guest that ran twice says a thing twice, and one that
+// was lost or set back leaves rounds out or begins again.
+import { spawn, spawnSync } from "node:child_process";
+import { closeSync, openSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { ChaosGuest } from "../../chaos/guest.ts";
+import { runChaos } from "../../chaos/run.ts";
+import { temporaryDirectory } from "../../ffi/support.ts";
+import { GuestProcess } from "../../guest.ts";
+import { findAssets, type GuestSeries, missingGuestKernel } from "../assets.ts";
+import { guestInitrdPath } from "../initramfs.ts";
+import { check, Skip, scenario, until } from "../scenario.ts";
+import { countRounds } from "../workload.ts";
+
+/** With them the scenario takes some two minutes. */
+const DEFAULT_UPDATES = "8";
+/** In hundredths of a second. A file is written and read, by programs that start slowly here, while the guest stands. */
+const LONGEST_PAUSE = 6000;
+const RAM = "128M";
+/** What starts in a tenth of a second elsewhere takes a second or two in the emulated machine. */
+const SLOWNESS = 4;
+const BOOT_TIMEOUT_MS = 60_000;
+const STEP_TIMEOUT_MS = 60_000;
+const POLL_MS = 100;
+
+const [updates = DEFAULT_UPDATES, seed = String(Date.now() % 2 ** 31), series = "6.12", cpus = "2"] =
+  process.argv.slice(2) as [string?, string?, GuestSeries?, string?];
+
+/** A pipe, as a back end of a character device, and what has come out of it. Not a file, whose size a fault limits. */
+function makeConsole(): Disposable & { path: string; transcript(): string } {
+  const path = join(temporaryDirectory(), "console");
+  const { status, stderr } = spawnSync("mkfifo", [`${path}.in`, `${path}.out`]);
+  check(status === 0, `mkfifo failed: ${stderr}`);
+  const kept = openSync(`${path}.txt`, "a");
+  // Opened for writing, too: it has no end when a VMM has.
+  const reader = spawn("sh", ["-c", `exec cat <>"$0"`, `${path}.out`], { stdio: ["ignore", kept, "inherit"] });
+  closeSync(kept);
+  return {
+    path,
+    transcript: () => readFileSync(`${path}.txt`, "latin1"),
+    [Symbol.dispose]: () => void reader.kill("SIGKILL"),
+  };
+}
+
+function linux(kernelPath: string, cpuCount: number, { path, transcript }: ReturnType<typeof makeConsole>): ChaosGuest {
+  const tail = (): string => transcript().replaceAll("\r", "").split("\n").slice(-30).join("\n");
+  const backends = ["-chardev", `pipe,id=console,path=${path}`, "-serial", "chardev:console"];
+  return {
+    backends,
+    async start() {
+      const vmm = new GuestProcess({
+        bare: true,
+        extra: [
+          ...["-machine", "microvm,memory-backend=ram0", "-m", RAM, "-smp", String(cpuCount)],
+          ...["-object", `memory-backend-memfd,id=ram0,size=${RAM},share=on`, "-no-reboot"],
+          ...["-kernel", kernelPath, "-initrd", guestInitrdPath],
+          ...["-append", `console=ttyS0 quiet panic=-1 WATCH_KERNEL=yes LONGEST_PAUSE=${LONGEST_PAUSE}`],
+          ...backends,
+        ],
+      });
+      const ready = await until(
+        () => {
+          check(!vmm.hasEnded, `The VMM has ended: ${vmm.error}`);
+          return vmm.openRam() === undefined ? undefined : /guest: ready ([^\r]*)\r\n/.exec(transcript())?.[1];
+        },
+        BOOT_TIMEOUT_MS,
+        () => `The guest does not come up\n${tail()}`,
+        POLL_MS,
+      );
+      console.log(`Guest ready: ${ready}`);
+      check(ready.includes(`cpus ${cpuCount} `), `The guest sees another number of CPUs than ${cpuCount}`);
+      return vmm;
+    },
+    async goesOn(owner) {
+      check(owner.openRam() !== undefined, "The VMM has no RAM");
+      const before = countRounds(transcript(), cpuCount);
+      await until(
+        () => {
+          check(!owner.hasEnded, `The VMM has ended: ${owner.error}`);
+          // More than the one that was under way.
+          const now = countRounds(transcript(), cpuCount);
+          return now.every((rounds, cpu) => rounds > before[cpu]! + 1) ? true : undefined;
+        },
+        STEP_TIMEOUT_MS,
+        () => `The workload stands still\n${tail()}`,
+        POLL_MS,
+      );
+    },
+    report: () => `ran ${countRounds(transcript(), cpuCount).join(" and ")} rounds of checks and found 0 errors`,
+  };
+}
+
+await scenario(async () => {
+  const found = findAssets();
+  if (!found.ok) throw new Skip(found.reason);
+  const missing = missingGuestKernel(found.assets, series);
+  if (missing !== undefined) throw new Skip(missing);
+  const begin = performance.now();
+  using terminal = makeConsole();
+  const { table, summary } = await runChaos({
+    updates: Number(updates),
+    seed: Number(seed),
+    onRound: (text) => console.log(`${((performance.now() - begin) / 1000).toFixed(0).padStart(5)} s  ${text}`),
+    guest: linux(found.assets.guestKernels[series]!.imagePath, Number(cpus), terminal),
+    runtimes: ["compiled"],
+    slowness: SLOWNESS,
+    mayStepClock: true,
+  });
+  console.log(`\n${table}\n\n${summary}`);
+});
