@@ -78,17 +78,25 @@ function restoreClock(reader: StateReader, vm: KvmVm, isSameBoot: boolean): void
   const savedView = new DataView(saved.buffer, saved.byteOffset, saved.byteLength);
   const data = new Uint8Array(abi.KVM_CLOCK_DATA_SIZE_BYTES);
   const view = new DataView(data.buffer);
-  const now = readHostTime();
-  const elapsedNs = isSameBoot ? now.monotonicNs - host.monotonicNs : elapsedRealNs(host.realtimeNs, now.realtimeNs);
-  const realNs = now.realtimeNs - host.realtimeNs;
-  const differenceNs = elapsedNs > realNs ? elapsedNs - realNs : realNs - elapsedNs;
   const hasRealtime = (savedView.getUint32(abi.KVM_CLOCK_FLAGS_U32, true) & abi.KVM_CLOCK_REALTIME) !== 0;
-  if (isSameBoot && hasRealtime && differenceNs < CLOCK_STEP_NS) {
+  if (isSameBoot && hasRealtime) {
+    // KVM's own reading, which it goes by: the clock may have been stepped between that and the VMM's.
+    const savedRealtimeNs = savedView.getBigUint64(abi.KVM_CLOCK_REALTIME_U64, true);
+    const isStepped = (): boolean => {
+      const now = readHostTime();
+      const stepNs = now.realtimeNs - savedRealtimeNs - (now.monotonicNs - host.monotonicNs);
+      return stepNs >= CLOCK_STEP_NS || stepNs <= -CLOCK_STEP_NS;
+    };
     view.setBigUint64(0, savedView.getBigUint64(0, true), true);
     view.setUint32(abi.KVM_CLOCK_FLAGS_U32, abi.KVM_CLOCK_REALTIME, true);
-    view.setBigUint64(abi.KVM_CLOCK_REALTIME_U64, savedView.getBigUint64(abi.KVM_CLOCK_REALTIME_U64, true), true);
-  } else {
-    view.setBigUint64(0, savedView.getBigUint64(0, true) + elapsedNs, true);
+    view.setBigUint64(abi.KVM_CLOCK_REALTIME_U64, savedRealtimeNs, true);
+    vm.setClock(data);
+    // Afterwards: if it was not stepped now, it was not when KVM read it.
+    if (!isStepped()) return;
+    data.fill(0);
   }
+  const now = readHostTime();
+  const elapsedNs = isSameBoot ? now.monotonicNs - host.monotonicNs : elapsedRealNs(host.realtimeNs, now.realtimeNs);
+  view.setBigUint64(0, savedView.getBigUint64(0, true) + elapsedNs, true);
   vm.setClock(data);
 }
