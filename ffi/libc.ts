@@ -28,6 +28,7 @@ export const ECONNABORTED = 103;
 export const ECONNRESET = 104;
 export const ENOTCONN = 107;
 export const ECONNREFUSED = 111;
+export const ETIMEDOUT = 110;
 export const EINPROGRESS = 115;
 
 /** What koffi takes for a parameter. Buffers are typed arrays: Deno's koffi refuses a DataView. */

@@ -25,6 +25,7 @@ import {
   VCPU_THROTTLE_PERCENT,
   VCPU_TID,
 } from "../../assembly/layout.ts";
+import { waitForChange, wakeWaiters } from "../../ffi/futex.ts";
 
 function stateWord(index: number): number {
   return (VCPU_BASE + index * VCPU_STRIDE_BYTES + VCPU_STATE) >> 2;
@@ -36,7 +37,7 @@ function noteStandstill(words: Int32Array): void {
     if (Atomics.load(words, stateWord(index)) === VCPU_STATE_RUNNING) return;
   }
   Atomics.add(words, CONTROL_STANDSTILLS >> 2, 1);
-  Atomics.notify(words, CONTROL_STANDSTILLS >> 2);
+  wakeWaiters(words, CONTROL_STANDSTILLS >> 2);
 }
 
 /**
@@ -51,7 +52,7 @@ export function waitForStandstill(memory: WebAssembly.Memory, isOver: () => bool
     if (isOver()) return true;
     const leftMs = startMs + timeoutMs - performance.now();
     if (leftMs <= 0) return false;
-    Atomics.wait(words, CONTROL_STANDSTILLS >> 2, before, leftMs);
+    waitForChange(words, CONTROL_STANDSTILLS >> 2, before, leftMs);
   }
 }
 
@@ -71,6 +72,7 @@ export class VcpuControl {
   set request(value: number) {
     Atomics.store(this.#words, this.#base + (VCPU_REQUEST >> 2), value);
     Atomics.notify(this.#words, this.#base + (VCPU_REQUEST >> 2));
+    wakeWaiters(this.#words, this.#base + (VCPU_REQUEST >> 2));
   }
 
   /** Changes the request from `from` to `to`, unless somebody else has changed it; true when that was done. */
@@ -85,6 +87,7 @@ export class VcpuControl {
   set state(value: number) {
     Atomics.store(this.#words, this.#base + (VCPU_STATE >> 2), value);
     Atomics.notify(this.#words, this.#base + (VCPU_STATE >> 2));
+    wakeWaiters(this.#words, this.#base + (VCPU_STATE >> 2));
     if (value !== VCPU_STATE_RUNNING) noteStandstill(this.#words);
   }
 
@@ -146,9 +149,21 @@ export class VcpuControl {
     this.#words[this.#base + (VCPU_EXITS >> 2)]!++;
   }
 
-  /** Blocks while the request is `value`, `timeoutMs` at most. */
-  waitWhileRequest(value: number, timeoutMs = Number.POSITIVE_INFINITY): void {
-    Atomics.wait(this.#words, this.#base + (VCPU_REQUEST >> 2), value, timeoutMs);
+  /** Blocks while the request is `value`. */
+  waitWhileRequest(value: number): void {
+    Atomics.wait(this.#words, this.#base + (VCPU_REQUEST >> 2), value);
+  }
+
+  /** Blocks while the request is `value`, `timeoutMs` at most; it may return sooner. */
+  sleepWhileRequest(value: number, timeoutMs: number): void {
+    waitForChange(this.#words, this.#base + (VCPU_REQUEST >> 2), value, timeoutMs);
+  }
+
+  /** Blocks until the state is `value`. */
+  awaitState(value: number): void {
+    for (let state = this.state; state !== value; state = this.state) {
+      Atomics.wait(this.#words, this.#base + (VCPU_STATE >> 2), state);
+    }
   }
 
   /** Blocks until the state is `value`; false when that takes longer than `timeoutMs`. */
@@ -157,7 +172,7 @@ export class VcpuControl {
     for (let state = this.state; state !== value; state = this.state) {
       const remainingMs = deadline - performance.now();
       if (remainingMs <= 0) return false;
-      Atomics.wait(this.#words, this.#base + (VCPU_STATE >> 2), state, remainingMs);
+      waitForChange(this.#words, this.#base + (VCPU_STATE >> 2), state, remainingMs);
     }
     return true;
   }

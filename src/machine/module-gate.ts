@@ -32,6 +32,7 @@ import {
   MODULE_SIZE_BYTES,
   MODULE_STRIDE_BYTES,
 } from "../../assembly/layout.ts";
+import { waitForChange, wakeWaiters } from "../../ffi/futex.ts";
 import { signalMain } from "./doorbell.ts";
 
 /** The sign bit of the gate's word. */
@@ -83,12 +84,12 @@ export class ModuleGate {
     for (;;) {
       const seen = Atomics.load(this.#words, this.#gate);
       if (seen >= 0) return;
-      if (performance.now() >= spinEndMs) Atomics.wait(this.#words, this.#gate, seen, SLEEP_MS);
+      if (performance.now() >= spinEndMs) waitForChange(this.#words, this.#gate, seen, SLEEP_MS);
     }
   }
 
   leave(): void {
-    if (Atomics.sub(this.#words, this.#gate, 1) === CLOSED + 1) Atomics.notify(this.#words, this.#gate);
+    if (Atomics.sub(this.#words, this.#gate, 1) === CLOSED + 1) wakeWaiters(this.#words, this.#gate);
   }
 
   /** Inside: a copy of the module; undefined for the built-in one. */
@@ -105,7 +106,7 @@ export class ModuleGate {
     Atomics.store(this.#words, this.#refused, generation);
     signalMain(this.#words, EVENT_MODULE_REFUSED);
     while (Atomics.load(this.#words, this.#generation) === generation) {
-      Atomics.wait(this.#words, this.#generation, generation, SLEEP_MS);
+      waitForChange(this.#words, this.#generation, generation, SLEEP_MS);
     }
   }
 
@@ -128,7 +129,7 @@ export class ModuleGate {
       if (seen === CLOSED) return true;
       const elapsedMs = performance.now() - startMs;
       if (elapsedMs >= timeoutMs) return false;
-      if (elapsedMs >= SPIN_MS) Atomics.wait(this.#words, this.#gate, seen, SLEEP_MS);
+      if (elapsedMs >= SPIN_MS) waitForChange(this.#words, this.#gate, seen, SLEEP_MS);
     }
   }
 
@@ -137,11 +138,11 @@ export class ModuleGate {
     if (bytes !== undefined) new Uint8Array(this.#memory.buffer, this.#bytes, MODULE_MAX_SIZE_BYTES).set(bytes);
     Atomics.store(this.#words, this.#size, bytes?.length ?? 0);
     Atomics.store(this.#words, this.#generation, generation);
-    Atomics.notify(this.#words, this.#generation);
+    wakeWaiters(this.#words, this.#generation);
   }
 
   open(): void {
     Atomics.and(this.#words, this.#gate, ~CLOSED);
-    Atomics.notify(this.#words, this.#gate);
+    wakeWaiters(this.#words, this.#gate);
   }
 }

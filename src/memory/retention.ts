@@ -12,6 +12,7 @@
 // version can read what an old one left.
 import { SysError } from "../../ffi/error.ts";
 import { close, fdPath, fileSystemType, HUGETLBFS_MAGIC, status, TMPFS_MAGIC } from "../../ffi/fd.ts";
+import { sleep } from "../../ffi/futex.ts";
 import { LIVEUPDATE_DEVICE, LIVEUPDATE_SESSION_NAME_LENGTH } from "../../ffi/liveupdate/abi.ts";
 import {
   createSession,
@@ -227,7 +228,7 @@ function openWhenFree(path: string): number {
     } catch (error) {
       const isBusy = error instanceof SysError && error.code === "EBUSY";
       if (!isBusy || tries === BUSY_TRIES) throw deviceProblem(path, error);
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BUSY_PAUSE_MS);
+      sleep(BUSY_PAUSE_MS);
     }
   }
 }

@@ -3,6 +3,7 @@
 //
 // A guest payload increments counters in its RAM; the meter maps the same memory file and finds their longest
 // standstill. It holds a mapping of its own, so it keeps measuring when the VMM execs, dies or hands over.
+import { wakeWaiters } from "../../ffi/futex.ts";
 import { spawnWorker } from "../runtime/entry.ts";
 import {
   COMMAND,
@@ -92,6 +93,7 @@ export class PauseMeter implements AsyncDisposable {
   #tell(command: number): void {
     Atomics.store(this.#command, COMMAND, command);
     Atomics.notify(this.#command, COMMAND);
+    wakeWaiters(this.#command, COMMAND);
   }
 
   /** Starts a window. When this resolves, sampling is under way. */

@@ -6,6 +6,7 @@
 import { monotonicMs } from "../../ffi/clock.ts";
 import { SysError } from "../../ffi/error.ts";
 import { close, O_RDONLY, open } from "../../ffi/fd.ts";
+import { waitForChange } from "../../ffi/futex.ts";
 import { mapOver } from "../../ffi/mmap.ts";
 import { SCHED_BATCH, setSchedulingPolicy } from "../../ffi/process.ts";
 import {
@@ -160,7 +161,11 @@ class Sampler {
     self.postMessage({ kind: "armed" });
     // Between batches it sleeps: a meter that spins takes a core from what it measures, and on two cores that lengthens
     // the pause by more than the naps blur it.
-    while (Atomics.wait(this.#command, COMMAND, COMMAND_SAMPLE, NAP_MS) === "timed-out") this.#sample();
+    for (;;) {
+      waitForChange(this.#command, COMMAND, COMMAND_SAMPLE, NAP_MS);
+      if (Atomics.load(this.#command, COMMAND) !== COMMAND_SAMPLE) break;
+      this.#sample();
+    }
     return this.#window(offsetMs);
   }
 

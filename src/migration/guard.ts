@@ -16,6 +16,7 @@
 import { eventfd, signalEventfd, takeEventfd } from "../../ffi/eventfd.ts";
 import { planExec } from "../../ffi/exec.ts";
 import { close } from "../../ffi/fd.ts";
+import { sleep } from "../../ffi/futex.ts";
 import { reapChild } from "../../ffi/process.ts";
 import { SCM_MAX_FD } from "../../ffi/scm.ts";
 import { socketPair } from "../../ffi/socket.ts";
@@ -151,8 +152,7 @@ export class Guard {
   standDown(): void {
     if (!this.#isOffered) return;
     this.#isOffered = false;
-    const nothing = new Int32Array(new SharedArrayBuffer(4));
-    while (takeEventfd(this.#tokenFd) === 0n && !reapChild(this.#pid)) Atomics.wait(nothing, 0, 0, POLL_MS);
+    while (takeEventfd(this.#tokenFd) === 0n && !reapChild(this.#pid)) sleep(POLL_MS);
   }
 
   /** Only when the guest is here: the guard is killed, so that nobody ever waits for it. */

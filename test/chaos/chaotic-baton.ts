@@ -11,6 +11,7 @@
 //                 flip, cut            start of an update by cpr-exec only: the state image it finds is damaged
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readSync, writeSync } from "node:fs";
 import { close, duplicateTo, setCloseOnExec, truncate } from "../../ffi/fd.ts";
+import { sleep } from "../../ffi/futex.ts";
 import { check, lazyCall } from "../../ffi/libc.ts";
 import { memfdCreate } from "../../ffi/memfd.ts";
 import { KvmAcceleratedVm } from "../../src/accel/kvm/vm.ts";
@@ -59,7 +60,7 @@ function comeTo(name: string): void {
       process.kill(process.pid, "SIGSTOP");
       break;
     case "slow":
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, SLOW_MS);
+      sleep(SLOW_MS);
       break;
     case "no-fds":
       limit(RLIMIT_NOFILE, lowestFreeFd());

@@ -108,7 +108,7 @@ export class VcpuRunner {
     while (this.#control.request === VCPU_REQUEST_RUN && this.#control.throttlePercent !== 0) {
       const leftMs = wakeMs - performance.now();
       if (leftMs <= 0) return;
-      this.#control.waitWhileRequest(VCPU_REQUEST_RUN, Math.min(leftMs, THROTTLE_LOOK_MS));
+      this.#control.sleepWhileRequest(VCPU_REQUEST_RUN, Math.min(leftMs, THROTTLE_LOOK_MS));
     }
   }
 
@@ -176,7 +176,7 @@ export class VcpuRunner {
       // Unless the guest has stopped itself meanwhile: that request stays.
       this.#control.exchangeRequest(VCPU_REQUEST_RUN, VCPU_REQUEST_HANDOVER);
     }
-    this.#control.waitForState(VCPU_STATE_PARKED, Number.POSITIVE_INFINITY);
+    this.#control.awaitState(VCPU_STATE_PARKED);
   }
 
   #unpark(): void {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the main thread and the workers that move RAM share: orders, progress and errors, in one small shared buffer.
+import { waitForChange, wakeWaiters } from "../../../ffi/futex.ts";
 import { describeError, VmmError } from "../../errors.ts";
 
 /** Words of the crew. */
@@ -100,10 +101,6 @@ export class RamShared {
   async whenDoneChanges(seen: number): Promise<void> {
     const { async, value } = Atomics.waitAsync(this.#words, DONE, seen);
     if (async) await value;
-  }
-
-  waitForDone(seen: number, timeoutMs: number): void {
-    Atomics.wait(this.#words, DONE, seen, timeoutMs);
   }
 
   cancel(): void {
@@ -234,7 +231,7 @@ export class RamShared {
 
   /** Sleeps, less long when the work is to end. */
   sleep(timeoutMs: number): void {
-    Atomics.wait(this.#words, STOP, 0, timeoutMs);
+    waitForChange(this.#words, STOP, 0, timeoutMs);
   }
 
   /** Number of the stream's next record. */
@@ -260,6 +257,6 @@ export class RamShared {
   /** The first reason stays. */
   #stop(reason: number): void {
     Atomics.compareExchange(this.#words, STOP, 0, reason);
-    Atomics.notify(this.#words, STOP);
+    wakeWaiters(this.#words, STOP);
   }
 }
