@@ -47,7 +47,11 @@ export const BOOTS: readonly Boot[] = [
       { spec: "linux-cpr-exec:6.1:1", guestSeries: "6.1" },
     ],
   },
-  { scenarios: [{ spec: "linux-chaos", guestSeries: "6.12" }] },
+  // A minute or more for a relay with two cores that are busy.
+  {
+    scenarios: [{ spec: "clock-set-back" }, { spec: "linux-chaos", guestSeries: "6.12" }],
+    scenarioTimeoutSeconds: 600,
+  },
   { kexecs: true, scenarios: [{ spec: "kexec-cpr-reboot", guestSeries: "6.12" }] },
   { kexecs: true, luo: true, scenarios: [{ spec: "luo-kexec", usesLuo: true }] },
   { kexecs: true, luo: true, scenarios: [{ spec: "luo-cpr-reboot", usesLuo: true }] },
@@ -110,6 +114,7 @@ export function labPrologue(): string {
     NO_COLOR: "1",
     TERM: "dumb",
     BATON_LAB_DIR: cacheDir,
+    BATON_TEST_LIMIT_SECONDS: "240",
   };
   const exports = Object.entries(environment).map(([name, value]) => `export ${name}=${quote(value)}`);
   return [...exports, `cd ${quote(projectDir)}`, ""].join("\n");
