@@ -48,6 +48,9 @@ function rooms(): CheckResult {
       if (room === "src" && !file.startsWith("src/runtime/") && /\b(Bun|Deno)\./.test(text)) {
         problems.push(`${file} may not name Bun or Deno: src/runtime/ does`);
       }
+      if (room === "src" && /Atomics\.wait\(([^,;]*,){3}/.test(text)) {
+        problems.push(`${file} may not wait with a timeout by Atomics: ffi/futex.ts does`);
+      }
     }
   }
   return { name: "rooms", problems: problems.join("\n") };
