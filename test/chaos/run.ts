@@ -75,7 +75,8 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
         const { backends } = guest;
         const updated = await update(owner, { fault, runtime, below, smallDisk: disk.path, backends, slowness });
         ({ owner } = updated);
-        if (mustSucceed(fault) && updated.outcome !== "done") throw new Error(`The guest was ${updated.outcome}`);
+        const { outcome, reason } = updated;
+        if (mustSucceed(fault) && outcome !== "done") throw new Error(`The guest was ${outcome}: ${reason}`);
         liftLimits(owner.pid);
         await guest.goesOn(owner);
         await until("one process to have the guest", () => {
@@ -83,7 +84,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
           return pids.length === 1 && pids[0] === String(owner.pid);
         });
         const record = tally.get(key(fault)) ?? { done: 0, refused: 0, rescued: 0 };
-        record[updated.outcome]++;
+        record[outcome]++;
         tally.set(key(fault), record);
       } catch (error) {
         throw new Error(`seed ${seed}, round ${round}, ${what}: ${(error as Error).stack}\n${owner.error}`, {

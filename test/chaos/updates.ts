@@ -23,6 +23,8 @@ export type Outcome = "done" | "refused" | "rescued";
 export interface Updated {
   owner: GuestProcess;
   outcome: Outcome;
+  /** Why it was refused or rescued, where a VMM has said so. */
+  reason?: string | undefined;
 }
 
 export interface UpdateOptions {
@@ -38,7 +40,7 @@ export interface UpdateOptions {
   slowness: number;
 }
 
-const GUARD_TIMEOUT_MS = 2500;
+const GUARD_TIMEOUT_MS = 1500;
 /** It has to be built, too, while the guest runs. */
 const RELAY_TIMEOUT_MS = 8000;
 /** Frames at the beginning of a stream, before the guest stands. */
@@ -110,9 +112,10 @@ async function byExec(owner: GuestProcess, qmp: QmpClient, options: UpdateOption
   const info = await over(qmp);
   await qmp.execute("migrate-set-parameters", { relay: false, "guard-timeout": 0 });
   if (info.status === "completed") return { owner, outcome: "done" };
-  if (!/ keeps it: |; the guest was taken back$/.test(info["error-desc"]!)) return { owner, outcome: "refused" };
+  const reason = info["error-desc"]!;
+  if (!/ keeps it: |; the guest was taken back$/.test(reason)) return { owner, outcome: "refused", reason };
   await owner.follow();
-  return { owner, outcome: "rescued" };
+  return { owner, outcome: "rescued", reason };
 }
 
 async function byTransfer(owner: GuestProcess, qmp: QmpClient, options: UpdateOptions): Promise<Updated> {
@@ -204,7 +207,7 @@ async function byFile(owner: GuestProcess, qmp: QmpClient, options: UpdateOption
   await set(qmp, { parameters: { mode: "cpr-reboot" } });
   await qmp.execute("migrate", { uri: `file:${path}` });
   const info = await over(qmp);
-  if (info.status !== "completed") return { owner, outcome: "refused" };
+  if (info.status !== "completed") return { owner, outcome: "refused", reason: info["error-desc"] };
   if (fault.fault === "cut") truncateSync(path, below(statSync(path).size));
   if (fault.fault === "flip") {
     const bytes = readFileSync(path);
@@ -245,7 +248,7 @@ async function settle(owner: GuestProcess, qmp: QmpClient, next: GuestProcess, i
   const { status } = await qmp.execute("query-status");
   if (info.status !== "completed") {
     if (status !== "running") throw new Error(`It failed (${info["error-desc"]}), and the guest is ${status}`);
-    return await stayed(owner, qmp, next);
+    return { ...(await stayed(owner, qmp, next)), reason: info["error-desc"] };
   }
   if (status !== "postmigrate") throw new Error(`The guest has gone, and is ${status} here`);
   await using nextQmp = await next.qmp();

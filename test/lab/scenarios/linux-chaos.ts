@@ -26,7 +26,7 @@ const LONGEST_PAUSE = 6000;
 const REST = 500_000;
 const RAM = "128M";
 /** What starts in a tenth of a second elsewhere takes a second or two in the emulated machine. */
-const SLOWNESS = 4;
+const SLOWNESS = 8;
 const BOOT_TIMEOUT_MS = 60_000;
 const STEP_TIMEOUT_MS = 120_000;
 const POLL_MS = 100;
