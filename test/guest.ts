@@ -199,7 +199,7 @@ export class GuestProcess implements AsyncDisposable {
 
   /** Whether any process has the guest's RAM open. */
   isAnywhere(): boolean {
-    const { ino } = statSync(`/proc/self/fd/${this.#openRam()}`);
+    const { ino } = statSync(`/proc/self/fd/${this.openRam()}`);
     const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
     return pids.some((pid) => ramInode(Number(pid)) === ino);
   }
