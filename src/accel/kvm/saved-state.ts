@@ -61,7 +61,8 @@ export class VmState {
       restoreVcpu(this.#vcpus[index]!, section, move, powerOn?.section(VCPU_SECTION, index));
     }
     restoreVm(reader, this.#vm, isSameBoot);
-    // The guest's watchdogs are told that it stood still, for longer than they would take.
-    if (!isSameBoot) for (const vcpu of this.#vcpus) vcpu.notePause();
+    // The guest's watchdogs are told that it stood still, perhaps for longer than they would take: in a file, or until a guard
+    // took it back.
+    for (const vcpu of this.#vcpus) vcpu.notePause();
   }
 }

@@ -2,6 +2,8 @@
 // A guest that goes through a file from one VMM process to the next, its RAM staying where it is.
 import { existsSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { pread } from "../../../ffi/fd.ts";
+import { CPU_PVCLOCK, cpuPageGpa } from "../../../src/payload/report.ts";
 import type { QmpClient } from "../../../src/qmp/client.ts";
 import type { CommandResult } from "../../../src/qmp/schema.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
@@ -52,6 +54,30 @@ async function saveAndQuit(guest: GuestProcess, { stateFile }: Place): Promise<v
   await qmp.execute("quit");
   await guest.ended;
 }
+
+/** What kvmclock tells a vCPU's watchdogs: bit 1 of the flags of struct pvclock_vcpu_time_info, PVCLOCK_GUEST_STOPPED. */
+function knowsOfPause(guest: GuestProcess, vcpu: number): boolean {
+  const flags = new Uint8Array(1);
+  assert.is(pread(guest.openRam()!, flags, cpuPageGpa(vcpu) + CPU_PVCLOCK + 29), 1);
+  return (flags[0]! & 2) !== 0;
+}
+
+test.skipIf(skip, "tells the guest's watchdogs that it stood still, within one boot, too", async () => {
+  const files = place();
+  await using guest = await startGuest(files, { payload: { cpuCount: 2 } });
+  await guest.runsOn();
+  assert.equal(
+    [0, 1].map((vcpu) => knowsOfPause(guest, vcpu)),
+    [false, false],
+  );
+  await saveAndQuit(guest, files);
+  await using next = waiting(files, `file:${files.stateFile}`, { payload: { cpuCount: 2 } });
+  await next.runsOn();
+  assert.equal(
+    [0, 1].map((vcpu) => knowsOfPause(next, vcpu)),
+    [true, true],
+  );
+});
 
 test.skipIf(skip, "goes on in a new process, with the events of QEMU on both sides", async () => {
   const files = place();
