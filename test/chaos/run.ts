@@ -76,6 +76,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
         const updated = await update(owner, { fault, runtime, below, smallDisk: disk.path, backends, slowness });
         ({ owner } = updated);
         const { outcome, reason } = updated;
+        onRound?.(`${round}: ${outcome}${reason === undefined ? "" : `: ${reason}`}`);
         if (mustSucceed(fault) && outcome !== "done") throw new Error(`The guest was ${outcome}: ${reason}`);
         liftLimits(owner.pid);
         await guest.goesOn(owner);
