@@ -20,8 +20,6 @@ import { countRounds } from "../workload.ts";
 
 /** With them the scenario takes some two minutes. */
 const DEFAULT_UPDATES = "6";
-/** In hundredths of a second. A file is written and read, by programs that start slowly here, while the guest stands. */
-const LONGEST_PAUSE = 6000;
 /** In microseconds, between two rounds: most of the one CPU that there is goes to the guest all the same. */
 const REST = 500_000;
 const RAM = "128M";
@@ -62,7 +60,7 @@ function linux(kernelPath: string, cpuCount: number, { path, transcript }: Retur
           ...["-machine", "microvm,memory-backend=ram0", "-m", RAM, "-smp", String(cpuCount)],
           ...["-object", `memory-backend-memfd,id=ram0,size=${RAM},share=on`, "-no-reboot"],
           ...["-kernel", kernelPath, "-initrd", guestInitrdPath],
-          ...["-append", `console=ttyS0 quiet panic=-1 WATCH_KERNEL=yes LONGEST_PAUSE=${LONGEST_PAUSE} REST=${REST}`],
+          ...["-append", `console=ttyS0 quiet panic=-1 WATCH_KERNEL=yes REST=${REST}`],
           ...backends,
         ],
       });
