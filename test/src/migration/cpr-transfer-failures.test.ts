@@ -175,7 +175,7 @@ test.skipIf(skip, "takes no hello that makes no sense, and then one that does", 
   const cases: [what: string, type: number, payload: Uint8Array, fds: number[], reason: RegExp][] = [
     ["no RAM", FRAME_HELLO, payload, [], /0 file descriptors instead of 2/],
     ["no fence", FRAME_HELLO, payload, [ramFd], /1 file descriptors instead of 2/],
-    ["too many fds", FRAME_HELLO, payload, [ramFd, fenceFd, fenceFd], /3 file descriptors instead of 2/],
+    ["too many fds", FRAME_HELLO, payload, [ramFd, fenceFd, fenceFd, fenceFd], /4 file descriptors instead of 2 or 3/],
     ["RAM that is too small", FRAME_HELLO, payload, [small, fenceFd], /RAM of the other side is 4096 bytes/],
     ["a pipe as RAM", FRAME_HELLO, payload, [readFd, fenceFd], /RAM of the other side is a fifo/],
     ["a fence that may shrink", FRAME_HELLO, payload, [ramFd, small], /not the sealed file/],
