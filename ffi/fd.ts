@@ -27,6 +27,13 @@ const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
 const FD_CLOEXEC = 1;
 
+/** linux/close_range.h */
+const CLOSE_RANGE_UNSHARE = 2;
+/** More than any fd. */
+const NO_FD = 0xffff_ffff;
+// <asm/unistd_64.h>
+const SYS_close_range = 436;
+
 /** unistd.h */
 export const SEEK_SET = 0;
 export const SEEK_CUR = 1;
@@ -77,6 +84,7 @@ const cCopyFileRange = lazyCall(
   "int64_t copy_file_range(int fromFd, void *fromOffset, int toFd, void *toOffset, size_t count, unsigned int flags)",
 );
 const cPipe2 = lazyCall("int pipe2(void *fds, int flags)");
+const cCloseRange = lazyCall("long syscall(long number, unsigned int first, unsigned int last, unsigned int flags)");
 const cDup3 = lazyCall("int dup3(int oldFd, int newFd, int flags)");
 const cFcntl = lazyCall("int fcntl(int fd, int command, long argument)");
 const cFstat = lazyCall("int fstat(int fd, void *status)");
@@ -161,6 +169,14 @@ export function duplicate(fd: number, minimumFd = 0): number {
 /** Makes `newFd` a close-on-exec duplicate of `fd`, closing what it was. */
 export function duplicateTo(fd: number, newFd: number): void {
   check("dup3", cDup3(fd, newFd, O_CLOEXEC), `fd ${fd}, fd ${newFd}`);
+}
+
+/**
+ * The calling thread's table of fds is its own from now on: what it opens, closes and duplicates is nothing to the other threads of the
+ * process. For what leads to an exec, which takes this table.
+ */
+export function separateFds(): void {
+  check("close_range", cCloseRange(SYS_close_range, NO_FD, NO_FD, CLOSE_RANGE_UNSHARE), "CLOSE_RANGE_UNSHARE");
 }
 
 export function setCloseOnExec(fd: number, closeOnExec: boolean): void {

@@ -32,10 +32,13 @@ export class KvmSystem {
   /** Opens /dev/kvm. @throws SysError (ENOENT: no KVM; EACCES: no permission) or Error when the API is not version 12. */
   constructor(path = "/dev/kvm") {
     this.fd = open(path, O_RDWR);
-    const version = call("KVM_GET_API_VERSION", this.fd, abi.KVM_GET_API_VERSION, 0);
-    if (version !== abi.KVM_API_VERSION) {
-      close(this.fd);
+    try {
+      const version = call("KVM_GET_API_VERSION", this.fd, abi.KVM_GET_API_VERSION, 0);
+      if (version === abi.KVM_API_VERSION) return;
       throw new Error(`${path} has KVM API version ${version}; Baton needs ${abi.KVM_API_VERSION}`);
+    } catch (error) {
+      close(this.fd);
+      throw error;
     }
   }
 

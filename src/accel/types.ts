@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What an accelerator is to the rest of the VMM: it runs vCPUs and gives their state in KVM's own structs.
+import type { CpuModel } from "../config/types.ts";
 import type { InitialVcpuState } from "../machine/boot/types.ts";
 import type { RestoreOptions } from "../machine/clock-origin.ts";
 import type { DeviceInstance } from "../machine/device-table.ts";
@@ -12,7 +13,12 @@ export interface AcceleratorOptions {
   ramBase: number;
   ramSizeBytes: number;
   cpuCount: number;
-  cpu: { topology: { sockets: number; cores: number; threads: number }; features: Record<string, boolean> };
+  cpu: {
+    /** Default: what the accelerator has. */
+    model?: CpuModel;
+    topology: { sockets: number; cores: number; threads: number };
+    features: Record<string, boolean>;
+  };
   devices: readonly DeviceInstance[];
   /** KVM: entries of each vCPU's dirty ring, a power of two. Absent or 0: dirty log. */
   dirtyRingEntries?: number;
@@ -49,6 +55,8 @@ export interface DirtyTracker {
 /** A VM on one accelerator: the vCPUs, the interrupt controllers and the clocks. */
 export interface AcceleratedVm {
   readonly name: "kvm" | "wasm";
+  /** A compressed Linux kernel runs sooner here when the VMM unpacks it than when it does that itself. */
+  readonly prefersUnpackedKernel: boolean;
   /** Linux thread ids of the vCPUs, for query-cpus-fast. */
   vcpuThreadIds(): number[];
   /** vCPUs that stopped for good, and what the accelerator said of it. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readFileSync } from "node:fs";
-import { monotonicMs, monotonicNs, realtimeMs, realtimeNs } from "../../ffi/clock.ts";
+import { cpuMsOfProcess, monotonicMs, monotonicNs, realtimeMs, realtimeNs, threadCpuMs } from "../../ffi/clock.ts";
 import { assert, describe } from "../harness.ts";
 
 const test = describe("ffi/clock");
@@ -23,6 +23,14 @@ test("the realtime clock counts from 1970 in both units", () => {
   const now = realtimeNs();
   assert.ok(now >= before);
   assert.ok(realtimeMs() * 1e6 >= Number(before));
+});
+
+test("cpuMsOfProcess has the CPU time of all threads, and none for a process that is not there", () => {
+  const ownMs = threadCpuMs();
+  const allMs = cpuMsOfProcess(process.pid);
+  assert.ok(allMs !== undefined && allMs >= ownMs);
+  // Beyond the largest number that a process can have.
+  assert.is(cpuMsOfProcess(2 ** 22 + 1), undefined);
 });
 
 test.run();

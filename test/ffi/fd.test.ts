@@ -29,6 +29,24 @@ test("openAt() is relative to a directory", () =>
     fd.close(dirFd);
   }));
 
+test("separateFds() makes the fds of a thread its own", async () => {
+  const code = `
+    const fd = await import(${JSON.stringify(new URL("../../ffi/fd.ts", import.meta.url).href)});
+    const mine = fd.open("/dev/null", fd.O_RDONLY);
+    fd.separateFds();
+    fd.close(mine);
+    postMessage(mine);`;
+  const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+  const worker = new Worker(url, { type: "module" });
+  const number = await new Promise<number>((resolve, reject) => {
+    worker.onmessage = ({ data }) => resolve(data);
+    worker.onerror = reject;
+  });
+  assert.ok(fd.isOpen(number), "closed by the worker alone");
+  fd.close(number);
+  worker.terminate();
+});
+
 test("close() fails with EBADF on a number that is not open", () => {
   failsWith("EBADF", "close", () => fd.close(9999));
   assert.not(fd.isOpen(9999));

@@ -10,11 +10,11 @@ import { monotonicNs } from "../../../../ffi/clock.ts";
 import * as abi from "../../../../ffi/kvm/abi.ts";
 import { KvmSystem } from "../../../../ffi/kvm/kvm.ts";
 import { alignOffset } from "../../../../ffi/mmap.ts";
-import { KVM_SECTIONS } from "../../../../src/accel/kvm/power-on.ts";
-import { TSC_SECTION, ticksOfNs } from "../../../../src/accel/kvm/tsc.ts";
-import { VCPU_SECTION } from "../../../../src/accel/kvm/vcpu-state.ts";
 import { KvmAcceleratedVm } from "../../../../src/accel/kvm/vm.ts";
-import { KVMCLOCK_SECTION } from "../../../../src/accel/kvm/vm-state.ts";
+import { ACCELERATOR_SECTIONS } from "../../../../src/accel/state/sections.ts";
+import { TSC_SECTION, ticksOfNs } from "../../../../src/accel/state/tsc.ts";
+import { VCPU_SECTION } from "../../../../src/accel/state/vcpu-state.ts";
+import { KVMCLOCK_SECTION } from "../../../../src/accel/state/vm-state.ts";
 import type { VmmError } from "../../../../src/errors.ts";
 import { ACPI_PM_IO_BASE } from "../../../../src/machine/board.ts";
 import {
@@ -36,7 +36,7 @@ const test = describe("clocks on KVM");
 const skip = kvmMissing();
 const skipTsc = skip ?? tscOffsetMissing();
 
-const KNOWN = { ...KVM_SECTIONS, ...DEVICE_SECTIONS };
+const KNOWN = { ...ACCELERATOR_SECTIONS, ...DEVICE_SECTIONS };
 const SECOND = 1_000_000_000n;
 /** How exact the clocks are to each other while a test runs. */
 const TOLERANCE_NS = 5_000_000n;

@@ -8,7 +8,8 @@ import {
 import { KVM_RUN_IMMEDIATE_EXIT_U8 } from "../../../../ffi/kvm/abi.ts";
 import { getTid } from "../../../../ffi/process.ts";
 import { blockKickSignal, consumeKickSignal } from "../../../../ffi/signal.ts";
-import { makeParkingRehearsal, park } from "../../../../src/accel/kvm/parking.ts";
+import { leaveKvmRun, makeKickRehearsal } from "../../../../src/accel/kvm/kick.ts";
+import { park } from "../../../../src/accel/parking.ts";
 import { VcpuControl } from "../../../../src/accel/vcpu-control.ts";
 import { assert, describe } from "../../../harness.ts";
 
@@ -25,7 +26,8 @@ test("a vCPU that runs is kicked, one that stands is not, and the wait ends with
     control.tid = getTid();
     control.request = VCPU_REQUEST_RUN;
     control.state = state;
-    return { index, control, run: new Uint8Array(KVM_RUN_IMMEDIATE_EXIT_U8 + 1) };
+    const run = new Uint8Array(KVM_RUN_IMMEDIATE_EXIT_U8 + 1);
+    return { index, control, run, leaveGuest: () => leaveKvmRun(control, run) };
   });
   const [running, standing] = vcpus;
   blockKickSignal();
@@ -47,7 +49,8 @@ test("one that does not park in time is left to run, and so are the others", () 
     const control = new VcpuControl(shared, index);
     control.tid = getTid();
     control.state = state;
-    return { index, control, run: new Uint8Array(KVM_RUN_IMMEDIATE_EXIT_U8 + 1) };
+    const run = new Uint8Array(KVM_RUN_IMMEDIATE_EXIT_U8 + 1);
+    return { index, control, leaveGuest: () => leaveKvmRun(control, run) };
   });
   blockKickSignal();
   assert.throws(() => park(shared, vcpus, undefined, 1), /vCPU 1 did not stop within 1 ms; the guest runs on/);
@@ -60,7 +63,7 @@ test("nobody is waited for when there is nobody", () => {
 });
 
 test("a rehearsal leaves no kick behind, which would end this process", async () => {
-  const rehearse = makeParkingRehearsal();
+  const rehearse = makeKickRehearsal();
   for (let round = 0; round < 100; round++) rehearse();
   await new Promise((resolve) => setTimeout(resolve, 5));
   rehearse();

@@ -2,8 +2,9 @@
 // One vCPU's state on real KVM: nothing of it may change on its way through an image.
 import * as abi from "../../../../ffi/kvm/abi.ts";
 import { KvmSystem, type KvmVcpu, type KvmVm } from "../../../../ffi/kvm/kvm.ts";
-import { cpuidsFor, createIrqchips, KVM_SECTIONS } from "../../../../src/accel/kvm/power-on.ts";
-import { MSR_IA32_TSC } from "../../../../src/accel/kvm/tsc.ts";
+import { cpuidsFor, createIrqchips } from "../../../../src/accel/kvm/power-on.ts";
+import { ACCELERATOR_SECTIONS } from "../../../../src/accel/state/sections.ts";
+import { MSR_IA32_TSC } from "../../../../src/accel/state/tsc.ts";
 import {
   msrList,
   planVcpu,
@@ -11,7 +12,7 @@ import {
   restoreVcpu,
   VCPU_SECTION,
   type VcpuProfile,
-} from "../../../../src/accel/kvm/vcpu-state.ts";
+} from "../../../../src/accel/state/vcpu-state.ts";
 import type { VmmError } from "../../../../src/errors.ts";
 import { StateReader, type StateSection } from "../../../../src/state/reader.ts";
 import { StateWriter } from "../../../../src/state/writer.ts";
@@ -45,7 +46,7 @@ class Rig implements Disposable {
     const bind = planVcpu(writer, this.vcpu, 0, profile, this.cpuid);
     writer.lay();
     bind()();
-    return new StateReader(writer.seal(), KVM_SECTIONS).section(VCPU_SECTION);
+    return new StateReader(writer.seal(), ACCELERATOR_SECTIONS).section(VCPU_SECTION);
   }
 
   [Symbol.dispose](): void {
@@ -284,7 +285,7 @@ test.skipIf(skip, "state that does not fit is refused by name", async () => {
         viewOf(section, "msrs").setUint32(abi.KVM_MSRS_HEADER_SIZE_BYTES, 0xdead_beef, true);
         viewOf(section, "msrs").setBigUint64(abi.KVM_MSRS_HEADER_SIZE_BYTES + 8, 5n, true);
       },
-      /^MSR 0xdeadbeef of vcpu 0 cannot be set to 0x5 on this host$/,
+      /^MSRs of vcpu 0 cannot be set on this host: 0xdeadbeef to 0x5$/,
     ],
   ];
   for (const [change, message] of cases) {

@@ -3,14 +3,15 @@
 import { monotonicNs } from "../../../../ffi/clock.ts";
 import * as abi from "../../../../ffi/kvm/abi.ts";
 import { KvmSystem, type KvmVm } from "../../../../ffi/kvm/kvm.ts";
-import { createIrqchips, KVM_SECTIONS } from "../../../../src/accel/kvm/power-on.ts";
+import { createIrqchips } from "../../../../src/accel/kvm/power-on.ts";
+import { ACCELERATOR_SECTIONS } from "../../../../src/accel/state/sections.ts";
 import {
   IRQCHIP_SECTION,
   KVMCLOCK_SECTION,
   PIT_SECTION,
   planVm,
   restoreVm,
-} from "../../../../src/accel/kvm/vm-state.ts";
+} from "../../../../src/accel/state/vm-state.ts";
 import { StateReader } from "../../../../src/state/reader.ts";
 import { StateWriter } from "../../../../src/state/writer.ts";
 import { assert, describe } from "../../../harness.ts";
@@ -24,7 +25,7 @@ function save(vm: KvmVm): StateReader {
   const bind = planVm(writer, vm);
   writer.lay();
   bind()();
-  return new StateReader(writer.seal(), KVM_SECTIONS);
+  return new StateReader(writer.seal(), ACCELERATOR_SECTIONS);
 }
 
 function withVms(action: (first: KvmVm, second: KvmVm) => void): void {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What two looks at a vCPU tell, from images made up for it.
 import * as abi from "../../../../ffi/kvm/abi.ts";
-import { REGISTER_ORDER } from "../../../../src/accel/kvm/boot-state.ts";
-import { findStandstills, type VcpuLook } from "../../../../src/accel/kvm/vcpu-health.ts";
+import { REGISTER_ORDER } from "../../../../src/accel/state/boot-state.ts";
+import { findStandstills, type VcpuLook } from "../../../../src/accel/state/vcpu-health.ts";
 import { StateReader } from "../../../../src/state/reader.ts";
 import { StateWriter } from "../../../../src/state/writer.ts";
 import { assert, describe } from "../../../harness.ts";

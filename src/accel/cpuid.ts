@@ -2,8 +2,8 @@
 // The CPUID that a guest sees: what the host's KVM supports, with this vCPU's APIC id and topology.
 //
 // Leaves: Intel SDM vol. 2A "CPUID", AMD APM vol. 3 appendix E, https://docs.kernel.org/virt/kvm/x86/cpuid.html
-import { KVM_CPUID_ENTRY2_SIZE_BYTES, KVM_CPUID2_HEADER_SIZE_BYTES } from "../../../ffi/kvm/abi.ts";
-import { VmmError } from "../../errors.ts";
+import { KVM_CPUID_ENTRY2_SIZE_BYTES, KVM_CPUID2_HEADER_SIZE_BYTES } from "../../ffi/kvm/abi.ts";
+import { VmmError } from "../errors.ts";
 
 export type Register = "eax" | "ebx" | "ecx" | "edx";
 /** struct kvm_cpuid_entry2: u32 function, index, flags, eax, ebx, ecx, edx, padding[3]. */
@@ -30,6 +30,7 @@ const features = (): Record<string, readonly [leaf: number, subleaf: number, reg
   pclmulqdq: [1, 0, "ecx", 1],
   ssse3: [1, 0, "ecx", 9],
   fma: [1, 0, "ecx", 12],
+  cx16: [1, 0, "ecx", 13],
   pcid: [1, 0, "ecx", 17],
   "sse4-1": [1, 0, "ecx", 19],
   "sse4-2": [1, 0, "ecx", 20],
@@ -58,8 +59,10 @@ const features = (): Record<string, readonly [leaf: number, subleaf: number, reg
   umip: [7, 0, "ecx", 2],
   pku: [7, 0, "ecx", 3],
   la57: [7, 0, "ecx", 16],
+  "lahf-lm": [0x8000_0001, 0, "ecx", 0],
   rdtscp: [0x8000_0001, 0, "edx", 27],
   pdpe1gb: [0x8000_0001, 0, "edx", 26],
+  invtsc: [0x8000_0007, 0, "edx", 8],
   kvmclock: [0x4000_0001, 0, "eax", 3],
   "kvm-steal-time": [0x4000_0001, 0, "eax", 5],
   "kvm-pv-eoi": [0x4000_0001, 0, "eax", 6],
@@ -121,6 +124,8 @@ export interface CpuidOptions {
   features: Record<string, boolean>;
   /** The host's in-kernel LAPIC has TSC-deadline mode; KVM leaves announcing it to the VMM. */
   hasTscDeadline: boolean;
+  /** Whose features these are, for errors. Default: "this host's KVM". */
+  owner?: string;
 }
 
 /** Bits of an APIC id that tell `count` things apart. */
@@ -162,7 +167,7 @@ export function guestCpuid(supported: Uint8Array, index: number, options: CpuidO
   // Core id and threads per core - 1; node id.
   update(0x8000_001e, "ebx", (value) => (value & ~0xffff) | ((threads - 1) << 8) | (index >> threadBits));
   update(0x8000_001e, "ecx", (value) => (value & ~0xff) | (index >> packageBits));
-  for (const [name, isOn] of Object.entries(options.features)) applyFeature(table, name, isOn);
+  for (const [name, isOn] of Object.entries(options.features)) applyFeature(table, name, isOn, options.owner);
   // Level type in bits 15:8: 1 is SMT, 2 is core.
   return withTopology(cpuid, [
     { eax: threadBits, ebx: threads, ecx: 0x100, edx: index },
@@ -210,7 +215,7 @@ function withTopology(cpuid: Uint8Array, subleaves: readonly Record<Register, nu
   return result;
 }
 
-function applyFeature(table: CpuidTable, name: string, isOn: boolean): void {
+function applyFeature(table: CpuidTable, name: string, isOn: boolean, owner = "this host's KVM"): void {
   const key = name.replaceAll(".", "-");
   const known = features();
   const feature = Object.hasOwn(known, key) ? known[key] : undefined;
@@ -223,7 +228,7 @@ function applyFeature(table: CpuidTable, name: string, isOn: boolean): void {
     const value = table.get(entry, register);
     if (!isOn) table.set(entry, register, value & ~(1 << bit));
     else if ((value & (1 << bit)) === 0) {
-      throw new VmmError("cpu-feature", `CPU feature ${name} is not supported by this host's KVM`);
+      throw new VmmError("cpu-feature", `CPU feature ${name} is not supported by ${owner}`);
     }
   }
 }

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // The main thread's hold on a vCPU worker. Started as early as possible, told later what to run.
-import type { VmmError } from "../../errors.ts";
-import { spawnWorker } from "../../runtime/entry.ts";
-import type { VcpuWorkerStart } from "./vcpu-worker.ts";
+import type { AcceleratorName } from "../config/types.ts";
+import type { VmmError } from "../errors.ts";
+import { spawnWorker } from "../runtime/entry.ts";
+import type { VcpuWorkerStart } from "./kvm/vcpu-worker.ts";
+import type { EngineWorkerStart } from "./wasm/vcpu-worker.ts";
 
 export class VcpuWorker {
   readonly #worker: Worker;
   #death: VmmError | undefined;
   #onDeath: ((error: VmmError) => void) | undefined;
 
-  constructor() {
-    this.#worker = spawnWorker("accel/kvm/vcpu-worker.ts", (error) => {
+  constructor(accelerator: AcceleratorName) {
+    this.#worker = spawnWorker(`accel/${accelerator}/vcpu-worker.ts`, (error) => {
       this.#death = error;
       this.#onDeath?.(error);
     });
@@ -22,7 +24,7 @@ export class VcpuWorker {
     if (this.#death !== undefined) handler(this.#death);
   }
 
-  start(message: VcpuWorkerStart): void {
+  start(message: VcpuWorkerStart | EngineWorkerStart): void {
     this.#worker.postMessage(message);
   }
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether this host can run a guest that has seen another host's CPUID: every feature the guest may use must be there.
-import { KVM_CAP_TSC_DEADLINE_TIMER } from "../../../ffi/kvm/abi.ts";
-import type { KvmSystem } from "../../../ffi/kvm/kvm.ts";
-import { VmmError } from "../../errors.ts";
+import { VmmError } from "../errors.ts";
 import { CpuidTable, featureName, type Register } from "./cpuid.ts";
 
 type FeatureRegister = readonly [leaf: number, subleaf: number, register: Register, ignored: number];
@@ -29,7 +27,8 @@ const featureRegisters = (): readonly FeatureRegister[] => [
   [0xd, 0, "edx", 0],
   [0xd, 1, "eax", 0],
   [0x4000_0001, 0, "eax", 0],
-  [0x8000_0001, 0, "ecx", 0],
+  // CMP legacy: there are several cores; TOPOEXT: leaf 0x8000_001e, Baton's, says which.
+  [0x8000_0001, 0, "ecx", bit(1, 22)],
   [0x8000_0001, 0, "edx", 0],
   [0x8000_0007, 0, "edx", 0],
   [0x8000_0008, 0, "ebx", 0],
@@ -60,14 +59,13 @@ export function missingFeatures(guest: Uint8Array, supported: Uint8Array, hasTsc
   return missing;
 }
 
-/** @throws VmmError "cpu-features" with all that this host lacks for a guest whose vCPUs have these CPUIDs */
-export function refuseMissingFeatures(system: KvmSystem, cpuids: readonly Uint8Array[]): void {
-  const hasTscDeadline = system.checkExtension(KVM_CAP_TSC_DEADLINE_TIMER) > 0;
-  const missing = missingFeatures(cpuids[0]!, system.supportedCpuid(), hasTscDeadline);
+/** @throws VmmError "cpu-features" with all that this host lacks for a guest whose vCPUs have that CPUID */
+export function refuseMissingFeatures(guest: Uint8Array, supported: Uint8Array, hasTscDeadline: boolean): void {
+  const missing = missingFeatures(guest, supported, hasTscDeadline);
   if (missing.length === 0) return;
   throw new VmmError(
     "cpu-features",
     `This host cannot run the guest, which may use what its KVM does not have: ${missing.join(", ")}. ` +
-      "Move it to a host that has them, or start it with them off: -cpu host,NAME=off",
+      "Move it to a host that has them, or start it with them off: NAME=off behind the model of -cpu",
   );
 }

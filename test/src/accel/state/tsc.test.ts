@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The arithmetic of a TSC that goes from one host to another.
-import { isOtherFrequency, moveOf, ticksOfNs } from "../../../../src/accel/kvm/tsc.ts";
+import { isOtherFrequency, moveOf, ticksOfNs } from "../../../../src/accel/state/tsc.ts";
 import { assert, describe } from "../../../harness.ts";
 
 const test = describe("TSC of another boot");

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The state of a KVM VM beside its vCPUs: interrupt controllers, PIT, kvmclock.
+// The state of a VM beside its vCPUs: interrupt controllers, PIT, kvmclock.
 import * as abi from "../../../ffi/kvm/abi.ts";
-import type { KvmVm } from "../../../ffi/kvm/kvm.ts";
 import {
   decodeHostTime,
   elapsedRealNs,
@@ -9,9 +8,11 @@ import {
   HOST_TIME_SIZE_BYTES,
   HOST_TIME_TYPE,
   readHostTime,
+  savedMonotonicOffset,
 } from "../../machine/clock-origin.ts";
 import type { StateReader } from "../../state/reader.ts";
 import type { BindSection, StateWriter } from "../../state/writer.ts";
+import type { StateVm } from "./types.ts";
 
 export const IRQCHIP_SECTION = "irqchip";
 export const PIT_SECTION = "pit";
@@ -23,7 +24,7 @@ const CHIPS = [abi.KVM_IRQCHIP_PIC_MASTER, abi.KVM_IRQCHIP_PIC_SLAVE, abi.KVM_IR
 /** Clocks that went apart by more than this during the update were stepped: do not follow CLOCK_REALTIME then. */
 const CLOCK_STEP_NS = 1_000_000n;
 
-export function planVm(writer: StateWriter, vm: KvmVm): BindSection {
+export function planVm(writer: StateWriter, vm: StateVm): BindSection {
   const head = { version: VM_SECTION_VERSION };
   const irqchips = CHIPS.map((chip) =>
     writer.plan({ ...head, id: IRQCHIP_SECTION, instance: chip }, [
@@ -58,11 +59,12 @@ export function planVm(writer: StateWriter, vm: KvmVm): BindSection {
   };
 }
 
-export function restoreVm(reader: StateReader, vm: KvmVm, isSameBoot = true): void {
+export function restoreVm(reader: StateReader, vm: StateVm, isSameBoot = true): void {
   for (const chip of CHIPS) {
     vm.setIrqchip(reader.section(IRQCHIP_SECTION, chip).part("irqchip", abi.KVM_IRQCHIP_SIZE_BYTES));
   }
-  vm.setPit2(reader.section(PIT_SECTION).part("pit", abi.KVM_PIT_STATE2_SIZE_BYTES));
+  const pit = reader.section(PIT_SECTION).part("pit", abi.KVM_PIT_STATE2_SIZE_BYTES);
+  vm.setPit2(pit, isSameBoot ? undefined : savedMonotonicOffset(reader));
   restoreClock(reader, vm, isSameBoot);
 }
 
@@ -71,7 +73,7 @@ export function restoreVm(reader: StateReader, vm: KvmVm, isSameBoot = true): vo
  * stepped that clock in between; then by CLOCK_MONOTONIC, a few microseconds late. In another boot there is no other clock
  * than CLOCK_REALTIME to go by, and KVM there need not be one that does it.
  */
-function restoreClock(reader: StateReader, vm: KvmVm, isSameBoot: boolean): void {
+function restoreClock(reader: StateReader, vm: StateVm, isSameBoot: boolean): void {
   const section = reader.section(KVMCLOCK_SECTION);
   const saved = section.part("clock", abi.KVM_CLOCK_DATA_SIZE_BYTES);
   const host = decodeHostTime(section.part("host", HOST_TIME_SIZE_BYTES));

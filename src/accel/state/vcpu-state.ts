@@ -13,11 +13,11 @@
 //   mp_state, then events: setting the mp_state of a halted vCPU may drop a pending SIPI
 import { realtimeNs } from "../../../ffi/clock.ts";
 import * as abi from "../../../ffi/kvm/abi.ts";
-import type { KvmSystem, KvmVcpu } from "../../../ffi/kvm/kvm.ts";
 import { VmmError } from "../../errors.ts";
 import type { StateSection } from "../../state/reader.ts";
 import type { BindSection, PartPlan, StateWriter } from "../../state/writer.ts";
 import { MSR_IA32_TSC, type TscMove, type TscPlace, writeTsc } from "./tsc.ts";
+import type { StateSystem, StateVcpu } from "./types.ts";
 
 export const VCPU_SECTION = "vcpu";
 export const VCPU_SECTION_VERSION = 1;
@@ -125,7 +125,7 @@ export interface VcpuProfile {
 }
 
 /** Asks the host once, with a vCPU whose CPUID is set and that has not run yet. */
-export function probeVcpu(system: KvmSystem, vcpu: KvmVcpu): VcpuProfile {
+export function probeVcpu(system: StateSystem, vcpu: StateVcpu): VcpuProfile {
   // KVM_GET_XSAVE2 differs from KVM_GET_XSAVE only for states of more than 4096 bytes.
   const xsaveSizeBytes = Math.max(system.checkExtension(abi.KVM_CAP_XSAVE2), abi.KVM_XSAVE_SIZE_BYTES);
   const isLarge = xsaveSizeBytes > abi.KVM_XSAVE_SIZE_BYTES;
@@ -161,7 +161,7 @@ function msrListSizeBytes(count: number): number {
 }
 
 /** The MSRs of `indices` that can be read and written back; KVM lists some that this CPU model has not. */
-function settableMsrs(vcpu: KvmVcpu, indices: Uint32Array, hasTscOffset: boolean): Uint32Array {
+function settableMsrs(vcpu: StateVcpu, indices: Uint32Array, hasTscOffset: boolean): Uint32Array {
   const settable: number[] = [];
   for (const index of new Set([...indices, ...unlistedMsrs()])) {
     if (WALL_CLOCK_MSRS.includes(index) || index === MSR_IA32_TSC_DEADLINE || (index === MSR_IA32_TSC && hasTscOffset))
@@ -176,14 +176,14 @@ function settableMsrs(vcpu: KvmVcpu, indices: Uint32Array, hasTscOffset: boolean
 /** Plans the section of one vCPU. `tsc` is for the first, whose TSC tells that of all. */
 export function planVcpu(
   writer: StateWriter,
-  vcpu: KvmVcpu,
+  vcpu: StateVcpu,
   index: number,
   profile: VcpuProfile,
   cpuid: Uint8Array,
   tsc?: () => TscPlace,
 ): BindSection {
   // Reading the events delivers the payload of a pending exception to CR2 and DR6, reading the mp_state settles INIT and
-  // SIPI: both come before the registers that they change. The LAPIC comes last, see `KvmAcceleratedVm.planState`.
+  // SIPI: both come before the registers that they change. The LAPIC comes last, see `VmState.plan`.
   const structs = [EVENTS, MP_STATE, REGS, profile.sregs, profile.xsave, XCRS, DEBUGREGS, LAPIC];
   const plain: PartPlan[] = structs.map(({ name, type, sizeBytes }) => ({ name, type, sizeBytes }));
   const section = writer.plan({ id: VCPU_SECTION, instance: index, version: VCPU_SECTION_VERSION }, [
@@ -225,7 +225,7 @@ export function savedTscOffset(section: StateSection): bigint | undefined {
  * state of a vCPU that has had no other: what is the same in both need not be set, which takes KVM 6 µs each time.
  * @throws VmmError "state-refused", SysError
  */
-export function restoreVcpu(vcpu: KvmVcpu, section: StateSection, move?: TscMove, powerOn?: StateSection): void {
+export function restoreVcpu(vcpu: StateVcpu, section: StateSection, move?: TscMove, powerOn?: StateSection): void {
   const set = (part: StructPart): void => {
     vcpu.transfer(part.set[0], part.set[1], section.part(part.name, part.sizeBytes));
   };
@@ -251,7 +251,7 @@ function isEqual(left: Uint8Array, right: Uint8Array): boolean {
   return true;
 }
 
-function moveTsc(vcpu: KvmVcpu, section: StateSection, move: TscMove): void {
+function moveTsc(vcpu: StateVcpu, section: StateSection, move: TscMove): void {
   const savedOffset = savedTscOffset(section);
   // From a host without offsets the TSC is among the MSRs.
   if (savedOffset === undefined) return;
@@ -260,7 +260,7 @@ function moveTsc(vcpu: KvmVcpu, section: StateSection, move: TscMove): void {
   else writeTsc(vcpu, moved);
 }
 
-function setMsrs(vcpu: KvmVcpu, section: StateSection, move?: TscMove): void {
+function setMsrs(vcpu: StateVcpu, section: StateSection, move?: TscMove): void {
   // What changes with the time of restoring must not get into the image: it may be restored once more.
   const msrs = move === undefined ? section.part("msrs") : section.part("msrs").slice();
   const view = new DataView(msrs.buffer, msrs.byteOffset, msrs.byteLength);
@@ -272,22 +272,22 @@ function setMsrs(vcpu: KvmVcpu, section: StateSection, move?: TscMove): void {
   if (move !== undefined) addToTsc(view, count, move.elapsedTicks);
   const written = vcpu.setMsrs(msrs);
   if (written === count) return;
+  const refused: string[] = [];
   for (let position = written; position < count; position++) {
     const entry = abi.KVM_MSRS_HEADER_SIZE_BYTES + position * abi.KVM_MSR_ENTRY_SIZE_BYTES;
     const index = view.getUint32(entry, true);
     const value = view.getBigUint64(entry + 8, true);
-    if (!setOrLeaveOut(vcpu, index, value)) {
-      const what = `MSR 0x${index.toString(16)} of ${section.title}`;
-      throw new VmmError("state-refused", `${what} cannot be set to 0x${value.toString(16)} on this host`);
-    }
+    if (!setOrLeaveOut(vcpu, index, value)) refused.push(`0x${index.toString(16)} to 0x${value.toString(16)}`);
   }
+  if (refused.length === 0) return;
+  throw new VmmError("state-refused", `MSRs of ${section.title} cannot be set on this host: ${refused.join(", ")}`);
 }
 
 /**
  * Kernels differ in the MSRs that they keep: 6.1 keeps fixed performance counters for CPUs that have none, 6.12 does not.
  * One that this host does not have at all is left out when it is 0, as after a reset. False when it is needed.
  */
-function setOrLeaveOut(vcpu: KvmVcpu, index: number, value: bigint): boolean {
+function setOrLeaveOut(vcpu: StateVcpu, index: number, value: bigint): boolean {
   const one = msrList(Uint32Array.of(index));
   const isAbsent = vcpu.getMsrs(one) === 0;
   new DataView(one.buffer).setBigUint64(abi.KVM_MSRS_HEADER_SIZE_BYTES + 8, value, true);

@@ -6,14 +6,18 @@
 // their distance to it (https://docs.kernel.org/virt/kvm/devices/vcpu.html, KVM_VCPU_TSC_OFFSET).
 import { realtimeNs } from "../../../ffi/clock.ts";
 import * as abi from "../../../ffi/kvm/abi.ts";
-import type { KvmSystem, KvmVcpu } from "../../../ffi/kvm/kvm.ts";
 import { VmmError } from "../../errors.ts";
 import { elapsedRealNs } from "../../machine/clock-origin.ts";
 import type { StateReader, StateSection } from "../../state/reader.ts";
 import type { StateWriter } from "../../state/writer.ts";
+import type { StateSystem, StateVcpu, TscOrigin } from "./types.ts";
 
 export const TSC_SECTION = "tsc";
-export const TSC_SECTION_VERSION = 1;
+/** Of the TSC of a CPU. */
+const TSC_HOST_VERSION = 1;
+/** Of the engine's: offsets are to another clock, which readers of version 1 do not know. */
+const TSC_ENGINE_VERSION = 2;
+export const TSC_SECTION_VERSION = TSC_ENGINE_VERSION;
 
 export const MSR_IA32_TSC = 0x10;
 
@@ -47,7 +51,7 @@ function viewOf(bytes: Uint8Array): DataView {
 }
 
 /** Writes the guest's TSC itself: KVM makes it the same for vCPUs that are written one after the other. */
-export function writeTsc(vcpu: KvmVcpu, value: bigint): void {
+export function writeTsc(vcpu: StateVcpu, value: bigint): void {
   const list = tscList(BigInt.asUintN(64, value));
   if (vcpu.setMsrs(new Uint8Array(list.buffer)) !== 1) throw new VmmError("msr", "IA32_TSC could not be written");
 }
@@ -63,8 +67,10 @@ export interface TscPlace {
  * that the guest's TSC runs at the host's frequency: it may not when that `isScaled`. The frequency is given because
  * asking a vCPU would wait for it to leave the guest.
  */
-export function planTsc(writer: StateWriter, khz: number, isScaled: boolean): () => TscPlace {
-  const section = writer.plan({ id: TSC_SECTION, version: TSC_SECTION_VERSION, required: isScaled }, [
+export function planTsc(writer: StateWriter, khz: number, isScaled: boolean, origin: TscOrigin): () => TscPlace {
+  const isEngine = origin === "engine";
+  const version = isEngine ? TSC_ENGINE_VERSION : TSC_HOST_VERSION;
+  const section = writer.plan({ id: TSC_SECTION, version, required: isScaled || isEngine }, [
     { name: "msr", type: "struct kvm_msrs", sizeBytes: MSR_LIST_SIZE_BYTES },
     { name: "host", type: "u64 realtime_ns", sizeBytes: 8 },
     { name: "frequency", type: "u32 kHz", sizeBytes: 4 },
@@ -81,6 +87,12 @@ function savedKhz(section: StateSection): number {
   return viewOf(section.part("frequency", 4)).getUint32(0, true);
 }
 
+/** Whether the offsets of an image of this boot are to the same TSC. */
+export function isOfOrigin(reader: StateReader, origin: TscOrigin): boolean {
+  const isEngine = reader.find(TSC_SECTION)?.version === TSC_ENGINE_VERSION;
+  return isEngine === (origin === "engine");
+}
+
 /** Whether a guest can tell the frequencies apart. One that is not known, 0, is not another one. */
 export function isOtherFrequency(khz: number, hostKhz: number): boolean {
   return khz !== 0 && hostKhz !== 0 && Math.abs(khz - hostKhz) * 1e6 > hostKhz * TOLERANCE_PPM;
@@ -92,13 +104,13 @@ export function isOtherFrequency(khz: number, hostKhz: number): boolean {
  */
 export function tscKhzToSet(
   reader: StateReader,
-  system: KvmSystem,
-  vcpu: KvmVcpu,
-  isSameBoot: boolean,
+  system: StateSystem,
+  vcpu: StateVcpu,
+  isSameTsc: boolean,
 ): number | undefined {
   const section = reader.find(TSC_SECTION);
-  // Within a boot the host's frequency stays, and the section is required if the guest's was another.
-  if (section === undefined || (isSameBoot && !section.entry.required)) return undefined;
+  // Within a boot, and an accelerator, the host's frequency stays, and the section is required if the guest's was another.
+  if (section === undefined || (isSameTsc && !section.entry.required)) return undefined;
   const khz = savedKhz(section);
   const hostKhz = vcpu.tscKhz();
   if (!isOtherFrequency(khz, hostKhz)) return undefined;
@@ -115,7 +127,7 @@ export function ticksOfNs(ns: bigint, khz: number): bigint {
 }
 
 /** Reads where vCPU 0, which has its frequency, is now. `savedOffset` is its own. @throws VmmError, SysError */
-export function planTscMove(reader: StateReader, vcpu: KvmVcpu, savedOffset: bigint): TscMove {
+export function planTscMove(reader: StateReader, vcpu: StateVcpu, savedOffset: bigint): TscMove {
   const section = reader.section(TSC_SECTION);
   const khz = savedKhz(section);
   if (khz === 0) {

@@ -9,12 +9,9 @@ import {
   VCPU_STATE_RUNNING,
   VCPU_STRIDE_BYTES,
   WASM_PAGE_SIZE_BYTES,
-} from "../../../assembly/layout.ts";
-import { KVM_RUN_IMMEDIATE_EXIT_U8 } from "../../../ffi/kvm/abi.ts";
-import { getTid } from "../../../ffi/process.ts";
-import { blockKickSignal, consumeKickSignal, kickThread } from "../../../ffi/signal.ts";
-import { VmmError } from "../../errors.ts";
-import { VcpuControl, waitForStandstill } from "../vcpu-control.ts";
+} from "../../assembly/layout.ts";
+import { VmmError } from "../errors.ts";
+import { VcpuControl, waitForStandstill } from "./vcpu-control.ts";
 
 /** A vCPU leaves the guest within microseconds; one that does not in this time never will. */
 export const PARK_TIMEOUT_MS = 5000;
@@ -22,15 +19,12 @@ export const PARK_TIMEOUT_MS = 5000;
 export interface ParkableVcpu {
   index: number;
   control: VcpuControl;
-  /** struct kvm_run */
-  run: Uint8Array;
+  /** Has the vCPU, which runs, leave the guest and look at its request. */
+  leaveGuest(): void;
 }
 
-/** Has a vCPU that runs leave the guest. */
-export function kick({ control, run }: ParkableVcpu): void {
-  if (control.state !== VCPU_STATE_RUNNING) return;
-  run[KVM_RUN_IMMEDIATE_EXIT_U8] = 1;
-  kickThread(control.tid);
+export function kick(vcpu: ParkableVcpu): void {
+  if (vcpu.control.state === VCPU_STATE_RUNNING) vcpu.leaveGuest();
 }
 
 export function requestParking(vcpus: readonly ParkableVcpu[]): void {
@@ -55,19 +49,18 @@ export function park(
   throw new VmmError("vcpu-stuck", `vCPU ${index} did not stop within ${timeoutMs} ms; the guest runs on`);
 }
 
-/** Parks a vCPU that is nothing but a control block; its thread is the calling one. */
-export function makeParkingRehearsal(): () => void {
+/** Parks a vCPU that is nothing but its words in a memory of its own. `makeKick` gives what has it leave the guest. */
+export function makeParkingRehearsal(
+  makeKick: (memory: WebAssembly.Memory, control: VcpuControl) => () => void,
+): () => void {
   const pages = Math.ceil((VCPU_BASE + MAX_VCPUS * VCPU_STRIDE_BYTES) / WASM_PAGE_SIZE_BYTES);
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const control = new VcpuControl(memory, 0);
-  control.tid = getTid();
-  const vcpu: ParkableVcpu = { index: 0, control, run: new Uint8Array(KVM_RUN_IMMEDIATE_EXIT_U8 + 1) };
+  const vcpu: ParkableVcpu = { index: 0, control, leaveGuest: makeKick(memory, control) };
   return () => {
-    blockKickSignal();
     control.state = VCPU_STATE_RUNNING;
     park(memory, [vcpu], () => {
       control.state = VCPU_STATE_PARKED;
     });
-    consumeKickSignal();
   };
 }
