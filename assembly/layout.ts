@@ -3,8 +3,11 @@
 //
 // Imported by AssemblyScript and by TypeScript alike, so: plain integer constants only, each built on the one before.
 //
-//   0x0000_0000  never used: a null pointer in a device must not hit anything
+//   0x0000_0000  one page, never used: a null pointer in a device must not hit anything
+//   0x0000_1000  CPU_STATE  the engine's: one page for each vCPU, all that it has but RAM (assembly/cpu/layout.ts)
 //   0x0001_0000  CONTROL    one page: doorbells and VM-wide flags
+//   0x0001_1000  IRQCHIP    the engine's: one page, I/O APIC, PICs and PIT (assembly/irqchip/layout.ts)
+//   0x0001_2000  CODE_WRITES the engine's: one page, code that vCPUs have written
 //   0x0001_8000  FENCE      one page: who may run the guest; shared with another process during a transfer
 //   0x0002_0000  DEVICE     one 4 KiB state page for each device slot
 //   0x0004_0000  RING       byte rings between devices and character back ends
@@ -14,6 +17,8 @@
 //   0x0100_0000  DIRTY_RING 1 MiB stride for each vCPU; the kernel's dirty ring is mapped here
 //   0x0200_0000  SCRATCH    dirty bitmaps and scanner results
 //   0x0300_0000  MODULE_BYTES 1 MiB for each device slot: the module that was swapped in
+//   0x0500_0000  PAGE_FLAGS  the engine's: a byte for each page of guest RAM
+//   0x0600_0000  CPU_CACHES  the engine's: 20 MiB for each vCPU, TLBs and translated code
 //   0x1000_0000  RAM        guest RAM below the 3 GiB hole. Guest physical 0 is at the first address from here on that
 //                           is a host address on a huge page's boundary: CONTROL_RAM_BASE says which
 //   0xd020_0000  (end)
@@ -23,6 +28,10 @@ export const WASM_PAGE_SIZE_BYTES = 65536;
 
 export const MAX_VCPUS = 8;
 export const MAX_DEVICES = 32;
+
+/** In the first 64 KiB, so that the address of any register has 16 bits. */
+export const CPU_STATE_BASE = 0x1000;
+export const CPU_STATE_STRIDE_BYTES = PAGE_SIZE_BYTES;
 
 export const CONTROL_BASE = 0x1_0000;
 export const CONTROL_SIZE_BYTES = 0x1000;
@@ -47,6 +56,11 @@ export const CONTROL_STANDSTILLS = CONTROL_BASE + 0x14;
  */
 export const CONTROL_MONOTONIC_OFFSET = CONTROL_BASE + 0x18;
 
+/** i64, ns: what the engine's kvmclock shows more than CLOCK_MONOTONIC. */
+export const CONTROL_KVMCLOCK_OFFSET = CONTROL_BASE + 0x20;
+/** u32: how often PAGE_FLAGS were taken, twice: odd while they are being taken. See protectPages in cpu/mmu.ts. */
+export const CONTROL_PROTECTIONS = CONTROL_BASE + 0x28;
+
 export const EVENT_SHUTDOWN = 1;
 export const EVENT_RESET = 2;
 export const EVENT_SUSPEND = 4;
@@ -55,6 +69,12 @@ export const EVENT_TIMER = 16;
 export const EVENT_CHARDEV = 32;
 export const EVENT_VCPU_ERROR = 64;
 export const EVENT_MODULE_REFUSED = 128;
+
+/** A page with a lock (lock.ts). */
+export const IRQCHIP_BASE = 0x1_1000;
+
+/** A page with a lock, that of cpu/locked.ts: see cpu/coherence.ts. */
+export const CODE_WRITES_BASE = 0x1_2000;
 
 export const FENCE_BASE = 0x1_8000;
 /** i32 `FENCE_*`. */
@@ -148,6 +168,11 @@ export const SCRATCH_BITMAPS = DIRTY_LOG + DIRTY_BITMAP_SIZE_BYTES;
 
 export const MODULE_BYTES_BASE = 0x300_0000;
 export const MODULE_MAX_SIZE_BYTES = 0x10_0000;
+
+export const PAGE_FLAGS_BASE = 0x500_0000;
+
+export const CPU_CACHES_BASE = 0x600_0000;
+export const CPU_CACHES_STRIDE_BYTES = 0x140_0000;
 
 export const RAM_MIN_BASE = 0x1000_0000;
 /** KVM and the kernel use huge pages only where guest and host addresses have the same place in one. */

@@ -21,7 +21,7 @@ function declaredWords(prefix: string): { name: string; start: number; sizeBytes
 }
 
 for (const [prefix, base, sizeBytes, count] of [
-  ["CONTROL_", layout.CONTROL_BASE, layout.CONTROL_SIZE_BYTES, 7],
+  ["CONTROL_", layout.CONTROL_BASE, layout.CONTROL_SIZE_BYTES, 9],
   ["VCPU_", 0, layout.VCPU_STRIDE_BYTES, 9],
 ] as const) {
   test(`no two words of ${prefix}* are in the same place`, () => {

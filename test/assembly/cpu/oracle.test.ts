@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine against what a real CPU did with the instructions of the corpus, and against itself: README.md, "The oracle".
+import { readFileSync } from "node:fs";
+import { assert, describe } from "../../harness.ts";
+import { loadEngine } from "./engine.ts";
+import { type Case, readCorpus } from "./oracle/cases.ts";
+import { type Difference, Replayer } from "./oracle/replay.ts";
+import { Report } from "./oracle/report.ts";
+import { Sequencer } from "./oracle/sequence.ts";
+import { Rig } from "./rig.ts";
+
+const test = describe("cpu oracle");
+
+const SHOWN = 20;
+
+function check(file: string, minCases: number, compare: (found: Case) => Difference[]): void {
+  const report = new Report();
+  const corpus = new Uint8Array(readFileSync(new URL(file, import.meta.url)));
+  for (const found of readCorpus(corpus)) report.add(found, compare(found));
+  assert.ok(report.total >= minCases, `only ${report.total} cases`);
+  assert.is(report.failed, 0, report.failed === 0 ? "" : report.text(SHOWN));
+}
+
+test("every instruction does what the real CPU did", () => {
+  const replayer = new Replayer(new Rig(loadEngine()));
+  check("oracle/corpus.bin", 50_000, (found) => replayer.replay(found));
+});
+
+test("sequences of instructions do in blocks what they do one by one", () => {
+  const sequencer = new Sequencer(new Rig(loadEngine()));
+  check("oracle/sequences.bin", 5_000, (found) => sequencer.compareRuns(found));
+});
+
+test.run();
