@@ -6,7 +6,7 @@ import { VmmError } from "../errors.ts";
 import { check } from "../qmp/schema/check.ts";
 import { any, arrayOf, bool, enumOf, optional, str, struct, uint } from "../qmp/schema/types.ts";
 import { machineDifferences, OWN_VALUES, refuseDifferences } from "./same-machine.ts";
-import type { ChardevSpec, MachineSpec, MonitorSpec, WantedSpec } from "./types.ts";
+import type { AcceleratorName, ChardevSpec, MachineSpec, MonitorSpec, WantedSpec } from "./types.ts";
 
 const MAX_CPUS = 8;
 const MAX_SERIAL_PORTS = 4;
@@ -42,6 +42,7 @@ const CarriedSpec = struct({
   initrd: optional(str),
   append: optional(str),
   bios: optional(str),
+  unpackKernel: optional(bool),
   chardevs: arrayOf(any),
   serials: arrayOf(any),
   debugExit: optional(struct({ ioBase: uint, ioSizeBytes: optional(uint) })),
@@ -116,6 +117,7 @@ export function incomingSpec(
   return {
     ...carriedMachine,
     ...pick(wanted, OWN_VALUES),
+    accelerators: stayingFirst(carried.accelerators, wanted.accelerators ?? carried.accelerators),
     ...pick(own, ["tlsCredentials", "sandbox"]),
     machine: { ...carried.machine, ...pick(ram.machine, ["memoryBackend", "auxRamShare"]) },
     memoryBackends: ram.memoryBackends,
@@ -125,6 +127,12 @@ export function incomingSpec(
     startPaused: own.startPaused,
     incoming: [],
   };
+}
+
+/** Who leaves the choice has the guest stay where it is, if that can be had: nothing is measured while it is on its way. */
+function stayingFirst(carried: readonly AcceleratorName[], wanted: AcceleratorName[]): AcceleratorName[] {
+  const own = wanted.find((name) => name === carried[0]);
+  return own === undefined ? wanted : [own, ...wanted.filter((name) => name !== own)];
 }
 
 function pick<T extends object, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {

@@ -6,6 +6,7 @@ const COLUMN = 26;
 
 const VERBS = [
   "  baton demo                a guest whose VMM is replaced again and again, and what it noticed of it",
+  "  baton image               a Linux guest to boot: kernel and initramfs, by apt or from this machine",
   "  baton migrate SOCKET URI  move the guest of the VM with this QMP socket to another VMM or into a file",
   "  baton status SOCKET       what that VM is, and in which modes it can be updated and moved",
   "  baton update SOCKET       replace the program under that VM",

@@ -5,11 +5,11 @@ import type { Draft } from "./draft.ts";
 import { readTlsCredentials, refuseOtherTls } from "./interpret-tls.ts";
 import { describeValue, formatSize, type Properties, parseSwitch, shorten } from "./qemu-options.ts";
 import { didYouMean } from "./suggest.ts";
-import type { AcceleratorName, MachineType, MemoryBackendSpec } from "./types.ts";
+import type { AcceleratorName, CpuModel, MachineType, MemoryBackendSpec } from "./types.ts";
 import { UsageError } from "./usage.ts";
 
 const MACHINE_TYPES: readonly MachineType[] = ["microvm", "q35", "pc"];
-const CPU_MODELS = ["host", "max"];
+const CPU_MODELS: readonly string[] = ["host", "max", "baton64"] satisfies CpuModel[];
 const BACKEND_TYPES: readonly MemoryBackendSpec["qomType"][] = [
   "memory-backend-memfd",
   "memory-backend-file",
@@ -31,6 +31,8 @@ export function interpretMachine(draft: Draft, properties: Properties): void {
   if (memoryBackend !== undefined) machine.memoryBackend = memoryBackend;
   const auxRamShare = properties.switch("aux-ram-share");
   if (auxRamShare !== undefined) machine.auxRamShare = auxRamShare;
+  const unpackKernel = properties.switch("x-unpack-kernel");
+  if (unpackKernel !== undefined) draft.wanted.unpackKernel = unpackKernel;
   const accelerators = properties.nonEmpty("accel");
   properties.refuseOthers();
   if (accelerators !== undefined) {
@@ -43,14 +45,12 @@ export function interpretAccel(draft: Draft, properties: Properties): void {
   const name = properties.text("accel");
   const ringEntries = properties.integer("dirty-ring-size", 0, DIRTY_RING_MAX_ENTRIES);
   properties.refuseOthers();
-  if (name === undefined) properties.fail("Parameter 'accel' is missing; accepted: kvm");
-  if (name.includes(":")) {
-    const separate = name.split(":").map((each) => `-accel ${each}`);
-    properties.fail(`One name at a time: ${shorten(separate.join(" "))}`);
-  }
-  const chosen = accelerator(properties, name);
-  draft.wanted.accelerators = [...(draft.wanted.accelerators ?? []), chosen];
+  if (name === undefined) properties.fail("Parameter 'accel' is missing; accepted: kvm, wasm");
+  // As -machine accel= has it: the first that will do.
+  const chosen = name.split(":").map((each) => accelerator(properties, each));
+  draft.wanted.accelerators = [...(draft.wanted.accelerators ?? []), ...chosen];
   if (ringEntries === undefined) return;
+  if (!chosen.includes("kvm")) properties.fail("Parameter 'dirty-ring-size' is KVM's: -accel kvm,dirty-ring-size=N");
   if (ringEntries !== 0 && (ringEntries < DIRTY_RING_MIN_ENTRIES || !Number.isInteger(Math.log2(ringEntries)))) {
     const range = `${DIRTY_RING_MIN_ENTRIES} to ${DIRTY_RING_MAX_ENTRIES}`;
     properties.fail(`Parameter 'dirty-ring-size' must be a power of two from ${range}, or 0, got ${ringEntries}`);
@@ -59,11 +59,9 @@ export function interpretAccel(draft: Draft, properties: Properties): void {
 }
 
 function accelerator(properties: Properties, name: string): AcceleratorName {
-  if (name === "kvm") return name;
-  if (name === "wasm" || name === "tcg") {
-    properties.fail(`Accelerator '${name}' is not available: Baton's own CPU engine does not exist yet; accepted: kvm`);
-  }
-  properties.fail(`Invalid accelerator '${shorten(name)}'${didYouMean(name, ["kvm"])}; accepted: kvm`);
+  if (name === "kvm" || name === "wasm") return name;
+  if (name === "tcg") properties.fail("Accelerator 'tcg' is QEMU's own; Baton's CPU engine is called wasm");
+  properties.fail(`Invalid accelerator '${shorten(name)}'${didYouMean(name, ["kvm", "wasm"])}; accepted: kvm, wasm`);
 }
 
 /** `-cpu` has a grammar of its own: `+feature` and `-feature` beside `feature=on`. */
@@ -94,7 +92,7 @@ export function interpretCpu(draft: Draft, value: string | Readonly<Record<strin
       fail(`CPU feature '${shorten(name)}' expects 'on' or 'off', got ${describeValue(written)}`);
     else features.set(name, enabled);
   }
-  draft.wanted.cpu = { model: model as string, features: Object.fromEntries(features) };
+  draft.wanted.cpu = { model: model as CpuModel, features: Object.fromEntries(features) };
 }
 
 const TOPOLOGY_LEVELS = ["cpus", "sockets", "cores", "threads", "maxcpus"] as const;

@@ -43,17 +43,19 @@ export const OPTIONS: readonly OptionDefinition[] = [
       "microvm (default), q35 or pc, all the same board",
       "memory-backend=ID      the -object that is the guest's RAM",
       "aux-ram-share=on|off   RAM without an -object is a shared memfd (default off)",
+      "x-unpack-kernel=on|off the VMM unpacks a compressed kernel (default off, with wasm on)",
       "accel=A[:B…]           as -accel",
     ],
   },
   {
     flag: "accel",
     group: "machine",
-    argument: "NAME[,dirty-ring-size=N]",
+    argument: "A[:B…][,dirty-ring-size=N]",
     repeat: "list",
     impliedKey: "accel",
     help: [
-      "kvm (default); several in order of preference",
+      "kvm, or wasm, Baton's own CPU engine; several in order of preference (default kvm:wasm):",
+      "before wasm, kvm is passed over where it cannot be used or only interprets guests",
       "dirty-ring-size=N      entries of KVM's dirty rings, 1024 to 65536 (default 0: dirty log)",
     ],
   },
@@ -281,7 +283,7 @@ export const OPTIONS: readonly OptionDefinition[] = [
 
 /** Options of QEMU that Baton lacks, and what to do instead. */
 export const FOREIGN_OPTIONS: Readonly<Record<string, string>> = {
-  "enable-kvm": "kvm is the default; -accel kvm asks for it by name",
+  "enable-kvm": "use -accel kvm; without it kvm is taken where it is good",
   nographic: "use -serial stdio; there never is a display",
   daemonize: "run it under a service manager, with -pidfile if need be",
   "qmp-pretty": "use -chardev and -mon ID,mode=control,pretty=on",

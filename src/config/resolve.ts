@@ -4,10 +4,12 @@ import { checkBoot, checkSpec } from "./check-spec.ts";
 import { configOptions } from "./config-options.ts";
 import { interpretOptions } from "./interpret.ts";
 import type { RawOption } from "./options.ts";
-import type { MachineSpec, MemoryBackendSpec, WantedSpec } from "./types.ts";
+import type { AcceleratorName, MachineSpec, MemoryBackendSpec, WantedSpec } from "./types.ts";
 import { UsageError } from "./usage.ts";
 import type { VmConfig } from "./vm-config.ts";
 
+/** KVM where it is good for something, else the CPU engine: `src/accel/choose.ts`. */
+const DEFAULT_ACCELERATORS: readonly AcceleratorName[] = ["kvm", "wasm"];
 const DEFAULT_RAM_SIZE_BYTES = 128 * 1024 * 1024;
 
 /**
@@ -32,7 +34,7 @@ export function resolve(wanted: WantedSpec): MachineSpec {
   const spec: MachineSpec = {
     ...said,
     machine: { type: "microvm", auxRamShare: false, ...wanted.machine },
-    accelerators: wanted.accelerators ?? ["kvm"],
+    accelerators: wanted.accelerators ?? [...DEFAULT_ACCELERATORS],
     memoryBackends: wanted.memoryBackends ?? [],
     memorySizeBytes: wanted.memorySizeBytes ?? DEFAULT_RAM_SIZE_BYTES,
     cpuCount: wanted.cpuCount ?? 1,

@@ -9,7 +9,7 @@
 //   devices, number of serial ports        the monitors, as a whole
 //   machine type and UUID                  accelerator, dirty-ring-size, name, pidfile, -no-reboot,
 //                                          TLS credentials and sandbox, as a whole
-//                                          kernel, initrd, append, bios: from the guest's next reboot on
+//                                          kernel, initrd, append, bios, x-unpack-kernel: from the guest's next reboot on
 //
 // -S and -incoming speak of the start of the new VMM: they never are inherited. -nodefaults says nothing here, because
 // an update adds no defaults.
@@ -54,6 +54,7 @@ export const OWN_VALUES = [
   "initrd",
   "append",
   "bios",
+  "unpackKernel",
   "accelerators",
   "dirtyRingEntries",
   "noReboot",
@@ -65,6 +66,7 @@ const REPLACEABLE = [...OWN_VALUES, "tlsCredentials", "sandbox"] as const;
 const OPTION_NAMES: Partial<Record<(typeof REPLACEABLE)[number], string>> = {
   dirtyRingEntries: "dirty-ring-size",
   noReboot: "no-reboot",
+  unpackKernel: "x-unpack-kernel",
   tlsCredentials: "TLS credentials",
 };
 
@@ -77,6 +79,8 @@ function merge(running: MachineSpec, wanted: WantedSpec): MachineSpec {
     incoming: wanted.incoming ?? [],
   };
   for (const key of REPLACEABLE) replace(merged, wanted, key);
+  // A command line that leaves the choice does not ask for another one.
+  if (merged.accelerators.includes(running.accelerators[0]!)) merged.accelerators = running.accelerators;
   merged.chardevs = mergeChardevs(running, wanted, merged);
   return merged;
 }

@@ -6,6 +6,9 @@ export type MachineType = "microvm" | "q35" | "pc";
 
 export type AcceleratorName = "kvm" | "wasm";
 
+/** What the accelerator has, by both of QEMU's names; what every accelerator has: `src/accel/wasm/cpuid.ts`. */
+export type CpuModel = "host" | "max" | "baton64";
+
 /** RAM back ends, with QEMU's names and defaults (`share` is on for memfd, off for the others). */
 export interface MemoryBackendSpec {
   qomType: "memory-backend-memfd" | "memory-backend-file" | "memory-backend-ram";
@@ -83,11 +86,13 @@ export interface MachineSpec {
   cpuCount: number;
   /** How the CPUs show themselves to the guest; the product is `cpuCount`. Absent: one socket of that many cores. */
   cpuTopology?: { sockets: number; cores: number; threads: number };
-  cpu: { model: string; features: Record<string, boolean> };
+  cpu: { model: CpuModel; features: Record<string, boolean> };
   kernel?: string;
   initrd?: string;
   append?: string;
   bios?: string;
+  /** `-machine x-unpack-kernel=on|off`: who unpacks a Linux kernel, the VMM or the kernel itself. Absent: whoever is faster. */
+  unpackKernel?: boolean;
   chardevs: ChardevSpec[];
   /** Up to four serial ports: a chardev id, or null for an absent port. */
   serials: (string | null)[];

@@ -36,10 +36,11 @@ export interface VmConfig {
    * @example "microvm,memory-backend=ram0,aux-ram-share=on"
    */
   machine?: OneOrMore<string | MachineConfig>;
-  /** Accelerators in order of preference; `"kvm"` by default. */
+  /** Accelerators in order of preference; by default `"kvm"` where it runs guests on the CPU, else `"wasm"`. */
   accel?: OneOrMore<string | { accel: string; "dirty-ring-size"?: number | string }>;
   /**
-   * CPU model `host` (default) or `max`, and features to add or take away.
+   * CPU model, and features to add or take away: `host` (default, the same as `max`), all that the accelerator has, or
+   * `baton64`, what every accelerator has, so that the guest can go from one to the other.
    *
    * @example "host,-avx512f" or { "model": "host", "avx512f": false }
    */
@@ -131,6 +132,8 @@ export interface MachineConfig {
   "memory-backend"?: string;
   /** RAM that no `object` describes becomes a shared memfd, which an update can pass on. Default: off. */
   "aux-ram-share"?: Switch;
+  /** The VMM unpacks a compressed Linux kernel, which then runs without KASLR. Default: as is quicker, on KVM off. */
+  "x-unpack-kernel"?: Switch;
   /** Accelerators, separated by colons. Excludes the option `accel`. */
   accel?: string;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The subcommands of `info`. Layouts are QEMU's, since scripts read them.
+import { kvmInfo } from "../qmp/commands/machine.ts";
 import { listCapabilities } from "../qmp/commands/migration.ts";
 import { formatMigrationUri } from "../qmp/migration-address.ts";
 import type { MigrationInfo, MigrationStats } from "../qmp/schema/migration.ts";
@@ -12,6 +13,10 @@ import { formatSize } from "./size.ts";
 const FREE_TEXT = ["tls-creds", "tls-hostname", "cpr-exec-image", "cpr-exec-sha256"];
 
 export const INFO_COMMANDS: readonly HmpCommand[] = [
+  info("accelerators", "show the accelerators, and [which one] runs the guest", ({ target, print }) => {
+    const { enabled, present } = target.accelerators();
+    print(`${present.map((name) => (name === enabled ? `[${name}]` : name)).join(" ")}\n`);
+  }),
   info("chardev", "show the character devices", ({ target, print }) => {
     for (const { label, filename } of target.chardevs()) print(`${label}: filename=${filename}\n`);
   }),
@@ -28,7 +33,7 @@ export const INFO_COMMANDS: readonly HmpCommand[] = [
     }
   }),
   info("kvm", "show KVM information", ({ target, print }) => {
-    const { present, enabled } = target.kvm();
+    const { present, enabled } = kvmInfo(target.accelerators());
     print(`kvm support: ${present ? (enabled ? "enabled" : "disabled") : "not compiled"}\n`);
   }),
   {

@@ -4,6 +4,7 @@
 import { ChannelArguments } from "./migration-address.ts";
 import { CommandInfo, QmpCapability, SchemaInfo, VersionInfo } from "./schema/control.ts";
 import {
+  AcceleratorInfo,
   ChardevInfo,
   CpuInfoFast,
   DeviceModuleInfo,
@@ -54,6 +55,7 @@ export const COMMANDS = {
   "query-name": { returns: NameInfo },
   "query-uuid": { returns: UuidInfo },
   "query-kvm": { returns: KvmInfo },
+  "query-accelerators": { returns: AcceleratorInfo },
   "query-target": { returns: TargetInfo },
   "query-cpus-fast": { returns: arrayOf(CpuInfoFast) },
   "query-chardev": { returns: arrayOf(ChardevInfo) },

@@ -4,12 +4,12 @@ import type { MigrationAddress } from "../config/types.ts";
 import type { QmpEventListener } from "./events.ts";
 import type { MigrationChannels } from "./migration-address.ts";
 import type {
+  AcceleratorInfo,
   ChardevInfo,
   CpuInfoFast,
   DeviceModuleInfo,
   DeviceModuleSwap,
   DeviceModuleSwapped,
-  KvmInfo,
   Memdev,
   MemoryInfo,
   RunState,
@@ -57,7 +57,7 @@ export interface QmpTarget {
   chardevs(): ChardevInfo[];
   memdevs(): Memdev[];
   memory(): MemoryInfo;
-  kvm(): KvmInfo;
+  accelerators(): AcceleratorInfo;
   sandbox(): MaybePromise<SandboxInfo>;
 
   deviceModules(): MaybePromise<DeviceModuleInfo[]>;

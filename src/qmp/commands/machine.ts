@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Commands about the machine.
 import { QmpError } from "../errors.ts";
+import type { AcceleratorInfo, KvmInfo } from "../schema/machine.ts";
 import type { QmpTarget } from "../target.ts";
 import type { Handlers } from "./handler.ts";
 
@@ -20,11 +21,17 @@ export async function wakeup(target: QmpTarget): Promise<void> {
   await target.wakeup();
 }
 
+/** `present` is not this machine's, as in QEMU: there is code for it. */
+export function kvmInfo({ enabled, present }: AcceleratorInfo): KvmInfo {
+  return { enabled: enabled === "kvm", present: present.includes("kvm") };
+}
+
 export const machineCommands: Handlers<
   | "query-status"
   | "query-name"
   | "query-uuid"
   | "query-kvm"
+  | "query-accelerators"
   | "query-target"
   | "query-cpus-fast"
   | "query-chardev"
@@ -46,7 +53,8 @@ export const machineCommands: Handlers<
   },
   "query-name": ({ target }) => (target.name === undefined ? {} : { name: target.name }),
   "query-uuid": ({ target }) => ({ UUID: target.uuid ?? NO_UUID }),
-  "query-kvm": ({ target }) => target.kvm(),
+  "query-kvm": ({ target }) => kvmInfo(target.accelerators()),
+  "query-accelerators": ({ target }) => target.accelerators(),
   "query-target": () => ({ arch: "x86_64" }),
   "query-cpus-fast": ({ target }) => target.cpus(),
   "query-chardev": ({ target }) => target.chardevs(),

@@ -44,6 +44,10 @@ export const NameInfo = struct({ name: optional(str) });
 export const UuidInfo = struct({ UUID: str });
 export const KvmInfo = struct({ enabled: bool, present: bool });
 export type KvmInfo = Static<typeof KvmInfo>;
+/** QEMU's, with other names. `present`: those that this Baton has, whether or not they are good for anything here. */
+export const Accelerator = enumOf("kvm", "wasm");
+export const AcceleratorInfo = struct({ enabled: Accelerator, present: arrayOf(Accelerator) });
+export type AcceleratorInfo = Static<typeof AcceleratorInfo>;
 export const TargetInfo = struct({ arch: enumOf("x86_64") });
 
 export const CpuInfoFast = struct({

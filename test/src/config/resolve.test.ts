@@ -28,7 +28,7 @@ test("a VM of which only the kernel is given", () => {
   assert.equal(resolveConfig({ kernel: "vmlinux" }), {
     kernel: "vmlinux",
     machine: { type: "microvm", auxRamShare: false, memoryBackend: "microvm.ram" },
-    accelerators: ["kvm"],
+    accelerators: ["kvm", "wasm"],
     memoryBackends: [{ qomType: "memory-backend-ram", id: "microvm.ram", sizeBytes: 128 * MIB, share: false }],
     memorySizeBytes: 128 * MIB,
     cpuCount: 1,
@@ -66,6 +66,8 @@ test("-machine adds up, the later wins", async () => {
   );
   assert.equal(spec.machine, { type: "pc", auxRamShare: true, memoryBackend: "ram0" });
   assert.is(resolve("-machine", "pc", "-machine", "q35").machine.type, "q35");
+  assert.is(resolve().unpackKernel, undefined);
+  assert.is(resolve("-machine", "x-unpack-kernel=off", "-machine", "x-unpack-kernel=on").unpackKernel, true);
   await refusals([
     [["-machine", "pc98"], "-machine pc98: Parameter 'type' does not accept value 'pc98'; accepted: microvm, q35, pc"],
     [
@@ -74,32 +76,37 @@ test("-machine adds up, the later wins", async () => {
     ],
     [
       ["-machine", "q35,usb=on"],
-      "-machine q35,usb=on: Invalid parameter 'usb'; accepted: type, memory-backend, aux-ram-share, accel",
+      "-machine q35,usb=on: Invalid parameter 'usb'; accepted: type, memory-backend, aux-ram-share, x-unpack-kernel, accel",
     ],
     [
       ["-M", "aux-ram-shared=on"],
-      "-M aux-ram-shared=on: Invalid parameter 'aux-ram-shared' (did you mean 'aux-ram-share'?); accepted: type, memory-backend, aux-ram-share, accel",
+      "-M aux-ram-shared=on: Invalid parameter 'aux-ram-shared' (did you mean 'aux-ram-share'?); accepted: type, memory-backend, aux-ram-share, x-unpack-kernel, accel",
     ],
     [["-M", "aux-ram-share=1"], "-M aux-ram-share=1: Parameter 'aux-ram-share' expects 'on' or 'off', got '1'"],
   ]);
 });
 
-test("-accel knows kvm and says what is missing of the others", async () => {
+test("-accel knows kvm and wasm, in order of preference", async () => {
   assert.equal(resolve("-accel", "kvm").accelerators, ["kvm"]);
   assert.is(resolve("-accel", "kvm").dirtyRingEntries, undefined);
   assert.is(resolve("-accel", "kvm,dirty-ring-size=4096").dirtyRingEntries, 4096);
   assert.is(resolve("-accel", "kvm,dirty-ring-size=0").dirtyRingEntries, 0);
   assert.equal(resolve("-machine", "accel=kvm").accelerators, ["kvm"]);
   assert.equal(resolve("-machine", "accel=kvm:kvm").accelerators, ["kvm", "kvm"]);
-  const missing = (name: string): string =>
-    `Accelerator '${name}' is not available: Baton's own CPU engine does not exist yet; accepted: kvm`;
+  assert.equal(resolve("-accel", "wasm").accelerators, ["wasm"]);
+  assert.equal(resolve("-accel", "kvm", "-accel", "wasm").accelerators, ["kvm", "wasm"]);
+  assert.equal(resolve("-accel", "kvm:wasm").accelerators, ["kvm", "wasm"]);
+  assert.equal(resolve("-machine", "accel=wasm:kvm").accelerators, ["wasm", "kvm"]);
+  const foreign = "Accelerator 'tcg' is QEMU's own; Baton's CPU engine is called wasm";
   await refusals([
-    [["-accel", "wasm"], `-accel wasm: ${missing("wasm")}`],
-    [["-accel", "kvm", "-accel", "tcg"], `-accel tcg: ${missing("tcg")}`],
-    [["-machine", "accel=kvm:tcg"], `-machine accel=kvm:tcg: ${missing("tcg")}`],
-    [["-accel", "kvn"], "-accel kvn: Invalid accelerator 'kvn' (did you mean 'kvm'?); accepted: kvm"],
-    [["-accel", "kvm:tcg"], "-accel kvm:tcg: One name at a time: -accel kvm -accel tcg"],
-    [["-accel", ""], "-accel : Parameter 'accel' is missing; accepted: kvm"],
+    [["-accel", "kvm", "-accel", "tcg"], `-accel tcg: ${foreign}`],
+    [["-machine", "accel=kvm:tcg"], `-machine accel=kvm:tcg: ${foreign}`],
+    [["-accel", "kvn"], "-accel kvn: Invalid accelerator 'kvn' (did you mean 'kvm'?); accepted: kvm, wasm"],
+    [["-accel", ""], "-accel : Parameter 'accel' is missing; accepted: kvm, wasm"],
+    [
+      ["-accel", "wasm,dirty-ring-size=4096"],
+      "-accel wasm,dirty-ring-size=4096: Parameter 'dirty-ring-size' is KVM's: -accel kvm,dirty-ring-size=N",
+    ],
     [
       ["-accel", "kvm,thread=multi"],
       "-accel kvm,thread=multi: Invalid parameter 'thread'; accepted: accel, dirty-ring-size",
@@ -126,11 +133,15 @@ test("-cpu takes features in all of QEMU's spellings", async () => {
     features: { avx2: true, avx512f: false, "sse4-1": true, pmu: false, invtsc: true },
   });
   assert.equal(resolve("-cpu", "host,+a,-a").cpu.features, { a: false });
+  assert.equal(resolve("-cpu", "baton64,-invtsc").cpu, { model: "baton64", features: { invtsc: false } });
   assert.equal(resolve("-cpu", "max", "-cpu", "host").cpu, { model: "host", features: {} });
   await refusals([
-    [["-cpu", "qemu64"], "-cpu qemu64: Unable to find CPU model 'qemu64'; accepted: host, max"],
-    [["-cpu", "hots"], "-cpu hots: Unable to find CPU model 'hots' (did you mean 'host'?); accepted: host, max"],
-    [["-cpu", ""], "-cpu : Unable to find CPU model ''; accepted: host, max"],
+    [["-cpu", "qemu64"], "-cpu qemu64: Unable to find CPU model 'qemu64'; accepted: host, max, baton64"],
+    [
+      ["-cpu", "hots"],
+      "-cpu hots: Unable to find CPU model 'hots' (did you mean 'host'?); accepted: host, max, baton64",
+    ],
+    [["-cpu", ""], "-cpu : Unable to find CPU model ''; accepted: host, max, baton64"],
     [["-cpu", "host,level=7"], "-cpu host,level=7: CPU feature 'level' expects 'on' or 'off', got '7'"],
     [["-cpu", "host,+a=on"], "-cpu host,+a=on: Expected +FEATURE, -FEATURE or FEATURE=on|off, got '+a=on'"],
     [["-cpu", "host,"], "-cpu host,: Expected +FEATURE, -FEATURE or FEATURE=on|off, got ''"],

@@ -112,6 +112,20 @@ test("the dirty rings are the VMM's own and may differ", () => {
   assert.is(mergeSpecs(merged, interpret("-accel", "kvm,dirty-ring-size=0")).dirtyRingEntries, 0);
 });
 
+test("a command line that leaves the choice of the accelerator does not ask for another one", () => {
+  const either = interpret("-accel", "kvm", "-accel", "wasm");
+  for (const name of ["kvm", "wasm"]) {
+    const running = resolve(interpret("-S", "-accel", name));
+    assert.equal(compareSpecs(running, either), []);
+    assert.equal(mergeSpecs(running, either).accelerators, [name]);
+  }
+  const onKvm = resolve(interpret("-S", "-accel", "kvm"));
+  assert.equal(mergeSpecs(onKvm, interpret("-accel", "wasm")).accelerators, ["wasm"]);
+  assert.equal(compareSpecs(onKvm, interpret("-accel", "wasm")), [
+    { what: "accelerators", running: '["kvm"]', wanted: '["wasm"]', kind: "backend" },
+  ]);
+});
+
 test("mergeSpecs() refuses another machine and lists why", async () => {
   const error = await rejection(() => merge("-m", "2G", "-smp", "2"));
   assert.is((error as VmmError).code, "machine-differs");
@@ -172,10 +186,12 @@ test("stdio moves when it is given up, and two users of it are refused", async (
 });
 
 test("name, pidfile, boot files and switches may change", () => {
-  assert.equal(differences("-name", "b", "-pidfile", "b.pid", "-kernel", "k2", "-no-reboot"), [
+  const unpacks = ["-machine", "x-unpack-kernel=on"];
+  assert.equal(differences("-name", "b", "-pidfile", "b.pid", "-kernel", "k2", "-no-reboot", ...unpacks), [
     "backend: name: vm -> b",
     "backend: pidfile: a.pid -> b.pid",
     "backend: kernel: vmlinux -> k2",
+    "backend: x-unpack-kernel: none -> on",
     "backend: no-reboot: off -> on",
   ]);
   const merged = merge("-name", "b", "-append", "x", "-no-reboot");

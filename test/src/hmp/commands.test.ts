@@ -53,6 +53,7 @@ test("info", async () => {
     ["info uuid", "00000000-0000-0000-0000-000000000000\n"],
     ["info version", "0.1.0 (QMP of QEMU 11.1.3)\n"],
     ["info kvm", "kvm support: enabled\n"],
+    ["info accelerators", "[kvm] wasm\n"],
     ["info migrate", ""],
     ["info migrate_capabilities", capabilities([])],
     ["info migrate_parameters", parameters({})],
@@ -268,7 +269,8 @@ test("help", async () => {
   assert.is(all.length, HMP_COMMANDS.length + 1);
   const info = await executeLine({ target: vm, cpuIndex: 0 }, "info");
   assert.is(info.split("\r\n").length, INFO_COMMANDS.length + 1);
-  assert.match(info, /^info chardev {2}-- show the character devices\r\n/);
+  assert.match(info, /^info accelerators {2}-- show the accelerators/);
+  assert.match(info, /\r\ninfo chardev {2}-- show the character devices\r\n/);
   assert.is(await executeLine({ target: vm, cpuIndex: 0 }, "help info"), info);
 });
 

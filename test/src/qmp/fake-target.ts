@@ -7,7 +7,7 @@ import { defaultCapabilities, defaultParameters } from "../../../src/migration/p
 import { QmpError } from "../../../src/qmp/errors.ts";
 import { QmpEventSource } from "../../../src/qmp/events.ts";
 import type { MigrationChannels } from "../../../src/qmp/migration-address.ts";
-import type { DeviceModuleSwap, RunState } from "../../../src/qmp/schema/machine.ts";
+import type { AcceleratorInfo, DeviceModuleSwap, RunState } from "../../../src/qmp/schema/machine.ts";
 import type {
   MigrationCapability,
   MigrationInfo,
@@ -99,8 +99,8 @@ export class FakeTarget implements QmpTarget {
     return { enabled: false, seccomp: "none" as const, "no-new-privs": false };
   }
 
-  kvm() {
-    return { enabled: true, present: true };
+  accelerators(): AcceleratorInfo {
+    return { enabled: "kvm", present: ["kvm", "wasm"] };
   }
 
   deviceModules() {
