@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linux bzImages by the 64-bit boot protocol: startup_64 is entered directly, without the kernel's real-mode part.
+// Linux bzImages by the 64-bit boot protocol: startup_64 is entered directly, without the kernel's real-mode part. There
+// are two of that name: the decompressor's, which unpacks the kernel and moves it to a random address (KASLR), and the
+// kernel's own, for a VMM that has unpacked it.
 // https://docs.kernel.org/arch/x86/boot.html
 //
 //   file     0                            setup's first sector: boot code or the EFI stub's PE header
 //            0x1f1                        setup header
 //            (setup_sects + 1) * 512      the kernel, syssize * 16 bytes, loaded at pref_address or above
-//                              + 0x200    startup_64
+//                              + 0x200    startup_64 of the decompressor
+//                    + payload_offset     the compressed kernel: an ELF, and relocations for who would move it
 //            behind that                  not loaded: the signature of a kernel for Secure Boot
 import { HIGH_RAM_GPA } from "../board.ts";
-import { checkRange, describeSize, hex, imageError, readBytes } from "./image.ts";
+import { checkEntry, placeSegments, readElf } from "./elf.ts";
+import { checkRange, describeSize, hex, imageError, imageOfBytes, readBytes } from "./image.ts";
 import { BOOT_STACK_GPA, ZERO_PAGE_GPA } from "./layout.ts";
 import { checkKernelRange, commandLineWrite, encodeCommandLine, imageWrite, placeInitrd } from "./placement.ts";
 import type { BootInput, BootPlan, GuestWrite, Image } from "./types.ts";
+import { unpackPayload } from "./unpack/payload.ts";
 import { gdtWrite, longModeState, pageTablesWrite } from "./vcpu-state.ts";
 import * as zeroPage from "./zero-page.ts";
 
@@ -32,6 +37,9 @@ interface SetupHeader {
   bytes: Uint8Array;
   kernelOffset: number;
   kernelSizeBytes: number;
+  /** In the file. */
+  payloadOffset: number;
+  payloadSizeBytes: number;
   /** Lowest address the kernel may be loaded at. */
   loadGpa: number;
   /** What the kernel uses of RAM from its load address on, before it looks at the memory map. */
@@ -114,6 +122,8 @@ function readSetupHeader(image: Image): SetupHeader {
     bytes: head.subarray(zeroPage.SETUP_HEADER),
     kernelOffset,
     kernelSizeBytes,
+    payloadOffset: kernelOffset + u32(zeroPage.PAYLOAD_OFFSET),
+    payloadSizeBytes: u32(zeroPage.PAYLOAD_LENGTH),
     loadGpa: loadAddress(image, view),
     initSizeBytes,
     initrdEndMaxGpa: u32(zeroPage.INITRD_ADDR_MAX) + 1,
@@ -147,6 +157,48 @@ function loadAddress(image: Image, view: DataView): number {
   return Math.ceil(Math.max(Number(preferredGpa), HIGH_RAM_GPA) / alignment) * alignment;
 }
 
+/** What to put where, and where the vCPU begins. */
+interface LoadedKernel {
+  writes: GuestWrite[];
+  entryGpa: number;
+}
+
+function loadPacked(kernel: Image, { loadGpa, kernelOffset, kernelSizeBytes }: SetupHeader): LoadedKernel {
+  return {
+    writes: [imageWrite("kernel", loadGpa, kernel, kernelOffset, kernelSizeBytes)],
+    entryGpa: loadGpa + STARTUP_64_OFFSET,
+  };
+}
+
+/** Undefined when only the kernel itself can unpack it. */
+function loadUnpacked(input: BootInput, header: SetupHeader): LoadedKernel | undefined {
+  const { kernel } = input;
+  const { kernelOffset, kernelSizeBytes, payloadOffset, payloadSizeBytes, loadGpa, initSizeBytes } = header;
+  if (payloadOffset + payloadSizeBytes > kernelOffset + kernelSizeBytes) {
+    throw imageError(
+      kernel,
+      "image-invalid",
+      `payload_offset and payload_length (${hex(zeroPage.PAYLOAD_OFFSET)}) say ${hex(payloadOffset)}-${hex(payloadOffset + payloadSizeBytes)}, the kernel ends at ${hex(kernelOffset + kernelSizeBytes)}`,
+    );
+  }
+  const place = { offset: payloadOffset, sizeBytes: payloadSizeBytes, unpackedSizeMaxBytes: initSizeBytes };
+  const bytes = unpackPayload(kernel, place);
+  if (bytes === undefined) return undefined;
+
+  const unpacked = { ...input, kernel: imageOfBytes(`${kernel.name} (unpacked)`, bytes) };
+  const elf = readElf(unpacked.kernel);
+  checkEntry(unpacked, elf, "e_entry, 0x18", elf.entry);
+  for (const { gpa, memorySizeBytes } of elf.segments) {
+    if (gpa >= loadGpa && gpa + memorySizeBytes <= loadGpa + initSizeBytes) continue;
+    throw imageError(
+      unpacked.kernel,
+      "image-misplaced",
+      `The segment with p_paddr ${hex(gpa)} is not in ${hex(loadGpa)}-${hex(loadGpa + initSizeBytes)} (pref_address and init_size)`,
+    );
+  }
+  return { writes: placeSegments(unpacked, elf).writes, entryGpa: elf.entry };
+}
+
 /** @throws VmmError naming the header field that is wrong. */
 export function planBzImage(input: BootInput): BootPlan {
   const { kernel } = input;
@@ -160,17 +212,17 @@ export function planBzImage(input: BootInput): BootPlan {
   );
   const initrd = placeInitrd(input, loadGpa + header.initSizeBytes, header.initrdEndMaxGpa);
   const commandLine = encodeCommandLine(input.commandLine, header.commandLineSizeMaxBytes);
-  const writes: GuestWrite[] = [
-    gdtWrite("long64"),
-    pageTablesWrite(),
-    zeroPage.zeroPageWrite(input, header.bytes, loadGpa, initrd),
-    commandLineWrite(commandLine),
-    imageWrite("kernel", loadGpa, kernel, header.kernelOffset, header.kernelSizeBytes),
-  ];
-  if (initrd !== undefined) writes.push(initrd);
+  const loaded = (input.unpacksKernel ? loadUnpacked(input, header) : undefined) ?? loadPacked(kernel, header);
   return {
     protocol: "linux64",
-    writes,
-    vcpu: longModeState(loadGpa + STARTUP_64_OFFSET, { rsi: BigInt(ZERO_PAGE_GPA), rsp: BigInt(BOOT_STACK_GPA) }),
+    writes: [
+      gdtWrite("long64"),
+      pageTablesWrite(),
+      zeroPage.zeroPageWrite(input, header.bytes, loadGpa, initrd),
+      commandLineWrite(commandLine),
+      ...loaded.writes,
+      ...(initrd === undefined ? [] : [initrd]),
+    ],
+    vcpu: longModeState(loaded.entryGpa, { rsi: BigInt(ZERO_PAGE_GPA), rsp: BigInt(BOOT_STACK_GPA) }),
   };
 }

@@ -29,7 +29,11 @@ export interface MachineImages {
  * const plan = buildMachineImage(spec, { kernel });
  * placeWrites(ram, plan.writes);
  */
-export function buildMachineImage(spec: MachineImageSpec, images: MachineImages): BootPlan {
+export function buildMachineImage(
+  spec: MachineImageSpec,
+  images: MachineImages,
+  { unpacksKernel = false }: { unpacksKernel?: boolean } = {},
+): BootPlan {
   if (spec.memorySizeBytes < MEMORY_SIZE_MIN_BYTES) {
     throw new VmmError(
       "memory-too-small",
@@ -42,6 +46,7 @@ export function buildMachineImage(spec: MachineImageSpec, images: MachineImages)
     commandLine: spec.append ?? "",
     memorySizeBytes: spec.memorySizeBytes,
     rsdpGpa: acpi.rsdpGpa,
+    unpacksKernel,
   });
   const plan = { ...boot, writes: [...boot.writes, bytesWrite("ACPI tables", acpi.gpa, acpi.bytes)] };
   checkWrites(plan.writes, spec.memorySizeBytes);

@@ -111,4 +111,6 @@ export interface BootInput {
   memorySizeBytes: number;
   /** Where the ACPI tables' root is. */
   rsdpGpa: number;
+  /** A compressed Linux kernel is unpacked here, and not by itself in the guest. */
+  unpacksKernel: boolean;
 }

@@ -31,6 +31,9 @@ export const KERNEL_ALIGNMENT = 0x230;
 export const RELOCATABLE_KERNEL = 0x234;
 export const XLOADFLAGS = 0x236;
 export const CMDLINE_SIZE = 0x238;
+/** From where the kernel is loaded from, not from the start of the file. */
+export const PAYLOAD_OFFSET = 0x248;
+export const PAYLOAD_LENGTH = 0x24c;
 export const PREF_ADDRESS = 0x258;
 export const INIT_SIZE = 0x260;
 /** What boot_params has room for; current headers end at 0x26c. */
