@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Puts a VM together: from a machine spec, or around the state of a running guest.
-import { KvmAcceleratedVm, type KvmVmOptions } from "../accel/kvm/vm.ts";
+import { createAccelerated } from "../accel/create.ts";
+import type { KvmVmOptions } from "../accel/kvm/vm.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { createMemory, mapRam, ramBackend } from "../memory/ram.ts";
 import { DeviceSet } from "./device-set.ts";
@@ -18,29 +19,33 @@ export type Inherited = Pick<KvmVmOptions, "cpuids" | "isFromElsewhere" | "worke
  * Builds the VM with its vCPUs parked and its RAM as the back end has it: empty, or the running guest's.
  * @throws VmmError naming the part that cannot be built
  */
-export function buildVm(spec: MachineSpec, inherited?: Inherited): Vm {
-  const vm: Vm = new Vm(
-    spec,
-    buildParts(spec, (index, message) => vm.vcpuFailed(index, message), inherited),
-  );
+export async function buildVm(spec: MachineSpec, inherited?: Inherited): Promise<Vm> {
+  const parts = await buildParts(spec, (index, message) => vm.vcpuFailed(index, message), inherited);
+  const vm: Vm = new Vm(withAccelerator(spec, parts), parts);
   return vm;
 }
 
+/** The machine as it was built: whoever takes its guest over has the same accelerator, unless he wants another. */
+export function withAccelerator(spec: MachineSpec, { accel }: VmParts): MachineSpec {
+  return spec.accelerators.length === 1 ? spec : { ...spec, accelerators: [accel.name] };
+}
+
 /** Builds the parts of a VM; `onVcpuError` hears of vCPU threads that die. @throws VmmError as `buildVm` does */
-export function buildParts(
+export async function buildParts(
   spec: MachineSpec,
   onVcpuError: (index: number, message: string) => void,
   inherited?: Inherited,
-): VmParts {
+): Promise<VmParts> {
   const memory = createMemory(spec.memorySizeBytes);
   const ram = mapRam(memory, ramBackend(spec), inherited?.ramFd ?? (inherited?.ramIsInPlace ? "in-place" : undefined));
   const table = deviceTable(spec);
-  const accel = new KvmAcceleratedVm({
+  const accel = await createAccelerated(spec.accelerators, {
     memory,
     ramBase: ram.base,
     ramSizeBytes: spec.memorySizeBytes,
     cpuCount: spec.cpuCount,
     cpu: {
+      model: spec.cpu.model,
       topology: spec.cpuTopology ?? { sockets: 1, cores: spec.cpuCount, threads: 1 },
       features: spec.cpu.features,
     },

@@ -104,6 +104,12 @@ export function planClockOrigin(writer: StateWriter, memory: WebAssembly.Memory)
   };
 }
 
+/** What the devices' clock showed more than CLOCK_MONOTONIC when the state was saved. */
+export function savedMonotonicOffset(reader: StateReader): bigint {
+  const section = reader.find(CLOCK_ORIGIN_SECTION);
+  return section === undefined ? 0n : viewOf(section.part("monotonic-offset", 8)).getBigInt64(0, true);
+}
+
 /** Sets the devices' clock. Before anything of them is restored. */
 export function restoreClockOrigin(reader: StateReader, memory: WebAssembly.Memory, isSameBoot: boolean): void {
   const section = reader.find(CLOCK_ORIGIN_SECTION);

@@ -11,11 +11,11 @@ import type { InitialVcpuState } from "./boot/types.ts";
 import { wakeState } from "./boot/vcpu-state.ts";
 
 /** Loads kernel, initrd, command line and ACPI tables into RAM; says how vCPU 0 starts. @throws VmmError */
-export function loadGuest(spec: MachineSpec, ram: Uint8Array): InitialVcpuState {
+export function loadGuest(spec: MachineSpec, ram: Uint8Array, options: { unpacksKernel: boolean }): InitialVcpuState {
   using kernel = spec.kernel === undefined ? undefined : openImage(spec.kernel);
   using initrd = spec.initrd === undefined ? undefined : openImage(spec.initrd);
   using bios = spec.bios === undefined ? undefined : openImage(spec.bios);
-  const plan = buildMachineImage(spec, { kernel, initrd, bios });
+  const plan = buildMachineImage(spec, { kernel, initrd, bios }, options);
   placeWrites(ram.subarray(0, lowRamEndGpa(spec.memorySizeBytes)), plan.writes);
   return plan.vcpu;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a machine spec, or from a guest that an update brought here, to a VM with its monitors and consoles.
 import { ignoreFileSizeSignal } from "../../ffi/signal.ts";
+import { withChosenAccelerator } from "../accel/choose.ts";
 import type { MachineSpec, MigrationAddress, WantedSpec } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
 import { excludeFromDumps, selfTestMapping } from "../memory/ram.ts";
@@ -60,7 +61,7 @@ export async function startVm(spec: MachineSpec, options: StartOptions): Promise
   }
   const main = spec.incoming.find(({ channel }) => channel === "main");
   if (main !== undefined) return awaitGuest(spec, options, "address" in main ? main.address : undefined);
-  const vm = buildVm(spec);
+  const vm = await buildVm(withChosenAccelerator(spec));
   if (options.lifelineFd !== undefined) vm.holdLifeline(options.lifelineFd);
   try {
     selfTestMapping(vm.memory, vm.ram, loadDirtyModule(vm.memory).hashPage);

@@ -4,12 +4,12 @@ import { VmmError } from "../errors.ts";
 import type { Migration } from "../migration/migration.ts";
 import type { QmpEventListener } from "../qmp/events.ts";
 import type {
+  AcceleratorInfo,
   ChardevInfo,
   CpuInfoFast,
   DeviceModuleInfo,
   DeviceModuleSwap,
   DeviceModuleSwapped,
-  KvmInfo,
   Memdev,
   MemoryInfo,
   RunState,
@@ -129,9 +129,9 @@ export class VmTarget implements QmpTarget {
     return { "base-memory": this.#vm.spec.memorySizeBytes, "plugged-memory": 0 };
   }
 
-  kvm(): KvmInfo {
-    const name = this.#vm.isBuilt ? this.#vm.accel.name : this.#vm.spec.accelerators[0];
-    return { enabled: name === "kvm", present: true };
+  accelerators(): AcceleratorInfo {
+    const enabled = this.#vm.isBuilt ? this.#vm.accel.name : this.#vm.spec.accelerators[0]!;
+    return { enabled, present: ["kvm", "wasm"] };
   }
 
   sandbox(): Promise<SandboxInfo> {

@@ -249,7 +249,8 @@ export class Vm {
   /** Power-on: loads the guest and resets everything. */
   async powerOn(): Promise<void> {
     const { loadGuest } = await guestStart();
-    const boot = loadGuest(this.spec, this.ramView());
+    const unpacksKernel = this.spec.unpackKernel ?? this.accel.prefersUnpackedKernel;
+    const boot = loadGuest(this.spec, this.ramView(), { unpacksKernel });
     this.#lives++;
     this.devices.reset();
     this.accel.reset(boot);

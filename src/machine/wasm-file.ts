@@ -20,6 +20,7 @@ const SECTION_FUNCTION = 3;
 const SECTION_MEMORY = 5;
 const SECTION_GLOBAL = 6;
 const SECTION_EXPORT = 7;
+const SECTION_CODE = 10;
 const SECTION_DATA = 11;
 
 const KIND_FUNCTION = 0;
@@ -113,6 +114,20 @@ export function readWasm(bytes: Uint8Array): WasmFile {
     }
   }
   return { imports, exports, hasData, hasOwnMemory, hasMutableGlobals };
+}
+
+/** Of the functions' bodies in bytes, in their order; imported ones have none. */
+export function functionSizes(bytes: Uint8Array): number[] {
+  const sizes: number[] = [];
+  for (const { id, cursor } of sections(bytes)) {
+    if (id !== SECTION_CODE) continue;
+    for (let left = cursor.u32(); left > 0; left--) {
+      const sizeBytes = cursor.u32();
+      sizes.push(sizeBytes);
+      cursor.at += sizeBytes;
+    }
+  }
+  return sizes;
 }
 
 function readTypes(cursor: Cursor, types: string[]): void {

@@ -26,7 +26,7 @@ const CONDITIONS = [
 export type Condition = (typeof CONDITIONS)[number];
 
 /** The operations' numbers in opcodes and in ModRM.reg. */
-const ALU = { add: 0, or: 1, and: 4, sub: 5, cmp: 7 } as const;
+const ALU = { add: 0, or: 1, and: 4, sub: 5, xor: 6, cmp: 7 } as const;
 const SHIFT = { shl: 4, shr: 5 } as const;
 
 interface Fixup {
@@ -184,10 +184,14 @@ export class Assembler {
   vmovdquStore(target: Memory, ymm: number): void {
     this.#vex(0x7f, ymm, target);
   }
-  push(register: Register64): void {
+  lea(target: Register64 | Register32, source: Memory): void {
+    this.#modrm(registerBits(target), [0x8d], registerNumber(target), source);
+  }
+  /** 64-bit code pushes and pops 64-bit registers, 32-bit code 32-bit ones. */
+  push(register: Register64 | Register32): void {
     this.#shortRegister(0x50, register);
   }
-  pop(register: Register64): void {
+  pop(register: Register64 | Register32): void {
     this.#shortRegister(0x58, register);
   }
   /** `push imm8`, sign-extended. */
@@ -207,6 +211,9 @@ export class Assembler {
   }
   sub(target: Register | Memory, source: Register | Memory | number): void {
     this.#alu(ALU.sub, target, source);
+  }
+  xor(target: Register | Memory, source: Register | Memory | number): void {
+    this.#alu(ALU.xor, target, source);
   }
   cmp(target: Register | Memory, source: Register | Memory | number): void {
     this.#alu(ALU.cmp, target, source);
@@ -244,6 +251,20 @@ export class Assembler {
   shrd(target: Register, source: Register, count: number): void {
     this.#modrm(registerBits(target), [0x0f, 0xac], registerNumber(source), target);
     this.db(count);
+  }
+
+  // Arithmetic of SSE2 between registers.
+  paddd(target: number, source: number): void {
+    this.#sse2(0xfe, target, source);
+  }
+  pxor(target: number, source: number): void {
+    this.#sse2(0xef, target, source);
+  }
+  addpd(target: number, source: number): void {
+    this.#sse2(0x58, target, source);
+  }
+  mulpd(target: number, source: number): void {
+    this.#sse2(0x59, target, source);
   }
 
   // Control flow. A bound target in reach gets the short form; a forward one the near form.
@@ -360,7 +381,8 @@ export class Assembler {
     if (value instanceof Label) this.#int32(value);
     else this.#immediate(value, bits / 8);
   }
-  #shortRegister(opcode: number, register: Register64): void {
+  #shortRegister(opcode: number, register: Register64 | Register32): void {
+    if (registerBits(register) !== this.#bits) throw new Error(`${register} is not pushed in ${this.#bits}-bit code`);
     const number = registerNumber(register);
     if (number > 7) this.db(0x41);
     this.db(opcode | (number & 7));
@@ -454,6 +476,12 @@ export class Assembler {
     if (rex !== 0) this.db(0x40 | rex);
     this.db(0x0f, opcode);
     this.#address(xmm & 7, operand);
+  }
+  #sse2(opcode: number, target: number, source: number): void {
+    this.db(0x66);
+    const rex = ((target >> 3) << 2) | (source >> 3);
+    if (rex !== 0) this.db(0x40 | rex);
+    this.db(0x0f, opcode, 0xc0 | ((target & 7) << 3) | (source & 7));
   }
   #vex(opcode: number, ymm: number, operand: Memory): void {
     if (operand.base !== undefined && registerNumber(operand.base) > 7) throw new Error("The short VEX form has no B");

@@ -17,6 +17,7 @@ export const ENTRIES = [
   "cli/demo.ts",
   "cli/dry-run.ts",
   "cli/guard.ts",
+  "cli/image.ts",
   "cli/init.ts",
   "cli/migrate.ts",
   "cli/state.ts",
@@ -30,6 +31,9 @@ export const ENTRIES = [
   "migration/channel/tls-worker.ts",
   "accel/kvm/dirty.ts",
   "accel/kvm/vcpu-worker.ts",
+  "accel/wasm/cpuid.ts",
+  "accel/wasm/vm.ts",
+  "accel/wasm/vcpu-worker.ts",
   "backends/poll-worker.ts",
   "meter/worker.ts",
 ] as const;

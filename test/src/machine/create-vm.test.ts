@@ -5,13 +5,12 @@ import type { VmConfig } from "../../../src/config/vm-config.ts";
 import { createVm, type VmHandle } from "../../../src/mod.ts";
 import { type Report, readReport } from "../../../src/payload/report.ts";
 import type { SelfCheckOptions } from "../../../src/payload/self-check.ts";
+import { accelerator } from "../../accelerator.ts";
 import { openFdCount, temporaryDirectory } from "../../ffi/support.ts";
 import { ByteStream, payloadFile, until } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 
 const test = describe("createVm");
-const skip = kvmMissing();
 
 function config(payload: SelfCheckOptions = {}, more: VmConfig = {}): VmConfig {
   return {
@@ -21,6 +20,7 @@ function config(payload: SelfCheckOptions = {}, more: VmConfig = {}): VmConfig {
     nodefaults: true,
     "no-reboot": true,
     device: "isa-debug-exit,iobase=0xf4,iosize=4",
+    accel: accelerator,
     ...more,
   };
 }
@@ -62,7 +62,7 @@ function commandShutdown(vm: VmHandle): void {
   new DataView(vm.ram.buffer, vm.ram.byteOffset).setUint32(0x18_0018, 1, true);
 }
 
-test.skipIf(skip, "runs a guest until its owner lets go of it", async () => {
+test("runs a guest until its owner lets go of it", async () => {
   let handle: VmHandle;
   {
     await using vm = await createVm(config({ cpuCount: 2 }));
@@ -74,7 +74,7 @@ test.skipIf(skip, "runs a guest until its owner lets go of it", async () => {
   assert.equal(await handle.exited, { reason: "host-signal", exitCode: 0 });
 });
 
-test.skipIf(skip, "stops and goes on", async () => {
+test("stops and goes on", async () => {
   await using vm = await createVm(config());
   await ready(vm);
   for (let round = 0; round < 3; round++) {
@@ -90,7 +90,7 @@ test.skipIf(skip, "stops and goes on", async () => {
   }
 });
 
-test.skipIf(skip, "starts paused with -S", async () => {
+test("starts paused with -S", async () => {
   await using vm = await createVm(config({}, { S: true }));
   assert.is(vm.status, "prelaunch");
   await new Promise((resolve) => setTimeout(resolve, 30));
@@ -99,7 +99,7 @@ test.skipIf(skip, "starts paused with -S", async () => {
   await runsOn(vm);
 });
 
-test.skipIf(skip, "ends with the code that the guest reports through isa-debug-exit", async () => {
+test("ends with the code that the guest reports through isa-debug-exit", async () => {
   await using vm = await createVm(config({ shutdown: { port: 0xf4, value: 33, sizeBytes: 4 } }));
   const events = recordEvents(vm);
   await ready(vm);
@@ -110,7 +110,7 @@ test.skipIf(skip, "ends with the code that the guest reports through isa-debug-e
   assert.is(vm.status, "shutdown");
 });
 
-test.skipIf(skip, "ends when the guest powers off by ACPI", async () => {
+test("ends when the guest powers off by ACPI", async () => {
   // PM1a_CNT: SLP_EN with SLP_TYP of \_S5.
   await using vm = await createVm(config({ shutdown: { port: 0x604, value: 1 << 13, sizeBytes: 2 } }));
   await ready(vm);
@@ -120,7 +120,7 @@ test.skipIf(skip, "ends when the guest powers off by ACPI", async () => {
 
 const RESET_BY_KEYBOARD_CONTROLLER = { port: 0x64, value: 0xfe, sizeBytes: 1 } as const;
 
-test.skipIf(skip, "ends when the guest resets itself with -no-reboot", async () => {
+test("ends when the guest resets itself with -no-reboot", async () => {
   await using vm = await createVm(config({ shutdown: RESET_BY_KEYBOARD_CONTROLLER }));
   const events = recordEvents(vm);
   await ready(vm);
@@ -129,7 +129,7 @@ test.skipIf(skip, "ends when the guest resets itself with -no-reboot", async () 
   assert.equal(await events, ["SHUTDOWN"]);
 });
 
-test.skipIf(skip, "starts the guest anew when it resets itself, and when somebody else does", async () => {
+test("starts the guest anew when it resets itself, and when somebody else does", async () => {
   const payload: SelfCheckOptions = { shutdown: RESET_BY_KEYBOARD_CONTROLLER, cpuCount: 2, timer: "deadline" };
   await using vm = await createVm(config(payload, { "no-reboot": false }));
   const events = recordEvents(vm);
@@ -149,7 +149,7 @@ test.skipIf(skip, "starts the guest anew when it resets itself, and when somebod
   assert.equal(await events, ["RESET", "RESET", "RESET", "STOP", "RESET", "RESUME", "SHUTDOWN"]);
 });
 
-test.skipIf(skip, "quits, with the event before the end", async () => {
+test("quits, with the event before the end", async () => {
   await using vm = await createVm(config());
   const events = recordEvents(vm);
   vm.quit();
@@ -157,7 +157,7 @@ test.skipIf(skip, "quits, with the event before the end", async () => {
   assert.equal(await events, ["SHUTDOWN"]);
 });
 
-test.skipIf(skip, "quits when its signal is aborted", async () => {
+test("quits when its signal is aborted", async () => {
   const controller = new AbortController();
   await using vm = await createVm(config(), { signal: controller.signal });
   await ready(vm);
@@ -165,12 +165,12 @@ test.skipIf(skip, "quits when its signal is aborted", async () => {
   assert.is((await vm.exited).exitCode, 0);
 });
 
-test.skipIf(skip, "does not start when its signal is aborted already", async () => {
+test("does not start when its signal is aborted already", async () => {
   const error = await rejection(() => createVm(config(), { signal: AbortSignal.abort() }));
   assert.is(error.name, "AbortError");
 });
 
-test.skipIf(skip, "tells of the power button", async () => {
+test("tells of the power button", async () => {
   await using vm = await createVm(config());
   const events = recordEvents(vm);
   vm.powerdown();
@@ -179,7 +179,7 @@ test.skipIf(skip, "tells of the power button", async () => {
 });
 
 for (const echo of ["poll", "irq"] as const) {
-  test.skipIf(skip, `gives back every byte of a serial console (${echo})`, async () => {
+  test(`gives back every byte of a serial console (${echo})`, async () => {
     const path = join(temporaryDirectory(), "serial");
     const serial = `unix:${path},server=on,wait=off`;
     const timerPeriodNs = 5_000_000;
@@ -198,7 +198,7 @@ for (const echo of ["poll", "irq"] as const) {
   });
 }
 
-test.skipIf(skip, "refuses what cannot be, and leaves nothing behind", async () => {
+test("refuses what cannot be, and leaves nothing behind", async () => {
   const wrong: [config: VmConfig, message: RegExp][] = [
     [config({}, { kernel: "/no/such/kernel" }), /\/no\/such\/kernel/],
     [config({}, { serial: "unix:/no/such/dir/serial,server=on,wait=off" }), /serial/],
@@ -210,7 +210,7 @@ test.skipIf(skip, "refuses what cannot be, and leaves nothing behind", async () 
   assert.ok(openFdCount() <= fds, "file descriptors");
 });
 
-test.skipIf(skip, "leaves no fd behind when VMs end", async () => {
+test("leaves no fd behind when VMs end", async () => {
   const once = async (): Promise<void> => {
     await using vm = await createVm(config());
     await ready(vm);
@@ -222,7 +222,7 @@ test.skipIf(skip, "leaves no fd behind when VMs end", async () => {
   await until("the last worker's fds", () => openFdCount() <= fds);
 });
 
-test.skipIf(skip, "refuses to replace the program under several VMs", async () => {
+test("refuses to replace the program under several VMs", async () => {
   await using vm = await createVm(config({}, { machine: "microvm,aux-ram-share=on" }));
   const other = await createVm(config());
   vm.setMigrationParameters({ mode: "cpr-exec" });

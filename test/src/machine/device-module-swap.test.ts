@@ -15,14 +15,12 @@ import {
   updated,
 } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { assertConsecutive, LETTERS, splitConsole, TALKATIVE } from "../migration/consoles.ts";
 import { sockets, transferTo, waiting } from "../migration/transfers.ts";
 import { compileDevice, type Edit, moduleFile, undescribed } from "./device-variants.ts";
 
 const test = describe("device-module-swap");
-const noGuest = kvmMissing();
-const noBinary = noGuest ?? programMissing("compiled");
+const noBinary = programMissing("compiled");
 
 const builtModules = fileURLToPath(new URL("../../../build/modules", import.meta.url));
 const uartFile = join(builtModules, "uart16550.wasm");
@@ -67,7 +65,7 @@ async function swapsUnderConsole(guest: GuestProcess, qmp: QmpClient, count: num
 }
 
 for (const runtime of ["bun", "deno", "compiled"] as const satisfies Runtime[]) {
-  const skip = noGuest ?? programMissing(runtime) ?? (runtime === thisRuntime ? undefined : onlyOnBun);
+  const skip = programMissing(runtime) ?? (runtime === thisRuntime ? undefined : onlyOnBun);
   test.skipIf(skip, `on ${runtime}, 50 swaps of the UART lose no line, no letter and no interrupt`, async () => {
     await using guest = await GuestProcess.start({ runtime, payload: PROBING });
     await using qmp = await guest.qmp();

@@ -3,15 +3,15 @@
 import { resolveConfig } from "../../../src/config/resolve.ts";
 import { buildVm } from "../../../src/machine/build.ts";
 import { readReport } from "../../../src/payload/report.ts";
+import { accelerator } from "../../accelerator.ts";
 import { payloadFile, until } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 
 const test = describe("machine/vm");
 
-test.skipIf(kvmMissing(), "resumes vCPUs that were never parked, as after an update that failed early", async () => {
+test("resumes vCPUs that were never parked, as after an update that failed early", async () => {
   const kernel = payloadFile({ touchBytes: 3 << 20, serial: false });
-  const vm = buildVm(resolveConfig({ m: "16M", kernel, nodefaults: true }));
+  const vm = await buildVm(resolveConfig({ accel: accelerator, m: "16M", kernel, nodefaults: true }));
   await vm.powerOn();
   vm.serve();
   vm.cont();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { readWasm, withCustomSection } from "../../../src/machine/wasm-file.ts";
+import { functionSizes, readWasm, withCustomSection } from "../../../src/machine/wasm-file.ts";
 import { assert, describe } from "../../harness.ts";
 import { wasm } from "./wasm-builder.ts";
 
@@ -45,6 +45,20 @@ test("a custom section is found by the engine, whatever its length", () => {
     const [found] = WebAssembly.Module.customSections(module, "some.name");
     assert.equal(new Uint8Array(found!), content);
   }
+});
+
+test("functions have the sizes of their bodies, which imported ones do not have", () => {
+  // Types, an import, two functions, and their code: a constant of 1 byte and one of 5 bytes.
+  const bytes = Uint8Array.of(
+    ...[0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
+    ...[1, 5, 1, 0x60, 0, 1, 0x7f],
+    ...[2, 7, 1, 1, 0x61, 1, 0x62, 0, 0],
+    ...[3, 3, 2, 0, 0],
+    ...[10, 15, 2, 4, 0, 0x41, 0x01, 0x0b, 8, 0, 0x41, 0xff, 0xff, 0xff, 0xff, 0x07, 0x0b],
+  );
+  assert.ok(WebAssembly.validate(bytes));
+  assert.equal(functionSizes(bytes), [4, 8]);
+  assert.equal(functionSizes(wasm({})), []);
 });
 
 test.run();
