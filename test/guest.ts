@@ -23,6 +23,7 @@ import {
 import { buildSelfCheck, type SelfCheckOptions } from "../src/payload/self-check.ts";
 import { connect, type QmpClient, type QmpEvent } from "../src/qmp/client.ts";
 import type { CommandResult } from "../src/qmp/schema.ts";
+import { accelOptions } from "./accelerator.ts";
 import { temporaryDirectory } from "./ffi/support.ts";
 import { assert } from "./harness.ts";
 
@@ -88,6 +89,8 @@ export interface GuestOptions {
   /** Default: a UNIX socket `serial`. */
   serial?: string[];
   extra?: string[];
+  /** Options that say which accelerator it is; default: `accelOptions`, unless `extra` has some. */
+  accel?: readonly string[];
   /** Nothing but a monitor and `extra`: for a guest that brings its machine along. */
   bare?: boolean;
   /** With `no-reboot`, which is the default, a reset ends the VM. */
@@ -148,8 +151,11 @@ export class GuestProcess implements AsyncDisposable {
       ...["-device", "isa-debug-exit,iobase=0xf4,iosize=4"],
       ...(options.noReboot === false ? [] : ["-no-reboot"]),
     ];
+    // A guest that comes to a bare VM brings its accelerator along.
+    const isChosen = options.bare || options.extra?.includes("-accel");
     this.args = [
       ...(options.bare ? [] : machine),
+      ...(options.accel ?? (isChosen ? [] : accelOptions)),
       ...["-qmp", `unix:${join(this.dir, "qmp")},server=on,wait=off`, "-nodefaults", "-display", "none"],
       ...(options.extra ?? []),
     ];

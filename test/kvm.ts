@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether tests can have KVM here.
+import { spawnSync } from "node:child_process";
 import { KvmSystem } from "../ffi/kvm/kvm.ts";
 import { describeError } from "../src/errors.ts";
 
@@ -23,6 +24,18 @@ function probe(): string | undefined {
   } catch (error) {
     return `KVM cannot be used: ${describeError(error)}`;
   }
+}
+
+/** Starts the program behind it with something else in the place of /dev/kvm. */
+export const WITHOUT_KVM: readonly string[] = [
+  ...["unshare", "--map-root-user", "--mount"],
+  ...["sh", "-c", 'mount --bind /dev/null /dev/kvm && exec "$@"', "sh"],
+];
+
+/** Why that cannot be done here. */
+export function hidingKvmMissing(): string | undefined {
+  const { status } = spawnSync(WITHOUT_KVM[0]!, [...WITHOUT_KVM.slice(1), "true"]);
+  return status === 0 ? undefined : "/dev/kvm cannot be hidden here: that takes namespaces, and a /dev/kvm";
 }
 
 /** Why tests cannot give a guest another TSC than the host's: a KVM that interprets guest code has no offset to set. */

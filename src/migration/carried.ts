@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What an update by exec carries from one image to the next, beside the guest's own state.
 
-import { KVM_SECTIONS } from "../accel/kvm/power-on.ts";
+import { ACCELERATOR_SECTIONS } from "../accel/state/sections.ts";
 import type { MachineSpec } from "../config/types.ts";
 import type { ConnectionsState } from "../machine/connections-state.ts";
 import { DEVICE_SECTIONS } from "../machine/device-set.ts";
@@ -31,7 +31,7 @@ const CPR_EXEC_GUARDED_VERSION = 2;
 
 /** Every section this Baton reads, with the highest version it reads. */
 export const KNOWN_SECTIONS: Readonly<Record<string, number>> = {
-  ...KVM_SECTIONS,
+  ...ACCELERATOR_SECTIONS,
   ...DEVICE_SECTIONS,
   [MACHINE_SECTION]: 1,
   [CPR_EXEC_SECTION]: CPR_EXEC_GUARDED_VERSION,

@@ -13,8 +13,9 @@ import { monotonicMs } from "../../ffi/clock.ts";
 import { takeEventfd } from "../../ffi/eventfd.ts";
 import { exec, planExec } from "../../ffi/exec.ts";
 import { pread, setCloseOnExec, status } from "../../ffi/fd.ts";
-import { VCPU_SECTION } from "../accel/kvm/vcpu-state.ts";
-import { VcpuWorker } from "../accel/kvm/vcpu-worker-handle.ts";
+import { VCPU_SECTION } from "../accel/state/vcpu-state.ts";
+import { VcpuWorker } from "../accel/vcpu-worker-handle.ts";
+import type { AcceleratorName } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { buildVm } from "../machine/build.ts";
 import type { Vm } from "../machine/vm.ts";
@@ -154,22 +155,23 @@ async function restore(
   const image = readImage(stateFd);
   const reader = new StateReader(image, KNOWN_SECTIONS);
   const { spec, runState } = reader.section(MACHINE_SECTION).json() as CarriedMachine;
+  const accelerator = spec.accelerators[0]!;
   if (!Number.isInteger(spec.cpuCount) || spec.cpuCount < 1 || spec.cpuCount > MAX_VCPUS) {
     throw new VmmError(
       "state-refused",
       `State section machine 0 has ${spec.cpuCount} CPUs; 1 to ${MAX_VCPUS} are possible`,
     );
   }
-  const workers = spawnWorkers(spec.cpuCount);
   const section = reader.section(CPR_EXEC_SECTION);
   const carried = section.json() as Carried;
+  if (!isSameCommandLine(args, carried.commandLine)) {
+    const { checkCommandLine } = await importEntry<typeof import("./command-line.ts")>("migration/command-line.ts");
+    spec.accelerators = checkCommandLine(args, spec);
+  }
+  const workers = spawnWorkers(spec.accelerators[0]!, spec.cpuCount);
   const timeline = new Timeline(readNumbers(section.part("stamps", CARRIED_STAMPS * 8)));
   const holder = section.part("holder", 4);
   const holderPid = new DataView(holder.buffer, holder.byteOffset, 4).getInt32(0, true);
-  if (!isSameCommandLine(args, carried.commandLine)) {
-    const { checkCommandLine } = await importEntry<typeof import("./command-line.ts")>("migration/command-line.ts");
-    checkCommandLine(args, spec);
-  }
   timeline.stamps.push(firstLineMs, monotonicMs());
   const ramSizeBytes = status(carried.ramFd).sizeBytes;
   if (ramSizeBytes < spec.memorySizeBytes) {
@@ -178,9 +180,10 @@ async function restore(
       `The RAM's file has ${ramSizeBytes} bytes, fewer than the guest's ${spec.memorySizeBytes}`,
     );
   }
-  const vm = buildVm(spec, {
+  const vm = await buildVm(spec, {
     ramFd: carried.ramFd,
     cpuids: readCpuids(reader, spec.cpuCount),
+    isFromElsewhere: spec.accelerators[0] !== accelerator,
     workers,
   });
   timeline.stamps.push(monotonicMs());
@@ -193,10 +196,10 @@ async function restore(
   return { vm, hasRun: vm.isRunning, carried, image, timeline, holderPid, stateFd, oldProgramFd, oldCommand, refusal };
 }
 
-/** Workers take longest to start, so they start first; vCPU 0's is not needed yet, the main thread stands in for it. */
-function spawnWorkers(count: number): (VcpuWorker | undefined)[] {
-  const workers: (VcpuWorker | undefined)[] = [undefined];
-  while (workers.length < count) workers.push(new VcpuWorker());
+/** Workers take longest to start, so they start as soon as the accelerator is known: one that is ended while it starts ends the runtime. On KVM, vCPU 0's is not needed yet, the main thread stands in for it. */
+function spawnWorkers(accelerator: AcceleratorName, count: number): (VcpuWorker | undefined)[] {
+  const workers: (VcpuWorker | undefined)[] = accelerator === "kvm" ? [undefined] : [];
+  while (workers.length < count) workers.push(new VcpuWorker(accelerator));
   return workers;
 }
 

@@ -8,6 +8,7 @@
 // waited for. Nothing after it may.
 import { monotonicMs } from "../../ffi/clock.ts";
 import { close, status } from "../../ffi/fd.ts";
+import { isOfOrigin } from "../accel/state/tsc.ts";
 import type { Rehearsal } from "../accel/types.ts";
 import type { MachineSpec, MigrationAddress } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
@@ -65,7 +66,7 @@ const FRAME_TIMEOUT_MS = 10_000;
 export interface TransferHost {
   vm: Vm;
   /** Builds the machine. @throws VmmError when the command line contradicts it */
-  build(spec: MachineSpec, inherited: Inherited): void;
+  build(spec: MachineSpec, inherited: Inherited): Promise<void>;
 }
 
 /** A guest that has come, and how. */
@@ -185,7 +186,9 @@ export class IncomingTransfer {
       const { spec } = readMachine(reader);
       guestFirst = GuestFirst.begin(info.guestCpus ?? []);
       checkRam(ramFd, spec.memorySizeBytes);
-      build(spec, { cpuids: readCpuids(reader, spec.cpuCount), ramFd });
+      // On this host, but perhaps with another accelerator's CPU.
+      const isFromElsewhere = !isOfOrigin(reader, "host");
+      await build(spec, { cpuids: readCpuids(reader, spec.cpuCount), ramFd, isFromElsewhere });
       fence = Fence.join(vm.memory, fenceFd);
       await populateExisting(vm.memory, vm.ram);
       await guestFirst.startThreads(() => vm.accel.prepareToRun());

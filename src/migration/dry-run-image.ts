@@ -5,6 +5,7 @@
 // runs, KVM waits for workers of the kernel that wait for a CPU; its phase then takes four times as long.
 import { threadCpuMs } from "../../ffi/clock.ts";
 import { close, O_RDONLY, open } from "../../ffi/fd.ts";
+import type { Difference } from "../config/same-machine.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { buildVm } from "../machine/build.ts";
@@ -12,7 +13,7 @@ import type { Vm } from "../machine/vm.ts";
 import type { MigMode, MigrationProblem } from "../qmp/schema/migration.ts";
 import { readDirectory, StateReader, unreadable } from "../state/reader.ts";
 import { PRODUCER } from "../version.ts";
-import { commandLineDifferences, describeDifference } from "./command-line.ts";
+import { describeDifference, readCommandLine } from "./command-line.ts";
 import { readImage } from "./cpr-incoming.ts";
 import type { DryRunAnswer } from "./dry-run.ts";
 import { GUEST_SECTIONS, readCpuids, readMachine } from "./guest-image.ts";
@@ -59,14 +60,20 @@ async function takeOver(task: DryRunTask, { problems, phases }: DryRunAnswer): P
   if (problems.length > 0) return;
   const reader = new StateReader(image, GUEST_SECTIONS);
   const { spec } = readMachine(reader);
-  if (!isSame) problems.push(...differences(args, spec));
+  const [accelerator] = spec.accelerators;
+  if (!isSame) {
+    const { accelerators, differences } = readCommandLine(args, spec);
+    spec.accelerators = accelerators;
+    problems.push(...differences.map(problemOfDifference));
+  }
   if (isExec) note("boot", loadMs + threadCpuMs() - startMs);
   startMs = threadCpuMs();
   const ramFd = ramPath === undefined ? undefined : open(ramPath, O_RDONLY);
   let vm: Vm;
   try {
-    vm = buildVm(privately(spec, ramFd), {
+    vm = await buildVm(privately(spec, ramFd), {
       cpuids: readCpuids(reader, spec.cpuCount),
+      isFromElsewhere: spec.accelerators[0] !== accelerator,
       ...(ramFd === undefined ? {} : { ramFd }),
     });
   } catch (error) {
@@ -126,13 +133,13 @@ function unreadableSections(image: Uint8Array): MigrationProblem[] {
   return problems;
 }
 
-function differences(args: readonly string[], spec: MachineSpec): MigrationProblem[] {
-  return commandLineDifferences(args, spec).map((difference) => ({
+function problemOfDifference(difference: Difference): MigrationProblem {
+  return {
     code: "machine-differs",
     device: difference.what,
     text: describeDifference(difference),
     fix: FIXES["machine-differs"]!,
-  }));
+  };
 }
 
 /** The machine with RAM that is this process's own: of the guest's file only what nobody writes here, if anything. */
@@ -148,6 +155,7 @@ function privately(spec: MachineSpec, ramFd: number | undefined): MachineSpec {
 const FIXES: Readonly<Record<string, string>> = {
   "state-refused": "Update to a version that is not older than the running one",
   "kvm-unavailable": "Let the new program open /dev/kvm: same user, same container",
+  "cpu-features": "Leave it on its accelerator; a guest that was started with -cpu baton64 can go to any",
   "machine-differs": "Leave that out of the new command line, or say what the running VM has",
 };
 

@@ -8,7 +8,7 @@ import { monotonicMs } from "../../ffi/clock.ts";
 import { unlessErrno } from "../../ffi/error.ts";
 import { eventfd, takeEventfd } from "../../ffi/eventfd.ts";
 import { exec, planExec } from "../../ffi/exec.ts";
-import { duplicate, duplicateTo, O_RDWR, open, setCloseOnExec, setNonBlocking } from "../../ffi/fd.ts";
+import { duplicate, duplicateTo, O_RDWR, open, separateFds, setCloseOnExec, setNonBlocking } from "../../ffi/fd.ts";
 import { POLLHUP, POLLIN, PollSet, poll } from "../../ffi/poll.ts";
 import { pidfdOpen, pidfdSendSignal, SIGHUP, SIGINT, SIGKILL, SIGTERM } from "../../ffi/process.ts";
 import { ignoreSignal } from "../../ffi/signal.ts";
@@ -131,9 +131,11 @@ function takeBack({ task, sources }: Guarded, pidfd: number, isLate: boolean): n
 /**
  * Gives each fd the number that the state knows it by.
  *
- * SAFETY: these numbers may be fds of this runtime, which are gone then. Nothing but an exec may follow.
+ * SAFETY: these numbers may be fds of this runtime, which are gone for this thread then. Nothing but an exec may follow. The runtime's other threads keep
+ * theirs: Deno's that reads signals ends the process when it finds another fd than its own.
  */
 function placeFds(sources: ReadonlyMap<number, number>): void {
+  separateFds();
   for (const [number, source] of sources) {
     duplicateTo(source, number);
     setCloseOnExec(number, false);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The state image of a guest that goes to a file or to another process: its machine, vCPUs, clocks and devices. What an
 // update by exec carries beside that is in carried.ts.
-import { KVM_SECTIONS } from "../accel/kvm/power-on.ts";
-import { VCPU_SECTION } from "../accel/kvm/vcpu-state.ts";
+import { ACCELERATOR_SECTIONS } from "../accel/state/sections.ts";
+import { VCPU_SECTION } from "../accel/state/vcpu-state.ts";
 import type { AcceleratedVm } from "../accel/types.ts";
 import { checkCarriedSpec } from "../config/carried-spec.ts";
 import type { MachineSpec } from "../config/types.ts";
@@ -17,7 +17,7 @@ import { RAM_SECTION, RAM_SECTION_VERSION } from "./ram-section.ts";
 
 /** Every section of such an image that this Baton reads, with the highest version it reads. */
 export const GUEST_SECTIONS: Readonly<Record<string, number>> = {
-  ...KVM_SECTIONS,
+  ...ACCELERATOR_SECTIONS,
   ...DEVICE_SECTIONS,
   [MACHINE_SECTION]: 1,
   [RAM_SECTION]: RAM_SECTION_VERSION,

@@ -4,7 +4,7 @@ import { close } from "../../ffi/fd.ts";
 import { incomingSpec } from "../config/carried-spec.ts";
 import type { MachineSpec, MigrationAddress, WantedSpec } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
-import { buildParts, type Inherited } from "../machine/build.ts";
+import { buildParts, type Inherited, withAccelerator } from "../machine/build.ts";
 import type { Vm } from "../machine/vm.ts";
 import { clearRam } from "../memory/ram.ts";
 import { formatMigrationUri } from "../qmp/migration-address.ts";
@@ -64,7 +64,7 @@ export class Incoming {
     this.#options = options;
     const cpr = options.own.incoming.find(({ channel }) => channel === "cpr");
     if (cpr !== undefined && "address" in cpr) {
-      const build = (spec: MachineSpec, inherited: Inherited): void => this.#build(spec, inherited);
+      const build = (spec: MachineSpec, inherited: Inherited): Promise<void> => this.#build(spec, inherited);
       this.#transfer = new IncomingTransfer(cpr.address, { vm: options.vm, build });
     }
   }
@@ -116,7 +116,7 @@ export class Incoming {
     }
     if (main.transport === "file") return (signal) => this.#loadFile(main, signal);
     const { vm, progress } = this.#options;
-    const build = (spec: MachineSpec, inherited: Inherited): void => this.#build(spec, inherited);
+    const build = (spec: MachineSpec, inherited: Inherited): Promise<void> => this.#build(spec, inherited);
     const onListening = (address: SocketAddress | undefined): void => {
       progress.socketAddress = address;
     };
@@ -208,11 +208,11 @@ export class Incoming {
       const cpuids = readCpuids(reader, spec.cpuCount);
       if (location.where === "retained") {
         const ownSpec = this.#specFor(spec, { inheritsRam: true });
-        const build = (ramFd: number): void => this.#build(spec, { cpuids, ramFd, isFromElsewhere: true });
+        const build = (ramFd: number): Promise<void> => this.#build(spec, { cpuids, ramFd, isFromElsewhere: true });
         await restoreRetained({ vm, spec: ownSpec, cpuids, reader, location, build });
         return { runState };
       }
-      this.#build(spec, { cpuids, isFromElsewhere: true, ramIsInPlace: location.where === "in-place" });
+      await this.#build(spec, { cpuids, isFromElsewhere: true, ramIsInPlace: location.where === "in-place" });
       if (location.where === "in-place") checkSamples(vm.memory, vm.ram, location);
       else if (location.where === "in-file") await this.#loadRam(file, reader, location, signal);
       else throw new VmmError("state-refused", "The state is that of a stream, and its RAM is not in the file");
@@ -255,13 +255,11 @@ export class Incoming {
   }
 
   /** Builds the machine of the guest that comes. @throws VmmError when the command line contradicts it */
-  #build(carried: MachineSpec, inherited: Inherited): void {
+  async #build(carried: MachineSpec, inherited: Inherited): Promise<void> {
     const { vm, onBuilt } = this.#options;
     const spec = this.#specFor(carried, { inheritsRam: inherited.ramFd !== undefined });
-    vm.assemble(
-      spec,
-      buildParts(spec, (index, message) => vm.vcpuFailed(index, message), inherited),
-    );
+    const parts = await buildParts(spec, (index, message) => vm.vcpuFailed(index, message), inherited);
+    vm.assemble(withAccelerator(spec, parts), parts);
     onBuilt();
   }
 

@@ -80,7 +80,7 @@ export interface RetainedGuest {
   reader: StateReader;
   location: RamRetained;
   /** Gives `vm` its parts, with RAM that is already there. */
-  build(ramFd: number): void;
+  build(ramFd: number): Promise<void>;
 }
 
 /** @throws VmmError; with code "ram-lost" the guest cannot be had any more, else another try may succeed */
@@ -99,7 +99,7 @@ export async function restoreRetained(guest: RetainedGuest, devicePath?: string)
   await rehearse(guest);
   const ram = retrieve(name, location, devicePath);
   try {
-    restoreOnto(ram, guest);
+    await restoreOnto(ram, guest);
   } catch (cause) {
     if (!guest.vm.isBuilt) close(ram.ramFd);
     finish(ram);
@@ -123,7 +123,7 @@ async function rehearse({ spec, cpuids, reader }: RetainedGuest): Promise<void> 
   const failures: string[] = [];
   let parts: VmParts;
   try {
-    parts = buildParts(spec, (index, message) => failures.push(`vCPU ${index} failed: ${message}`), {
+    parts = await buildParts(spec, (index, message) => failures.push(`vCPU ${index} failed: ${message}`), {
       cpuids,
       ramFd,
       isFromElsewhere: true,
@@ -152,11 +152,14 @@ function retrieve(name: string, location: RamRetained, devicePath: string | unde
   }
 }
 
-function restoreOnto({ ramFd, sizeBytes }: RetrievedRam, { vm, spec, reader, location, build }: RetainedGuest): void {
+async function restoreOnto(
+  { ramFd, sizeBytes }: RetrievedRam,
+  { vm, spec, reader, location, build }: RetainedGuest,
+): Promise<void> {
   if (sizeBytes !== spec.memorySizeBytes) {
     throw new VmmError("ram-differs", `Session '${location.session}' has ${sizeBytes} bytes of RAM`);
   }
-  build(ramFd);
+  await build(ramFd);
   checkSamples(vm.memory, vm.ram, location);
   vm.devices.restoreState(reader);
   vm.accel.restoreState(reader);

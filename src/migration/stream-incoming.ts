@@ -64,7 +64,7 @@ const WRITTEN_BITMAP = SPARE_BITMAP;
 export interface StreamHost {
   vm: Vm;
   /** Builds the machine. @throws VmmError when the command line contradicts it */
-  build(spec: MachineSpec, inherited: Inherited): void;
+  build(spec: MachineSpec, inherited: Inherited): Promise<void>;
   /** Hears where a connection is waited for. */
   onListening(address: SocketAddress | undefined): void;
   /** RAM begins to come. */
@@ -147,7 +147,7 @@ async function receive(
   if (location.where !== "in-stream" && location.where !== "in-place") {
     throw new VmmError("state-refused", `The RAM is said to be ${location.where}, and this is a stream`);
   }
-  host.build(spec, {
+  await host.build(spec, {
     cpuids: readCpuids(hello, spec.cpuCount),
     isFromElsewhere: true,
     ramIsInPlace: location.where === "in-place",

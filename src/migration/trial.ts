@@ -7,7 +7,7 @@
 // and what is wrong is said.
 import { cpuNsOfThread, monotonicMs } from "../../ffi/clock.ts";
 import { close } from "../../ffi/fd.ts";
-import { findStandstills, type VcpuLook } from "../accel/kvm/vcpu-health.ts";
+import { findStandstills, type VcpuLook } from "../accel/state/vcpu-health.ts";
 import { VmmError } from "../errors.ts";
 import type { Connections } from "../machine/connections.ts";
 import { isGuestRequest } from "../machine/guest-request.ts";

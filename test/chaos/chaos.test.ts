@@ -2,12 +2,11 @@
 // A short run of the chaos suite: every fault once. BATON_TEST_CHAOS=2000 for more, BATON_TEST_SEED to repeat one.
 import { onlyOnBun, programMissing } from "../guest.ts";
 import { describe } from "../harness.ts";
-import { kvmMissing } from "../kvm.ts";
 import { allFaults } from "./faults.ts";
 import { runChaos } from "./run.ts";
 
 const test = describe("chaos");
-const skip = kvmMissing() ?? onlyOnBun ?? programMissing("compiled");
+const skip = onlyOnBun ?? programMissing("compiled");
 const updates = Number(process.env.BATON_TEST_CHAOS ?? allFaults({ hasSmallDisk: true, mayStepClock: false }).length);
 const seed = Number(process.env.BATON_TEST_SEED ?? Date.now() % 2 ** 31);
 

@@ -15,6 +15,8 @@ import { sleep } from "../../ffi/futex.ts";
 import { check, lazyCall } from "../../ffi/libc.ts";
 import { memfdCreate } from "../../ffi/memfd.ts";
 import { KvmAcceleratedVm } from "../../src/accel/kvm/vm.ts";
+import type { AcceleratedVm } from "../../src/accel/types.ts";
+import { EngineVm } from "../../src/accel/wasm/vm.ts";
 import { DeviceSet } from "../../src/machine/device-set.ts";
 import { stepClock } from "./clock.ts";
 
@@ -115,11 +117,14 @@ DeviceSet.prototype.restoreState = function (...args) {
   comeTo("built");
   restoreDevices.apply(this, args);
 };
-const { restoreState } = KvmAcceleratedVm.prototype;
-KvmAcceleratedVm.prototype.restoreState = function (...args) {
-  restoreState.apply(this, args);
-  comeTo("restored");
-};
+const acceleratedVms: AcceleratedVm[] = [KvmAcceleratedVm.prototype, EngineVm.prototype];
+for (const prototype of acceleratedVms) {
+  const { restoreState } = prototype;
+  prototype.restoreState = function (...args) {
+    restoreState.apply(this, args);
+    comeTo("restored");
+  };
+}
 
 comeTo("start");
 await import("../../src/cli/main.ts");

@@ -19,11 +19,9 @@ import {
   updated,
 } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { hasMoved, moved, over, sockets, transferTo, waiting } from "./transfers.ts";
 
 const test = describe("anonymous RAM");
-const skip = kvmMissing();
 
 const refusingBaton = fileURLToPath(new URL("refusing-baton.ts", import.meta.url));
 const failingBaton = fileURLToPath(new URL("failing-baton.ts", import.meta.url));
@@ -78,10 +76,7 @@ function memoryKib(guest: GuestProcess, name: string): number {
 }
 
 for (const runtime of ["compiled", "bun", "deno"] satisfies Runtime[]) {
-  const missing =
-    skip ??
-    programMissing(runtime) ??
-    (runtime === thisRuntime || runtime === "compiled" ? undefined : `it is run on ${runtime}`);
+  const missing = runtime === thisRuntime || runtime === "compiled" ? undefined : `it is run on ${runtime}`;
   test.skipIf(missing, `is updated again and again under vCPUs that write and check it (${runtime})`, async () => {
     await using guest = await startGuest({ runtime });
     await using qmp = await guest.qmp();
@@ -100,7 +95,7 @@ for (const runtime of ["compiled", "bun", "deno"] satisfies Runtime[]) {
   });
 }
 
-test.skipIf(skip, "goes to another process by cpr-transfer, and on from there", async () => {
+test("goes to another process by cpr-transfer, and on from there", async () => {
   await using old = await startGuest();
   await using qmp = await old.qmp();
   const place = sockets();
@@ -125,29 +120,25 @@ function usedKib(guest: GuestProcess): { total: number; ram: number } {
   return { total: memoryKib(guest, "RssAnon") + ram, ram };
 }
 
-test.skipIf(
-  skip,
-  "takes no more memory than before, not even half way; pages that the guest never wrote have none",
-  async () => {
-    await using guest = await startGuest({ memory: "256M", payload: { touchBytes: 64 * MIB } });
-    await using qmp = await guest.qmp();
-    const before = memoryKib(guest, "RssAnon");
-    assert.ok(before > 64 * 1024);
-    await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
-    await qmp.execute("migrate", {});
-    await untilUnderWay(qmp);
-    await qmp.execute("migrate_cancel");
-    await over(qmp);
-    const halfWay = usedKib(guest);
-    assert.ok(halfWay.total < before * 1.1, `${before} KiB before, ${halfWay.total} KiB half way`);
-    await firstUpdate(guest, qmp);
-    const after = usedKib(guest);
-    assert.ok(after.ram > 60 * 1024 && after.ram < 70 * 1024, `${after.ram} KiB`);
-    assert.ok(after.total < before * 1.1, `${before} KiB before, ${after.total} KiB after it`);
-  },
-);
+test("takes no more memory than before, not even half way; pages that the guest never wrote have none", async () => {
+  await using guest = await startGuest({ memory: "256M", payload: { touchBytes: 64 * MIB } });
+  await using qmp = await guest.qmp();
+  const before = memoryKib(guest, "RssAnon");
+  assert.ok(before > 64 * 1024);
+  await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
+  await qmp.execute("migrate", {});
+  await untilUnderWay(qmp);
+  await qmp.execute("migrate_cancel");
+  await over(qmp);
+  const halfWay = usedKib(guest);
+  assert.ok(halfWay.total < before * 1.1, `${before} KiB before, ${halfWay.total} KiB half way`);
+  await firstUpdate(guest, qmp);
+  const after = usedKib(guest);
+  assert.ok(after.ram > 60 * 1024 && after.ram < 70 * 1024, `${after.ram} KiB`);
+  assert.ok(after.total < before * 1.1, `${before} KiB before, ${after.total} KiB after it`);
+});
 
-test.skipIf(skip, "migrate_cancel leaves RAM half moved under a guest that runs on, and can be saved", async () => {
+test("migrate_cancel leaves RAM half moved under a guest that runs on, and can be saved", async () => {
   await using guest = await startGuest({ memory: "256M" });
   await using qmp = await guest.qmp();
   const image = guest.imageIdentity();
@@ -187,7 +178,7 @@ test.skipIf(skip, "migrate_cancel leaves RAM half moved under a guest that runs 
   await loaded.runsOn();
 });
 
-test.skipIf(skip, "the update after one that was cancelled goes on with the RAM that has moved", async () => {
+test("the update after one that was cancelled goes on with the RAM that has moved", async () => {
   await using guest = await startGuest({ memory: "256M" });
   await using qmp = await guest.qmp();
   await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
@@ -204,36 +195,32 @@ test.skipIf(skip, "the update after one that was cancelled goes on with the RAM 
   assert.is(await isShared(qmp), true);
 });
 
-test.skipIf(
-  skip,
-  "a host that takes no more of the file is an error, and the guest runs on; then it is updated",
-  async () => {
-    await using guest = await startGuest({ memory: "256M", payload: { touchBytes: 240 * MIB } });
-    await using qmp = await guest.qmp();
-    await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
-    await qmp.execute("migrate", {});
-    await untilUnderWay(qmp);
-    guest.limitFiles(4096n);
-    const info = await over(qmp);
-    assert.is(info.status, "failed");
-    assert.match(
-      info["error-desc"]!,
-      /^RAM 'ram0' could not be moved to shared memory; \d+ of 268435456 bytes are there: pwrite.* failed: EFBIG/,
-    );
-    assert.equal(await qmp.execute("query-status"), { running: true, status: "running" });
-    await guest.runsOn();
-    // From the beginning on, too: a memfd of that size cannot even be made.
-    await using other = await startGuest();
-    await using otherQmp = await other.qmp();
-    other.limitFiles(4096n);
-    const refused = await update(otherQmp);
-    assert.match(refused["error-desc"]!, /0 of 33554432 bytes are there: ftruncate.* failed: EFBIG/);
-    guest.limitFiles();
-    await firstUpdate(guest, qmp);
-  },
-);
+test("a host that takes no more of the file is an error, and the guest runs on; then it is updated", async () => {
+  await using guest = await startGuest({ memory: "256M", payload: { touchBytes: 240 * MIB } });
+  await using qmp = await guest.qmp();
+  await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
+  await qmp.execute("migrate", {});
+  await untilUnderWay(qmp);
+  guest.limitFiles(4096n);
+  const info = await over(qmp);
+  assert.is(info.status, "failed");
+  assert.match(
+    info["error-desc"]!,
+    /^RAM 'ram0' could not be moved to shared memory; \d+ of 268435456 bytes are there: pwrite.* failed: EFBIG/,
+  );
+  assert.equal(await qmp.execute("query-status"), { running: true, status: "running" });
+  await guest.runsOn();
+  // From the beginning on, too: a memfd of that size cannot even be made.
+  await using other = await startGuest();
+  await using otherQmp = await other.qmp();
+  other.limitFiles(4096n);
+  const refused = await update(otherQmp);
+  assert.match(refused["error-desc"]!, /0 of 33554432 bytes are there: ftruncate.* failed: EFBIG/);
+  guest.limitFiles();
+  await firstUpdate(guest, qmp);
+});
 
-test.skipIf(skip, "goes to the helper of a relay, and back", async () => {
+test("goes to the helper of a relay, and back", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   await qmp.execute("migrate-set-parameters", { relay: true });
@@ -241,7 +228,7 @@ test.skipIf(skip, "goes to the helper of a relay, and back", async () => {
   assert.ok(await isShared(qmp));
 });
 
-test.skipIf(skip, "a guest that is paused is updated, and goes on when it is told to", async () => {
+test("a guest that is paused is updated, and goes on when it is told to", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   await qmp.execute("stop");
@@ -252,7 +239,7 @@ test.skipIf(skip, "a guest that is paused is updated, and goes on when it is tol
   await guest.runsOn();
 });
 
-test.skipIf(skip, "a guest that resets itself all the time while RAM moves gets what it wants", async () => {
+test("a guest that resets itself all the time while RAM moves gets what it wants", async () => {
   await using guest = await startGuest({ memory: "128M", noReboot: false });
   await using qmp = await guest.qmp();
   await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
@@ -264,7 +251,7 @@ test.skipIf(skip, "a guest that resets itself all the time while RAM moves gets 
 });
 
 test.skipIf(
-  skip ?? programMissing("bun"),
+  programMissing("bun"),
   "a new program that refuses the guest, or dies of it, gives it back with all of its RAM",
   async () => {
     const env = { BATON_TEST_REFUSE: "vcpu:0", BATON_TEST_FAIL: "kill@restored" };
@@ -285,27 +272,23 @@ test.skipIf(
   },
 );
 
-test.skipIf(
-  skip,
-  "RAM that no -object describes is updated, too, and a new command line may still call it private",
-  async () => {
-    await using guest = await startGuest({
-      ram: ["-object", "memory-backend-ram,id=ram0,size=32M,prealloc=on,share=off"],
-    });
-    await using qmp = await guest.qmp();
-    await firstUpdate(guest, qmp);
-    const command = [...guest.command(thisRuntime), "-name", "renamed"];
-    const info = await update(qmp, { command });
-    assert.is(info.status, "failed");
-    assert.match(
-      info["error-desc"]!,
-      /differs from the running machine: name is none, the new command line says renamed$/,
-    );
-    await guest.runsOn();
-  },
-);
+test("RAM that no -object describes is updated, too, and a new command line may still call it private", async () => {
+  await using guest = await startGuest({
+    ram: ["-object", "memory-backend-ram,id=ram0,size=32M,prealloc=on,share=off"],
+  });
+  await using qmp = await guest.qmp();
+  await firstUpdate(guest, qmp);
+  const command = [...guest.command(thisRuntime), "-name", "renamed"];
+  const info = await update(qmp, { command });
+  assert.is(info.status, "failed");
+  assert.match(
+    info["error-desc"]!,
+    /differs from the running machine: name is none, the new command line says renamed$/,
+  );
+  await guest.runsOn();
+});
 
-test.skipIf(skip, "a dry run says what it does not try", async () => {
+test("a dry run says what it does not try", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   for (const mode of ["cpr-exec", "cpr-transfer"] as const) {

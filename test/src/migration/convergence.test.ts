@@ -4,12 +4,11 @@
 import type { QmpClient } from "../../../src/qmp/client.ts";
 import { type GuestOptions, GuestProcess, onlyOnBun, recordEvents, settled, until, updated } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { freePath, listening, type MigrationResult, moveOn, RINGS, set, waiting } from "./streams.ts";
 import { over, sockets, transferTo, waiting as waitingForTransfer } from "./transfers.ts";
 
 const test = describe("migration of a busy guest");
-const skip = kvmMissing() ?? onlyOnBun;
+const skip = onlyOnBun;
 
 /** Writes 6 MiB again and again, as fast as KVM lets it. */
 const BUSY: GuestOptions = {

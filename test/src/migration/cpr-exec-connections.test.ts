@@ -11,11 +11,10 @@ import { StateReader } from "../../../src/state/reader.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
 import { GuestProcess, onlyOnBun, program, programMissing, type Runtime, until, updated } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { assertConsecutive, FdTerminal, LETTERS, splitConsole, TALKATIVE, type Terminal } from "./consoles.ts";
 
 const test = describe("cpr-exec: connections");
-const skip = kvmMissing() ?? programMissing("compiled") ?? onlyOnBun;
+const skip = programMissing("compiled") ?? onlyOnBun;
 
 /** Holds a conversation with the guest over `count` updates, and checks every byte of it in both directions. */
 async function converse(guest: GuestProcess, terminal: Terminal, count: number): Promise<void> {

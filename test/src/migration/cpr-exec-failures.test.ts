@@ -17,10 +17,9 @@ import {
   updated,
 } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 
 const test = describe("cpr-exec: failures");
-const skip = kvmMissing() ?? programMissing("compiled") ?? onlyOnBun;
+const skip = programMissing("compiled") ?? onlyOnBun;
 
 /** Longer than one argument may be, MAX_ARG_STRLEN of execve(2). */
 const TOO_LONG = "x".repeat(200_000);

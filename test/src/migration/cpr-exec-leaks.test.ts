@@ -4,10 +4,9 @@ import { readdirSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { GuestProcess, onlyOnBun, programMissing, type Runtime, updated } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 
 const test = describe("cpr-exec: leaks");
-const noGuest = kvmMissing() ?? onlyOnBun;
+const noGuest = onlyOnBun;
 const updateCount = Number(process.env.BATON_TEST_UPDATES ?? 50);
 
 interface Holdings {

@@ -18,10 +18,9 @@ import {
   updated,
 } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 
 const test = describe("cpr-exec: rollback");
-const skip = kvmMissing() ?? programMissing("compiled") ?? onlyOnBun;
+const skip = programMissing("compiled") ?? onlyOnBun;
 
 const refusingBaton = fileURLToPath(new URL("refusing-baton.ts", import.meta.url));
 

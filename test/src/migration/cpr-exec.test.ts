@@ -16,11 +16,9 @@ import {
   updated,
 } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 
 const test = describe("cpr-exec");
-const noGuest = kvmMissing();
-const noBinary = noGuest ?? programMissing("compiled");
+const noBinary = programMissing("compiled");
 
 /** What MIGRATION events come in, with what the VM does in between. */
 const EVENTS_OF_SUCCESS = [
@@ -33,7 +31,7 @@ const EVENTS_OF_SUCCESS = [
   "MIGRATION completed",
 ];
 
-test.skipIf(noGuest, `replaces Baton on ${thisRuntime} by itself under a running guest`, async () => {
+test(`replaces Baton on ${thisRuntime} by itself under a running guest`, async () => {
   await using guest = await GuestProcess.start({ runtime: thisRuntime });
   await using qmp = await guest.qmp();
   for (let round = 0; round < 3; round++) {

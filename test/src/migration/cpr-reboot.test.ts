@@ -9,10 +9,8 @@ import type { CommandResult } from "../../../src/qmp/schema.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
 import { type GuestOptions, GuestProcess, recordEvents, settled, thisRuntime, until } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 
 const test = describe("cpr-reboot");
-const skip = kvmMissing();
 
 interface Place {
   ramFile: string;
@@ -62,7 +60,7 @@ function knowsOfPause(guest: GuestProcess, vcpu: number): boolean {
   return (flags[0]! & 2) !== 0;
 }
 
-test.skipIf(skip, "tells the guest's watchdogs that it stood still, within one boot, too", async () => {
+test("tells the guest's watchdogs that it stood still, within one boot, too", async () => {
   const files = place();
   await using guest = await startGuest(files, { payload: { cpuCount: 2 } });
   await guest.runsOn();
@@ -79,7 +77,7 @@ test.skipIf(skip, "tells the guest's watchdogs that it stood still, within one b
   );
 });
 
-test.skipIf(skip, "goes on in a new process, with the events of QEMU on both sides", async () => {
+test("goes on in a new process, with the events of QEMU on both sides", async () => {
   const files = place();
   await using guest = await startGuest(files);
   await using qmp = await guest.qmp();
@@ -109,7 +107,7 @@ test.skipIf(skip, "goes on in a new process, with the events of QEMU on both sid
   assert.ok(next.counter() > before);
 });
 
-test.skipIf(skip, "needs nothing on the new command line but -incoming", async () => {
+test("needs nothing on the new command line but -incoming", async () => {
   const files = place();
   await using guest = await startGuest(files, { payload: { cpuCount: 2 } });
   await saveAndQuit(guest, files);
@@ -119,7 +117,7 @@ test.skipIf(skip, "needs nothing on the new command line but -incoming", async (
   assert.is((await qmp.execute("query-cpus-fast")).length, 2);
 });
 
-test.skipIf(skip, "a guest that was paused stays so, and one that is not to run does not", async () => {
+test("a guest that was paused stays so, and one that is not to run does not", async () => {
   const files = place();
   await using guest = await startGuest(files);
   {
@@ -146,7 +144,7 @@ test.skipIf(skip, "a guest that was paused stays so, and one that is not to run 
   await last.runsOn();
 });
 
-test.skipIf(skip, "a guest that is in a file never runs here again", async () => {
+test("a guest that is in a file never runs here again", async () => {
   const files = place();
   await using guest = await startGuest(files);
   await using qmp = await guest.qmp();
@@ -163,7 +161,7 @@ test.skipIf(skip, "a guest that is in a file never runs here again", async () =>
   assert.equal(guest.report()!.counters, counters);
 });
 
-test.skipIf(skip, "a guest whose state cannot be written runs on", async () => {
+test("a guest whose state cannot be written runs on", async () => {
   const files = place();
   await using guest = await startGuest(files);
   await using qmp = await guest.qmp();
@@ -187,7 +185,7 @@ test.skipIf(skip, "a guest whose state cannot be written runs on", async () => {
   await saveAndQuit(guest, files);
 });
 
-test.skipIf(skip, "what does not belong together is refused, and the state stays good", async () => {
+test("what does not belong together is refused, and the state stays good", async () => {
   const files = place();
   await using guest = await startGuest(files);
   await saveAndQuit(guest, files);
@@ -239,7 +237,7 @@ for (const [what, ram] of [
   ["a memfd", ["-object", "memory-backend-memfd,id=ram0,size=32M,share=on"]],
   ["a directory", ["-object", `memory-backend-file,id=ram0,size=32M,share=on,mem-path=${temporaryDirectory()}`]],
 ] as const) {
-  test.skipIf(skip ?? withLuo, `RAM in ${what} ends with its process: it goes into the file`, async () => {
+  test.skipIf(withLuo, `RAM in ${what} ends with its process: it goes into the file`, async () => {
     const { stateFile } = place();
     // A back end without a name is looked into over the monitor alone.
     await using guest = new GuestProcess({ runtime: thisRuntime, ram: [...ram] });
@@ -260,7 +258,7 @@ for (const [what, ram] of [
   });
 }
 
-test.skipIf(skip, "another machine on the command line is refused, and ends the process", async () => {
+test("another machine on the command line is refused, and ends the process", async () => {
   const files = place();
   await using guest = await startGuest(files);
   await saveAndQuit(guest, files);

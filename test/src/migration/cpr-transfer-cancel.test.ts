@@ -6,7 +6,6 @@ import { FRAME_ACCEPTED, FRAME_HELLO, FRAME_LISTENING, FRAME_REFUSED } from "../
 import { text } from "../../ffi/support.ts";
 import { GuestProcess, recordEvents, settled, thisRuntime } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { call, hearHello, reactor } from "./transfer-peers.ts";
 import {
   beginTransfer,
@@ -22,12 +21,11 @@ import {
 } from "./transfers.ts";
 
 const test = describe("cpr-transfer: cancelled");
-const skip = kvmMissing();
 test.after(() => reactor.close());
 
 const startGuest = () => GuestProcess.start({ runtime: thisRuntime });
 
-test.skipIf(skip, "is cancelled by the old side while it waits", async () => {
+test("is cancelled by the old side while it waits", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const events = await recordEvents(qmp);
@@ -51,7 +49,7 @@ test.skipIf(skip, "is cancelled by the old side while it waits", async () => {
   await moved(guest, next, place);
 });
 
-test.skipIf(skip, "is cancelled by the new side while it waits, and waits anew when it is told to", async () => {
+test("is cancelled by the new side while it waits, and waits anew when it is told to", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const place = sockets();
@@ -89,7 +87,7 @@ test.skipIf(skip, "is cancelled by the new side while it waits, and waits anew w
   await moved(guest, next, place);
 });
 
-test.skipIf(skip, "tells a failed incoming migration, and takes another one, with exit-on-error=false", async () => {
+test("tells a failed incoming migration, and takes another one, with exit-on-error=false", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const own = sockets();
@@ -122,7 +120,7 @@ test.skipIf(skip, "tells a failed incoming migration, and takes another one, wit
   await moved(guest, next, place);
 });
 
-test.skipIf(skip, "a process that waits can be quit at each moment, with exit code 0 and no sockets left", async () => {
+test("a process that waits can be quit at each moment, with exit code 0 and no sockets left", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   for (const step of ["alone", "main", "built"]) {
@@ -142,7 +140,7 @@ test.skipIf(skip, "a process that waits can be quit at each moment, with exit co
   }
 });
 
-test.skipIf(skip, "a source that quits while it waits takes its guest along, and the other side waits on", async () => {
+test("a source that quits while it waits takes its guest along, and the other side waits on", async () => {
   const place = sockets();
   await using next = waiting(place, { defer: true });
   await using nextQmp = await next.qmp();
@@ -161,33 +159,29 @@ test.skipIf(skip, "a source that quits while it waits takes its guest along, and
   await moved(guest, next, place);
 });
 
-test.skipIf(
-  skip,
-  "refuses a second migration, a capability and a stop that comes in between means what it says",
-  async () => {
-    await using guest = await startGuest();
-    await using qmp = await guest.qmp();
-    const place = sockets();
-    await using next = waiting(place, { defer: true });
-    await using nextQmp = await next.qmp();
-    await beginTransfer(qmp, place);
-    const busy = "There's a migration process in progress";
-    assert.is((await rejection(() => beginTransfer(qmp, place))).message, busy);
-    const capabilities = [{ capability: "events" as const, state: true }];
-    assert.is((await rejection(() => qmp.execute("migrate-set-capabilities", { capabilities }))).message, busy);
-    const inmigrate = await rejection(() => beginTransfer(nextQmp, sockets()));
-    assert.is(inmigrate.message, "Guest is waiting for an incoming migration");
-    await qmp.execute("stop");
-    await nextQmp.execute("migrate-incoming", { uri: `unix:${place.main}` });
-    assert.is((await over(qmp)).status, "completed");
-    assert.is((await over(nextQmp)).status, "completed");
-    assert.equal(await nextQmp.execute("query-status"), { running: false, status: "paused" });
-    await nextQmp.execute("cont");
-    await next.runsOn();
-  },
-);
+test("refuses a second migration, a capability and a stop that comes in between means what it says", async () => {
+  await using guest = await startGuest();
+  await using qmp = await guest.qmp();
+  const place = sockets();
+  await using next = waiting(place, { defer: true });
+  await using nextQmp = await next.qmp();
+  await beginTransfer(qmp, place);
+  const busy = "There's a migration process in progress";
+  assert.is((await rejection(() => beginTransfer(qmp, place))).message, busy);
+  const capabilities = [{ capability: "events" as const, state: true }];
+  assert.is((await rejection(() => qmp.execute("migrate-set-capabilities", { capabilities }))).message, busy);
+  const inmigrate = await rejection(() => beginTransfer(nextQmp, sockets()));
+  assert.is(inmigrate.message, "Guest is waiting for an incoming migration");
+  await qmp.execute("stop");
+  await nextQmp.execute("migrate-incoming", { uri: `unix:${place.main}` });
+  assert.is((await over(qmp)).status, "completed");
+  assert.is((await over(nextQmp)).status, "completed");
+  assert.equal(await nextQmp.execute("query-status"), { running: false, status: "paused" });
+  await nextQmp.execute("cont");
+  await next.runsOn();
+});
 
-test.skipIf(skip, "leaves nothing behind on either side after 20 failed transfers in a row", async () => {
+test("leaves nothing behind on either side after 20 failed transfers in a row", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const place = sockets();

@@ -23,13 +23,11 @@ import {
   until,
 } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { assertConsecutive, FdTerminal, LETTERS, splitConsole, TALKATIVE, type Terminal } from "./consoles.ts";
 import { Relay } from "./relay.ts";
 import { type Sockets, sockets, transferTo, waiting } from "./transfers.ts";
 
 const test = describe("cpr-transfer: connections");
-const skip = kvmMissing();
 
 /** Of a transfer, as the clients that go along get them. */
 const EVENTS_OF_SUCCESS = [
@@ -105,14 +103,14 @@ async function converse(first: GuestProcess, terminal: Terminal, count: number, 
   }
 }
 
-test.skipIf(skip, "loses and doubles no byte of a serial console on a UNIX socket over 6 transfers", async () => {
+test("loses and doubles no byte of a serial console on a UNIX socket over 6 transfers", async () => {
   const guest = await GuestProcess.start({ runtime: thisRuntime, payload: TALKATIVE });
   await using qmp = await guest.qmp();
   using serial = await guest.stream("serial");
   await converse(guest, { text: () => serial.text, write: (text) => serial.write(text) }, 6, qmp);
 });
 
-test.skipIf(skip, "hands over a console on a pseudo-terminal", async () => {
+test("hands over a console on a pseudo-terminal", async () => {
   const guest = await GuestProcess.start({ runtime: thisRuntime, payload: TALKATIVE, serial: ["-serial", "pty"] });
   await using qmp = await guest.qmp();
   const { filename } = (await qmp.execute("query-chardev")).find(({ filename }) => filename.startsWith("pty:"))!;
@@ -124,29 +122,25 @@ test.skipIf(skip, "hands over a console on a pseudo-terminal", async () => {
   }
 });
 
-test.skipIf(
-  skip,
-  "hands over a console on standard input and output, which outlives the process it was of",
-  async () => {
-    const dir = temporaryDirectory();
-    const [input, output] = [join(dir, "in"), join(dir, "out")];
-    for (const path of [input, output]) makeFifo(path);
-    const typing = open(input, O_RDWR | O_NONBLOCK);
-    const terminal = new FdTerminal(open(output, O_RDWR | O_NONBLOCK));
-    try {
-      const shell = ["/bin/sh", "-c", `exec "$@" <'${input}' >'${output}'`, "sh", ...program(thisRuntime)];
-      const guest = await GuestProcess.start({ program: shell, payload: TALKATIVE, serial: ["-serial", "stdio"] });
-      await using qmp = await guest.qmp();
-      const type = (text: string): void => void write(typing, new TextEncoder().encode(text));
-      await converse(guest, { text: () => terminal.text(), write: type }, 3, qmp);
-    } finally {
-      terminal.close();
-      close(typing);
-    }
-  },
-);
+test("hands over a console on standard input and output, which outlives the process it was of", async () => {
+  const dir = temporaryDirectory();
+  const [input, output] = [join(dir, "in"), join(dir, "out")];
+  for (const path of [input, output]) makeFifo(path);
+  const typing = open(input, O_RDWR | O_NONBLOCK);
+  const terminal = new FdTerminal(open(output, O_RDWR | O_NONBLOCK));
+  try {
+    const shell = ["/bin/sh", "-c", `exec "$@" <'${input}' >'${output}'`, "sh", ...program(thisRuntime)];
+    const guest = await GuestProcess.start({ program: shell, payload: TALKATIVE, serial: ["-serial", "stdio"] });
+    await using qmp = await guest.qmp();
+    const type = (text: string): void => void write(typing, new TextEncoder().encode(text));
+    await converse(guest, { text: () => terminal.text(), write: type }, 3, qmp);
+  } finally {
+    terminal.close();
+    close(typing);
+  }
+});
 
-test.skipIf(skip, "goes on writing to the standard output that it took along, be it a socket or a pipe", async () => {
+test("goes on writing to the standard output that it took along, be it a socket or a pipe", async () => {
   await using old = await GuestProcess.start({
     runtime: thisRuntime,
     payload: TALKATIVE,
@@ -164,7 +158,7 @@ test.skipIf(skip, "goes on writing to the standard output that it took along, be
   assertConsecutive(ticks);
 });
 
-test.skipIf(skip, "leaves a terminal raw when it goes along, and restores it when the VM ends", async () => {
+test("leaves a terminal raw when it goes along, and restores it when the VM ends", async () => {
   const pty = openPty();
   const terminal = new FdTerminal(pty.fd);
   const slave = open(pty.name, O_RDWR | O_NOCTTY);
@@ -191,121 +185,113 @@ test.skipIf(skip, "leaves a terminal raw when it goes along, and restores it whe
   }
 });
 
-test.skipIf(
-  skip,
-  "lets monitor clients go along: one that waits, one in mid-command, one in mid-line, one with many",
-  async () => {
-    const hmpPath = "hmp";
-    const extra = ["-monitor", `unix:${hmpPath},server=on,wait=off`];
-    const hosts = [await GuestProcess.start({ runtime: thisRuntime, extra })];
-    const first = hosts[0]!;
-    try {
-      await using patient = await first.qmp();
-      const events = await recordEvents(patient);
-      using partial = await first.stream("qmp");
-      using pipelined = await first.stream("qmp");
-      using person = await first.stream(hmpPath);
-      for (const stream of [partial, pipelined]) {
-        await stream.waitFor("QMP");
-        stream.write('{"execute":"qmp_capabilities"}');
-        await stream.waitFor('{"return": {}}\r\n');
-      }
-      await person.waitFor("(baton) ");
-      for (let round = 0; round < 3; round++) {
-        const place = sockets();
-        const next = waiting(place);
-        hosts.push(next);
-        await next.until("the socket of the cpr channel", () => existsSync(place.cpr));
-        const heard = events.length;
-        partial.write('{"execute": "query-sta');
-        const echoed = person.text.length;
-        person.write("info na");
-        await person.waitFor("info na", echoed);
-        const seen = pipelined.text.length;
-        const channel = (type: string, path: string) => ({
-          "channel-type": type,
-          addr: { transport: "socket", type: "unix", path },
-        });
-        const commands = [
-          { execute: "migrate-set-parameters", arguments: { mode: "cpr-transfer" }, id: `a${round}` },
-          { execute: "migrate-set-capabilities", arguments: HANDOVER, id: `b${round}` },
-          {
-            execute: "migrate",
-            arguments: { channels: [channel("main", place.main), channel("cpr", place.cpr)] },
-            id: `c${round}`,
-          },
-          { execute: "query-kvm", id: `d${round}` },
-          { execute: "no-such-command", id: `e${round}` },
-          { execute: "query-name", id: `f${round}` },
-        ];
-        pipelined.write(commands.map((command) => JSON.stringify(command)).join(""));
-        await pipelined.waitFor(`"f${round}"`, seen);
-        assert.equal(await hosts[round]!.ended, { exitCode: 0, signal: null }, hosts[round]!.error);
-        const position = partial.text.length;
-        partial.write('tus", "id": "partial"}');
-        await partial.waitFor('"partial"', position);
-        const reply = partial.text
-          .slice(position)
-          .split("\r\n")
-          .find((line) => line.includes('"partial"'))!;
-        assert.equal(JSON.parse(reply), { return: { running: true, status: "running" }, id: "partial" });
-        const typed = person.text.length;
-        person.write("me\r");
-        await person.waitFor("(baton) ", typed);
-        assert.not.match(person.text.slice(typed), "unknown command");
-        const ids = [...pipelined.text.slice(seen).matchAll(/"id": "([a-f])\d"/g)].map(([, id]) => id);
-        assert.equal(ids, ["a", "b", "c", "d", "e", "f"], "each is answered once, in order");
-        assert.is((await patient.execute("query-status")).status, "running");
-        const info = await until("the end", async () => {
-          const now = await patient.execute("query-migrate");
-          return now.status === "completed" && now;
-        });
-        assert.is(info.updates, round + 1);
-        await settled();
-        assert.equal(events.slice(heard), EVENTS_OF_SUCCESS);
-      }
-      for (const stream of [partial, pipelined]) {
-        assert.not(stream.hasEnded);
-        assert.is(stream.text.split('{"QMP"').length, 2, "greeted once");
-        // Every line of the wire is one whole message.
-        for (const line of stream.text.split("\r\n").slice(0, -1)) JSON.parse(line);
-      }
-      assert.is(person.text.split("Baton ").length, 2, "greeted once");
-    } finally {
-      for (const host of hosts) await host[Symbol.asyncDispose]();
+test("lets monitor clients go along: one that waits, one in mid-command, one in mid-line, one with many", async () => {
+  const hmpPath = "hmp";
+  const extra = ["-monitor", `unix:${hmpPath},server=on,wait=off`];
+  const hosts = [await GuestProcess.start({ runtime: thisRuntime, extra })];
+  const first = hosts[0]!;
+  try {
+    await using patient = await first.qmp();
+    const events = await recordEvents(patient);
+    using partial = await first.stream("qmp");
+    using pipelined = await first.stream("qmp");
+    using person = await first.stream(hmpPath);
+    for (const stream of [partial, pipelined]) {
+      await stream.waitFor("QMP");
+      stream.write('{"execute":"qmp_capabilities"}');
+      await stream.waitFor('{"return": {}}\r\n');
     }
-  },
-);
+    await person.waitFor("(baton) ");
+    for (let round = 0; round < 3; round++) {
+      const place = sockets();
+      const next = waiting(place);
+      hosts.push(next);
+      await next.until("the socket of the cpr channel", () => existsSync(place.cpr));
+      const heard = events.length;
+      partial.write('{"execute": "query-sta');
+      const echoed = person.text.length;
+      person.write("info na");
+      await person.waitFor("info na", echoed);
+      const seen = pipelined.text.length;
+      const channel = (type: string, path: string) => ({
+        "channel-type": type,
+        addr: { transport: "socket", type: "unix", path },
+      });
+      const commands = [
+        { execute: "migrate-set-parameters", arguments: { mode: "cpr-transfer" }, id: `a${round}` },
+        { execute: "migrate-set-capabilities", arguments: HANDOVER, id: `b${round}` },
+        {
+          execute: "migrate",
+          arguments: { channels: [channel("main", place.main), channel("cpr", place.cpr)] },
+          id: `c${round}`,
+        },
+        { execute: "query-kvm", id: `d${round}` },
+        { execute: "no-such-command", id: `e${round}` },
+        { execute: "query-name", id: `f${round}` },
+      ];
+      pipelined.write(commands.map((command) => JSON.stringify(command)).join(""));
+      await pipelined.waitFor(`"f${round}"`, seen);
+      assert.equal(await hosts[round]!.ended, { exitCode: 0, signal: null }, hosts[round]!.error);
+      const position = partial.text.length;
+      partial.write('tus", "id": "partial"}');
+      await partial.waitFor('"partial"', position);
+      const reply = partial.text
+        .slice(position)
+        .split("\r\n")
+        .find((line) => line.includes('"partial"'))!;
+      assert.equal(JSON.parse(reply), { return: { running: true, status: "running" }, id: "partial" });
+      const typed = person.text.length;
+      person.write("me\r");
+      await person.waitFor("(baton) ", typed);
+      assert.not.match(person.text.slice(typed), "unknown command");
+      const ids = [...pipelined.text.slice(seen).matchAll(/"id": "([a-f])\d"/g)].map(([, id]) => id);
+      assert.equal(ids, ["a", "b", "c", "d", "e", "f"], "each is answered once, in order");
+      assert.is((await patient.execute("query-status")).status, "running");
+      const info = await until("the end", async () => {
+        const now = await patient.execute("query-migrate");
+        return now.status === "completed" && now;
+      });
+      assert.is(info.updates, round + 1);
+      await settled();
+      assert.equal(events.slice(heard), EVENTS_OF_SUCCESS);
+    }
+    for (const stream of [partial, pipelined]) {
+      assert.not(stream.hasEnded);
+      assert.is(stream.text.split('{"QMP"').length, 2, "greeted once");
+      // Every line of the wire is one whole message.
+      for (const line of stream.text.split("\r\n").slice(0, -1)) JSON.parse(line);
+    }
+    assert.is(person.text.split("Baton ").length, 2, "greeted once");
+  } finally {
+    for (const host of hosts) await host[Symbol.asyncDispose]();
+  }
+});
 
-test.skipIf(
-  skip,
-  "answers at the old sockets and at the new ones, with the serial port of the process that was left",
-  async () => {
-    await using old = await GuestProcess.start({ runtime: thisRuntime, payload: TALKATIVE });
-    await using qmp = await old.qmp();
-    await using next = await handedOver(old, qmp, { serial: ["-serial", "null"], payload: TALKATIVE });
-    await using atOld = await connect({ path: join(old.dir, "qmp") });
-    await using atNew = await next.qmp();
-    for (const client of [qmp, atOld, atNew]) assert.is((await client.execute("query-status")).status, "running");
-    const labels = (await atNew.execute("query-chardev")).map(({ label }) => label);
-    assert.is(new Set(labels).size, labels.length, `each has a name of its own: ${labels}`);
-    using serial = await ByteStream.connect(join(old.dir, "serial"));
-    await serial.waitFor("tick ");
-    // What came along goes along again, by whatever mode.
-    await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
-    const image = next.imageIdentity();
-    await qmp.execute("migrate", {});
-    await next.until("the new program", () => next.imageIdentity() !== image);
-    await serial.waitFor("tick ", serial.text.length);
-    assert.is((await atOld.execute("query-status")).status, "running");
-    assert.is((await atNew.execute("query-status")).status, "running");
-    await atNew.execute("quit");
-    assert.equal(await next.ended, { exitCode: 0, signal: null });
-    for (const name of ["qmp", "serial"]) assert.not(existsSync(join(old.dir, name)), `${name} is removed at the end`);
-  },
-);
+test("answers at the old sockets and at the new ones, with the serial port of the process that was left", async () => {
+  await using old = await GuestProcess.start({ runtime: thisRuntime, payload: TALKATIVE });
+  await using qmp = await old.qmp();
+  await using next = await handedOver(old, qmp, { serial: ["-serial", "null"], payload: TALKATIVE });
+  await using atOld = await connect({ path: join(old.dir, "qmp") });
+  await using atNew = await next.qmp();
+  for (const client of [qmp, atOld, atNew]) assert.is((await client.execute("query-status")).status, "running");
+  const labels = (await atNew.execute("query-chardev")).map(({ label }) => label);
+  assert.is(new Set(labels).size, labels.length, `each has a name of its own: ${labels}`);
+  using serial = await ByteStream.connect(join(old.dir, "serial"));
+  await serial.waitFor("tick ");
+  // What came along goes along again, by whatever mode.
+  await qmp.execute("migrate-set-parameters", { mode: "cpr-exec" });
+  const image = next.imageIdentity();
+  await qmp.execute("migrate", {});
+  await next.until("the new program", () => next.imageIdentity() !== image);
+  await serial.waitFor("tick ", serial.text.length);
+  assert.is((await atOld.execute("query-status")).status, "running");
+  assert.is((await atNew.execute("query-status")).status, "running");
+  await atNew.execute("quit");
+  assert.equal(await next.ended, { exitCode: 0, signal: null });
+  for (const name of ["qmp", "serial"]) assert.not(existsSync(join(old.dir, name)), `${name} is removed at the end`);
+});
 
-test.skipIf(skip, "leaves clients and old process alone when the capability is off", async () => {
+test("leaves clients and old process alone when the capability is off", async () => {
   await using old = await GuestProcess.start({ runtime: thisRuntime, payload: TALKATIVE });
   await using qmp = await old.qmp();
   const place = sockets();
@@ -318,7 +304,7 @@ test.skipIf(skip, "leaves clients and old process alone when the capability is o
 });
 
 for (const [frame, type] of Object.entries({ CONNECTIONS: FRAME_CONNECTIONS, HELD: FRAME_HELD, STATE: FRAME_STATE })) {
-  test.skipIf(skip, `goes on with all connections in the old process when all is cut at ${frame}`, async () => {
+  test(`goes on with all connections in the old process when all is cut at ${frame}`, async () => {
     await using old = await GuestProcess.start({ runtime: thisRuntime, payload: TALKATIVE });
     await using qmp = await old.qmp();
     using serial = await old.stream("serial");
@@ -363,7 +349,7 @@ for (const [frame, type] of Object.entries({ CONNECTIONS: FRAME_CONNECTIONS, HEL
   });
 }
 
-test.skipIf(skip, "keeps no more fds than there are connections, over transfers", async () => {
+test("keeps no more fds than there are connections, over transfers", async () => {
   const hosts = [await GuestProcess.start({ runtime: thisRuntime })];
   try {
     await using qmp = await hosts[0]!.qmp();
@@ -386,7 +372,7 @@ test.skipIf(skip, "keeps no more fds than there are connections, over transfers"
   }
 });
 
-const missing = skip ?? programMissing("compiled") ?? onlyOnBun;
+const missing = programMissing("compiled") ?? onlyOnBun;
 test.skipIf(missing, "hands connections over from runtime to runtime", async () => {
   const hosts = [await GuestProcess.start({ payload: TALKATIVE })];
   try {

@@ -19,7 +19,6 @@ import {
 import { text } from "../../ffi/support.ts";
 import { GuestProcess, privateRam, recordEvents, settled, thisRuntime, until } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { call, hearHello, listenFor, reactor } from "./transfer-peers.ts";
 import {
   beginTransfer,
@@ -42,7 +41,6 @@ import {
 } from "./transfers.ts";
 
 const test = describe("cpr-transfer: failures");
-const skip = kvmMissing();
 test.after(() => reactor.close());
 
 const EVENTS_BEFORE_STOP = ["MIGRATION setup", "MIGRATION failing", "MIGRATION failed"];
@@ -51,7 +49,7 @@ const u32 = (value: number): Uint8Array => new Uint8Array(Uint32Array.of(value).
 
 const startGuest = () => GuestProcess.start({ runtime: thisRuntime });
 
-test.skipIf(skip, "refuses malformed calls with QEMU's texts, the VM untouched", async () => {
+test("refuses malformed calls with QEMU's texts, the VM untouched", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const events = await recordEvents(qmp);
@@ -90,7 +88,7 @@ test.skipIf(skip, "refuses malformed calls with QEMU's texts, the VM untouched",
   assert.is(incoming.message, "'-incoming' was not specified on the command line");
 });
 
-test.skipIf(skip, "refuses private RAM with QEMU's text", async () => {
+test("refuses private RAM with QEMU's text", async () => {
   await using guest = new GuestProcess({ runtime: thisRuntime, ram: privateRam() });
   await using qmp = await guest.qmp();
   const events = await recordEvents(qmp);
@@ -102,7 +100,7 @@ test.skipIf(skip, "refuses private RAM with QEMU's text", async () => {
   assert.equal(await qmp.execute("query-status"), { running: true, status: "running" });
 });
 
-test.skipIf(skip, "refuses a main channel of the waiting side that is a file or port 0, with exit code 1", async () => {
+test("refuses a main channel of the waiting side that is a file or port 0, with exit code 1", async () => {
   for (const [main, message] of [
     ["file:/tmp/vm.state", "must be a stream, not a file"],
     ["tcp:127.0.0.1:0", "needs a port other than 0"],
@@ -114,7 +112,7 @@ test.skipIf(skip, "refuses a main channel of the waiting side that is a file or 
   }
 });
 
-test.skipIf(skip, "fails before the guest stops when nobody is at the cpr socket, and can be tried again", async () => {
+test("fails before the guest stops when nobody is at the cpr socket, and can be tried again", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const events = await recordEvents(qmp);
@@ -128,7 +126,7 @@ test.skipIf(skip, "fails before the guest stops when nobody is at the cpr socket
   await moved(guest, next, place);
 });
 
-test.skipIf(skip, "refuses another topology in the hello, and waits for the next guest", async () => {
+test("refuses another topology in the hello, and waits for the next guest", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const events = await recordEvents(qmp);
@@ -147,7 +145,7 @@ test.skipIf(skip, "refuses another topology in the hello, and waits for the next
   await guest.runsOn();
 });
 
-test.skipIf(skip, "refuses a section that the other side does not know, or knows an older version of", async () => {
+test("refuses a section that the other side does not know, or knows an older version of", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const place = sockets();
@@ -157,7 +155,7 @@ test.skipIf(skip, "refuses a section that the other side does not know, or knows
   assert.match(await hasStayed(guest, qmp), /^The other side refused: .*vcpu.*version/);
 });
 
-test.skipIf(skip, "takes no hello that makes no sense, and then one that does", async () => {
+test("takes no hello that makes no sense, and then one that does", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const place = sockets();
@@ -212,7 +210,7 @@ test.skipIf(skip, "takes no hello that makes no sense, and then one that does", 
   await going;
 });
 
-test.skipIf(skip, "lets nobody else on its channels take the guest's place", async () => {
+test("lets nobody else on its channels take the guest's place", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const place = sockets();
@@ -253,7 +251,7 @@ async function pester(path: string): Promise<() => void> {
   };
 }
 
-test.skipIf(skip, "takes nobody on the main channel who does not know the token", async () => {
+test("takes nobody on the main channel who does not know the token", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const own = sockets();
@@ -286,7 +284,7 @@ test.skipIf(skip, "takes nobody on the main channel who does not know the token"
   await hasStayed(guest, qmp);
 });
 
-test.skipIf(skip, "does not believe a peer that says it has the guest, and has not", async () => {
+test("does not believe a peer that says it has the guest, and has not", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const events = await recordEvents(qmp);

@@ -8,7 +8,6 @@ import { FRAME_ACCEPTED, FRAME_LISTENING, FRAME_REHEARSED, FRAME_STATE } from ".
 import type { QmpClient } from "../../../src/qmp/client.ts";
 import { GuestProcess, onlyOnBun, programMissing } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import {
   ALL_RUNTIMES,
   beginTransfer,
@@ -24,7 +23,7 @@ import {
 } from "./transfers.ts";
 
 const test = describe("cpr-transfer: fuzz");
-const skip = kvmMissing() ?? onlyOnBun ?? programMissing("compiled");
+const skip = onlyOnBun ?? programMissing("compiled");
 const transferCount = Number(process.env.BATON_TEST_TRANSFERS ?? 12);
 const seed = Number(process.env.BATON_TEST_SEED ?? Date.now() % 2 ** 31);
 

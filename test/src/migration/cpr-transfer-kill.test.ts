@@ -11,7 +11,6 @@ import {
 } from "../../../src/migration/messages.ts";
 import { GuestProcess, recordEvents, settled, thisRuntime } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import {
   beginTransfer,
   complaints,
@@ -28,7 +27,6 @@ import {
 } from "./transfers.ts";
 
 const test = describe("cpr-transfer: dead and silent peers");
-const skip = kvmMissing();
 
 const startGuest = (options = {}) => GuestProcess.start({ runtime: thisRuntime, payload: { cpuCount: 2 }, ...options });
 
@@ -50,7 +48,7 @@ const BEFORE_TAKING: [step: string, hasStopped: boolean][] = [
   ["restored", true],
 ];
 
-test.skipIf(skip, "the guest stays when the new side is killed before it has taken it, at whatever step", async () => {
+test("the guest stays when the new side is killed before it has taken it, at whatever step", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const events = await recordEvents(qmp);
@@ -70,7 +68,7 @@ test.skipIf(skip, "the guest stays when the new side is killed before it has tak
   await canStillMove(guest);
 });
 
-test.skipIf(skip, "the guest has gone with the new side that is killed when it has taken it", async () => {
+test("the guest has gone with the new side that is killed when it has taken it", async () => {
   // Its owner was killed: what matters is that the old side does not run a guest that has run elsewhere.
   for (const step of ["taken", `send ${FRAME_RUNNING}`]) {
     await using guest = await startGuest();
@@ -88,7 +86,7 @@ test.skipIf(skip, "the guest has gone with the new side that is killed when it h
   }
 });
 
-test.skipIf(skip, "the guest stays with a new side that loses the old one after it was offered", async () => {
+test("the guest stays with a new side that loses the old one after it was offered", async () => {
   await using old = await startGuest({ ...faulty(`shown ${FRAME_STATE}`) });
   await using qmp = await old.qmp();
   const place = sockets();
@@ -102,7 +100,7 @@ test.skipIf(skip, "the guest stays with a new side that loses the old one after 
   await canStillMove(next);
 });
 
-test.skipIf(skip, "a new side whose old one dies before that gives up, with exit code 1", async () => {
+test("a new side whose old one dies before that gives up, with exit code 1", async () => {
   for (const step of [`sent ${FRAME_REHEARSE}`, `shown ${FRAME_REHEARSE}`, `send ${FRAME_STATE}`, "offered"]) {
     await using old = await startGuest({ ...faulty(step) });
     await using qmp = await old.qmp();
@@ -117,7 +115,7 @@ test.skipIf(skip, "a new side whose old one dies before that gives up, with exit
   }
 });
 
-test.skipIf(skip, "the guest runs while the new side hangs, until somebody cancels", async () => {
+test("the guest runs while the new side hangs, until somebody cancels", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const events = await recordEvents(qmp);
@@ -143,7 +141,7 @@ test.skipIf(skip, "the guest runs while the new side hangs, until somebody cance
   await canStillMove(guest);
 });
 
-test.skipIf(skip, "a new side that hangs later is given up, and finds out when it goes on", async () => {
+test("a new side that hangs later is given up, and finds out when it goes on", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   for (const [step, reason] of [
@@ -166,7 +164,7 @@ test.skipIf(skip, "a new side that hangs later is given up, and finds out when i
   await canStillMove(guest);
 });
 
-test.skipIf(skip, "a new side that hangs when it has taken the guest has it", async () => {
+test("a new side that hangs when it has taken the guest has it", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const place = sockets();
@@ -185,7 +183,7 @@ test.skipIf(skip, "a new side that hangs when it has taken the guest has it", as
   await hasMoved(guest, next);
 });
 
-test.skipIf(skip, "an old side that hangs when it has offered the guest finds it gone", async () => {
+test("an old side that hangs when it has offered the guest finds it gone", async () => {
   await using old = await startGuest({ ...faulty(`shown ${FRAME_STATE}`, "SIGSTOP") });
   await using qmp = await old.qmp();
   const place = sockets();
@@ -200,7 +198,7 @@ test.skipIf(skip, "an old side that hangs when it has offered the guest finds it
   await hasMoved(old, next);
 });
 
-test.skipIf(skip, "an old side that hangs before that has the guest when it goes on", async () => {
+test("an old side that hangs before that has the guest when it goes on", async () => {
   // It stands for as long as the new side waits.
   const payload = { cpuCount: 2, clockJumpLimitNs: 60e9 };
   await using old = await startGuest({ payload, ...faulty("offered", "SIGSTOP") });

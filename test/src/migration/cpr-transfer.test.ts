@@ -18,7 +18,6 @@ import {
   updated,
 } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import {
   ALL_RUNTIMES,
   beginTransfer,
@@ -36,7 +35,6 @@ import {
 } from "./transfers.ts";
 
 const test = describe("cpr-transfer");
-const skip = kvmMissing();
 
 const EVENTS_OF_SUCCESS = [
   "MIGRATION setup",
@@ -49,7 +47,7 @@ const EVENTS_OF_SUCCESS = [
 
 const startGuest = () => GuestProcess.start({ runtime: thisRuntime });
 
-test.skipIf(skip, "hands a running guest to another process, with the events of QEMU", async () => {
+test("hands a running guest to another process, with the events of QEMU", async () => {
   await using old = await startGuest();
   await using qmp = await old.qmp();
   const events = await recordEvents(qmp);
@@ -79,7 +77,7 @@ test.skipIf(skip, "hands a running guest to another process, with the events of 
   assert.not(existsSync(place.main) || existsSync(place.cpr), "the sockets are gone");
 });
 
-test.skipIf(skip, "refuses all that would bring a fenced guest back to life", async () => {
+test("refuses all that would bring a fenced guest back to life", async () => {
   await using old = await startGuest();
   const place = sockets();
   await using next = waiting(place);
@@ -108,7 +106,7 @@ test.skipIf(skip, "refuses all that would bring a fenced guest back to life", as
   await next.runsOn();
 });
 
-test.skipIf(skip, "takes -incoming in every form, and goes on from process to process", async () => {
+test("takes -incoming in every form, and goes on from process to process", async () => {
   const forms: ((place: Sockets) => [main: string, cpr: string])[] = [
     ({ main, cpr }) => [`unix:${main}`, `cpr,addr.transport=socket,addr.type=unix,addr.path=${cpr}`],
     ({ main, cpr }) => [`main,addr.transport=socket,addr.type=unix,addr.path=${main}`, cprChannel(cpr)],
@@ -130,7 +128,7 @@ test.skipIf(skip, "takes -incoming in every form, and goes on from process to pr
   await old[Symbol.asyncDispose]();
 });
 
-test.skipIf(skip, "waits with the guest running until migrate-incoming says where", async () => {
+test("waits with the guest running until migrate-incoming says where", async () => {
   await using old = await startGuest();
   await using qmp = await old.qmp();
   const events = await recordEvents(qmp);
@@ -157,7 +155,7 @@ test.skipIf(skip, "waits with the guest running until migrate-incoming says wher
   assert.is(again.message, "The incoming migration has already been started");
 });
 
-test.skipIf(skip, "takes a tcp main channel, by migrate-incoming in QAPI form", async () => {
+test("takes a tcp main channel, by migrate-incoming in QAPI form", async () => {
   await using old = await startGuest();
   await using qmp = await old.qmp();
   const place = sockets();
@@ -184,7 +182,7 @@ test.skipIf(skip, "takes a tcp main channel, by migrate-incoming in QAPI form", 
   await hasMoved(old, next);
 });
 
-test.skipIf(skip, "takes a main channel that both monitors were given as an fd", async () => {
+test("takes a main channel that both monitors were given as an fd", async () => {
   await using old = await startGuest();
   await using qmp = await old.qmp();
   const place = sockets();
@@ -227,7 +225,7 @@ async function giveFd(guest: GuestProcess, name: string, fd: number): Promise<vo
 }
 
 test.skipIf(
-  skip ?? onlyOnBun,
+  onlyOnBun,
   "takes a cpr channel that is an inherited fd: one that listens, or one that is connected",
   async () => {
     for (const kind of ["listening", "connected"]) {
@@ -257,7 +255,7 @@ test.skipIf(
   },
 );
 
-test.skipIf(skip, "leaves a paused guest paused", async () => {
+test("leaves a paused guest paused", async () => {
   await using first = await startGuest();
   await using firstQmp = await first.qmp();
   await firstQmp.execute("stop");
@@ -276,7 +274,7 @@ test.skipIf(skip, "leaves a paused guest paused", async () => {
   await settled();
 });
 
-test.skipIf(skip, "carries a guest that was never started, with several vCPUs", async () => {
+test("carries a guest that was never started, with several vCPUs", async () => {
   await using old = new GuestProcess({ runtime: thisRuntime, payload: { cpuCount: 3 }, extra: ["-S"] });
   await using qmp = await old.qmp();
   assert.is((await qmp.execute("query-status")).status, "prelaunch");
@@ -296,7 +294,7 @@ test.skipIf(skip, "carries a guest that was never started, with several vCPUs", 
   await last.runsOn();
 });
 
-test.skipIf(skip, "heeds -S, stop and cont of the side that waits", async () => {
+test("heeds -S, stop and cont of the side that waits", async () => {
   const cases: [extra: string[], commands: ("stop" | "cont")[], expected: string][] = [
     [["-S"], [], "paused"],
     [["-S"], ["cont"], "running"],
@@ -321,7 +319,7 @@ test.skipIf(skip, "heeds -S, stop and cont of the side that waits", async () => 
   await old[Symbol.asyncDispose]();
 });
 
-test.skipIf(skip, "carries all vCPUs, and each character of the console once", async () => {
+test("carries all vCPUs, and each character of the console once", async () => {
   const payload = { cpuCount: 4, ticksPerLine: 1 };
   let old = await GuestProcess.start({ runtime: thisRuntime, payload, serial: CONSOLE });
   let text = "";
@@ -353,7 +351,7 @@ function consoleOf(guest: GuestProcess): string {
   return readFileSync(join(guest.dir, "console"), "latin1");
 }
 
-test.skipIf(skip, "can be updated by exec where it came to, and be transferred again", async () => {
+test("can be updated by exec where it came to, and be transferred again", async () => {
   await using old = await startGuest();
   const place = sockets();
   await using next = waiting(place);
@@ -372,7 +370,7 @@ test.skipIf(skip, "can be updated by exec where it came to, and be transferred a
 
 for (const from of ALL_RUNTIMES) {
   for (const to of ALL_RUNTIMES) {
-    const reason = skip ?? onlyOnBun ?? programMissing(from) ?? programMissing(to);
+    const reason = onlyOnBun ?? programMissing(from) ?? programMissing(to);
     test.skipIf(reason, `goes from ${from} to ${to}`, async () => {
       await using old = await GuestProcess.start({ runtime: from, payload: { cpuCount: 2 } });
       const place = sockets();

@@ -18,11 +18,9 @@ import {
   until,
 } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { holdsNoMore, resting, sockets, variant, waiting } from "./transfers.ts";
 
 const test = describe("dry run");
-const skip = kvmMissing();
 
 const startGuest = (options = {}) => GuestProcess.start({ runtime: thisRuntime, payload: { cpuCount: 2 }, ...options });
 
@@ -53,7 +51,7 @@ function script(text: string): string {
   return path;
 }
 
-test.skipIf(skip, "an update that would work is predicted, and nothing is updated", async () => {
+test("an update that would work is predicted, and nothing is updated", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const events = await recordEvents(qmp);
@@ -85,7 +83,7 @@ test.skipIf(skip, "an update that would work is predicted, and nothing is update
   holdsNoMore(await resting(guest), before, "the VM");
 });
 
-test.skipIf(skip, "a guest that is paused stays so, with every byte of its RAM", async () => {
+test("a guest that is paused stays so, with every byte of its RAM", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   await qmp.execute("stop");
@@ -100,7 +98,7 @@ test.skipIf(skip, "a guest that is paused stays so, with every byte of its RAM",
   await guest.runsOn();
 });
 
-test.skipIf(skip, "names everything that a new program cannot read", async () => {
+test("names everything that a new program cannot read", async () => {
   const older = variant("refusing-baton.ts", { BATON_TEST_REFUSE: "vcpu:0" });
   await using guest = await startGuest({ env: older.env! });
   await using qmp = await guest.qmp();
@@ -121,7 +119,7 @@ test.skipIf(skip, "names everything that a new program cannot read", async () =>
   await guest.runsOn();
 });
 
-test.skipIf(skip, "names everything that a new command line says otherwise", async () => {
+test("names everything that a new command line says otherwise", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const command = [...program(thisRuntime), "-smp", "3", "-uuid", "3d2f9d7a-5b0f-4b57-9d3c-0c2d7a0a4f11"];
@@ -139,7 +137,7 @@ test.skipIf(skip, "names everything that a new command line says otherwise", asy
   await guest.runsOn();
 });
 
-test.skipIf(skip, "tells of blockers beside what the new program says", async () => {
+test("tells of blockers beside what the new program says", async () => {
   await using guest = new GuestProcess({
     runtime: thisRuntime,
     ram: privateRam(),
@@ -154,7 +152,7 @@ test.skipIf(skip, "tells of blockers beside what the new program says", async ()
   assert.is((await qmp.execute("query-status")).status, "running");
 });
 
-test.skipIf(skip, "programs that are not there, are not Baton, fail or make no sense", async () => {
+test("programs that are not there, are not Baton, fail or make no sense", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const says = (answer: string): string => `[ "$1" = --version ] && echo baton 9.9.9 || ${answer}`;
@@ -179,7 +177,7 @@ test.skipIf(skip, "programs that are not there, are not Baton, fail or make no s
   await guest.runsOn();
 });
 
-test.skipIf(skip, "can be cancelled, and is in nobody's way afterwards", async () => {
+test("can be cancelled, and is in nobody's way afterwards", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const slow = script('[ "$1" = --version ] && echo baton 9.9.9 || exec sleep 1000');
@@ -197,7 +195,7 @@ test.skipIf(skip, "can be cancelled, and is in nobody's way afterwards", async (
   await guest.runsOn();
 });
 
-test.skipIf(skip, "what no dry run is possible of is refused at once", async () => {
+test("what no dry run is possible of is refused at once", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const refused = async (mode: MigMode, args: Record<string, unknown> = {}): Promise<string> => {
@@ -217,7 +215,7 @@ test.skipIf(skip, "what no dry run is possible of is refused at once", async () 
   assert.is(error.message, "There's a migration process in progress");
 });
 
-test.skipIf(programMissing("compiled") ?? skip, "one program can be tried while another one runs", async () => {
+test.skipIf(programMissing("compiled"), "one program can be tried while another one runs", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   for (const command of [guest.command("compiled"), program("compiled")]) {

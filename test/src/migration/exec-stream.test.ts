@@ -3,12 +3,11 @@
 import { existsSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { GuestProcess, onlyOnBun, recordEvents, settled, until } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { freePath, migrate, migrated, set, waiting } from "./streams.ts";
 import { over } from "./transfers.ts";
 
 const test = describe("migration through commands");
-const skip = kvmMissing() ?? onlyOnBun;
+const skip = onlyOnBun;
 
 function isAlive(pidFile: string): boolean {
   const pid = readFileSync(pidFile, "utf8").trim();

@@ -9,9 +9,13 @@
 
 import { exec, planExec } from "../../../ffi/exec.ts";
 import { KvmAcceleratedVm } from "../../../src/accel/kvm/vm.ts";
+import type { AcceleratedVm } from "../../../src/accel/types.ts";
+import { EngineVm } from "../../../src/accel/wasm/vm.ts";
 import { VmmError } from "../../../src/errors.ts";
 import { DeviceSet } from "../../../src/machine/device-set.ts";
 import { Vm } from "../../../src/machine/vm.ts";
+
+const ACCELERATED_VMS: AcceleratedVm[] = [KvmAcceleratedVm.prototype, EngineVm.prototype];
 
 const FAIL_AFTER_MS = 50;
 let vm: Vm | undefined;
@@ -44,11 +48,13 @@ function fail(): void {
       setTimeout(() => vm!.vcpuFailed(1, "KVM exit reason 9, detail 0"), FAIL_AFTER_MS);
       break;
     case "starve": {
-      const { park } = KvmAcceleratedVm.prototype;
-      KvmAcceleratedVm.prototype.park = function (this: KvmAcceleratedVm, onRequested, timeoutMs) {
-        if (timeoutMs === undefined) return park.call(this, onRequested);
-        throw new VmmError("vcpu-stuck", `vCPU 1 did not stop within ${timeoutMs} ms; the guest runs on`);
-      };
+      for (const prototype of ACCELERATED_VMS) {
+        const { park } = prototype;
+        prototype.park = function (onRequested, timeoutMs) {
+          if (timeoutMs === undefined) return park.call(this, onRequested);
+          throw new VmmError("vcpu-stuck", `vCPU 1 did not stop within ${timeoutMs} ms; the guest runs on`);
+        };
+      }
       break;
     }
     case "nap":
@@ -81,6 +87,6 @@ if ((BATON_CPR_EXEC_STATE !== undefined && BATON_CPR_EXEC_ERROR === undefined) |
   if (moment === "start") fail();
   if (moment === "built") failAfter(DeviceSet.prototype, "restoreState");
   if (moment === "restored") failAfter(Vm.prototype, "assumeState");
-  if (moment === "ran") failAfter(KvmAcceleratedVm.prototype, "runLent");
+  if (moment === "ran") for (const prototype of ACCELERATED_VMS) failAfter(prototype, "runLent");
 }
 await import("../../../src/cli/main.ts");

@@ -9,6 +9,8 @@
 //     restored         when the state of the guest has been restored, and not been taken
 //     taken, offered   when the fence has been changed
 import { KvmAcceleratedVm } from "../../../src/accel/kvm/vm.ts";
+import type { AcceleratedVm } from "../../../src/accel/types.ts";
+import { EngineVm } from "../../../src/accel/wasm/vm.ts";
 import { FrameChannel } from "../../../src/migration/channel/frames.ts";
 import { Fence } from "../../../src/migration/fence.ts";
 import { SharedImage } from "../../../src/migration/shared-image.ts";
@@ -44,15 +46,18 @@ SharedImage.prototype.send = function (channel, planned, options) {
   comeTo(`shown ${options.type}`);
 };
 
-const { prepareToRun, restoreState } = KvmAcceleratedVm.prototype;
-KvmAcceleratedVm.prototype.prepareToRun = async function () {
-  await prepareToRun.call(this);
-  comeTo("built");
-};
-KvmAcceleratedVm.prototype.restoreState = function (...args) {
-  restoreState.apply(this, args);
-  comeTo("restored");
-};
+const acceleratedVms: AcceleratedVm[] = [KvmAcceleratedVm.prototype, EngineVm.prototype];
+for (const prototype of acceleratedVms) {
+  const { prepareToRun, restoreState } = prototype;
+  prototype.prepareToRun = async function () {
+    await prepareToRun.call(this);
+    comeTo("built");
+  };
+  prototype.restoreState = function (...args) {
+    restoreState.apply(this, args);
+    comeTo("restored");
+  };
+}
 
 const { offer, take } = Fence.prototype;
 Fence.prototype.offer = function () {

@@ -17,10 +17,9 @@ import {
   update,
 } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 
 const test = describe("guard");
-const skip = kvmMissing() ?? programMissing("compiled") ?? onlyOnBun;
+const skip = programMissing("compiled") ?? onlyOnBun;
 
 const failingBaton = fileURLToPath(new URL("failing-baton.ts", import.meta.url));
 const refusingBaton = fileURLToPath(new URL("refusing-baton.ts", import.meta.url));

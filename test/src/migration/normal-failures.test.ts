@@ -19,7 +19,6 @@ import {
 import type { QmpClient } from "../../../src/qmp/client.ts";
 import { type GuestOptions, GuestProcess, onlyOnBun, recordEvents, settled } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import {
   freePath,
   listening,
@@ -34,7 +33,7 @@ import {
 import { over } from "./transfers.ts";
 
 const test = describe("normal migration: failures");
-const skip = kvmMissing() ?? onlyOnBun;
+const skip = onlyOnBun;
 
 /** Two VMMs, between which one attempt after the other is made. */
 class Pair implements AsyncDisposable {

@@ -15,12 +15,10 @@ import {
   thisRuntime,
 } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { freePath, giveFd, listening, migrated, moveOn, RINGS, set, waiting } from "./streams.ts";
 import { over } from "./transfers.ts";
 
 const test = describe("normal migration");
-const skip = kvmMissing();
 
 function startGuest(options: GuestOptions = {}): Promise<GuestProcess> {
   return GuestProcess.start({ runtime: thisRuntime, ...options });
@@ -30,7 +28,7 @@ async function ramOf(qmp: QmpClient) {
   return (await qmp.execute("query-migrate")).ram!;
 }
 
-test.skipIf(skip, "moves a running guest over a unix socket, with the events of QEMU on both sides", async () => {
+test("moves a running guest over a unix socket, with the events of QEMU on both sides", async () => {
   await using old = await startGuest();
   await using qmp = await old.qmp();
   const events = await recordEvents(qmp);
@@ -67,7 +65,7 @@ test.skipIf(skip, "moves a running guest over a unix socket, with the events of 
   assert.match((await rejection(() => qmp.execute("cont"))).message, /has moved to another VMM/);
 });
 
-test.skipIf(skip, "goes over TCP on several connections, packed, with several vCPUs and dirty rings", async () => {
+test("goes over TCP on several connections, packed, with several vCPUs and dirty rings", async () => {
   await using old = await startGuest({
     ...RINGS,
     memory: "48M",
@@ -84,7 +82,7 @@ test.skipIf(skip, "goes over TCP on several connections, packed, with several vC
   await last.runsOn();
 });
 
-test.skipIf(skip, "goes over descriptors that a monitor was given", async () => {
+test("goes over descriptors that a monitor was given", async () => {
   await using old = await startGuest();
   await using next = waiting("defer");
   await using qmp = await old.qmp();
@@ -102,7 +100,7 @@ test.skipIf(skip, "goes over descriptors that a monitor was given", async () => 
   await next.runsOn();
 });
 
-test.skipIf(skip, "goes through commands, and what they keep can be read later", async () => {
+test("goes through commands, and what they keep can be read later", async () => {
   await using old = await startGuest({ payload: { touchBytes: 24 << 20 } });
   await using qmp = await old.qmp();
   const file = freePath("vm.gz");
@@ -119,7 +117,7 @@ test.skipIf(skip, "goes through commands, and what they keep can be read later",
 
 const privateRam = ["-object", "memory-backend-ram,id=ram0,size=32M"];
 
-test.skipIf(skip, "the RAM of each side is its own affair, and nothing of an older guest shines through", async () => {
+test("the RAM of each side is its own affair, and nothing of an older guest shines through", async () => {
   await using old = await startGuest();
   await using hidden = await moveOn(old, { extra: [...privateRam, "-machine", "memory-backend=ram0"] });
   const ramFile = freePath("ram");
@@ -139,7 +137,7 @@ test.skipIf(skip, "the RAM of each side is its own affair, and nothing of an old
   await last.runsOn();
 });
 
-test.skipIf(skip, "RAM that a running VM has is not emptied for another", async () => {
+test("RAM that a running VM has is not emptied for another", async () => {
   const ramFile = freePath("ram");
   await using old = await startGuest({ ramFile });
   await using qmp = await old.qmp();
@@ -159,7 +157,7 @@ test.skipIf(skip, "RAM that a running VM has is not emptied for another", async 
   await old.runsOn();
 });
 
-test.skipIf(skip, "a guest that does not run does not run afterwards either", async () => {
+test("a guest that does not run does not run afterwards either", async () => {
   await using old = await startGuest();
   await using qmp = await old.qmp();
   await qmp.execute("stop");
@@ -177,7 +175,7 @@ test.skipIf(skip, "a guest that does not run does not run afterwards either", as
   await started.runsOn();
 });
 
-test.skipIf(skip, "-S on the other side keeps a guest that ran from running", async () => {
+test("-S on the other side keeps a guest that ran from running", async () => {
   await using old = await startGuest();
   await using next = await moveOn(old, { extra: ["-S"] });
   await using nextQmp = await next.qmp();
@@ -186,7 +184,7 @@ test.skipIf(skip, "-S on the other side keeps a guest that ran from running", as
   await next.runsOn();
 });
 
-test.skipIf(skip, "what a transport cannot do is refused before anything begins", async () => {
+test("what a transport cannot do is refused before anything begins", async () => {
   await using old = await startGuest();
   await using qmp = await old.qmp();
   const refused = async (uri: string, message: string): Promise<void> => {
@@ -201,7 +199,7 @@ test.skipIf(skip, "what a transport cannot do is refused before anything begins"
 });
 
 const RUNTIMES: readonly Runtime[] = ["bun", "deno", "compiled"];
-const skipMatrix = skip ?? onlyOnBun ?? RUNTIMES.map(programMissing).find((missing) => missing !== undefined);
+const skipMatrix = onlyOnBun ?? RUNTIMES.map(programMissing).find((missing) => missing !== undefined);
 
 test.skipIf(skipMatrix, "every runtime takes a guest from every other", async () => {
   let guest = await GuestProcess.start({ runtime: "bun" });

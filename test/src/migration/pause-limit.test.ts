@@ -5,7 +5,6 @@ import { FRAME_REHEARSED } from "../../../src/migration/messages.ts";
 import { explainTimeout, refuseLatePause, refuseLongPause } from "../../../src/migration/pause-limit.ts";
 import { GuestProcess, recordEvents, settled, thisRuntime, update } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import {
   beginTransfer,
   faulty,
@@ -19,7 +18,6 @@ import {
 } from "./transfers.ts";
 
 const test = describe("pause-limit");
-const skip = kvmMissing();
 
 const startGuest = (options = {}) => GuestProcess.start({ runtime: thisRuntime, ...options });
 
@@ -40,7 +38,7 @@ test("what would take too long is refused, what has taken too long is told", () 
   assert.equal([explained.code, explained.cause], ["pause-limit", silent]);
 });
 
-test.skipIf(skip, "an update by exec that cannot keep it is refused before the guest stands", async () => {
+test("an update by exec that cannot keep it is refused before the guest stands", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const image = guest.imageIdentity();
@@ -57,7 +55,7 @@ test.skipIf(skip, "an update by exec that cannot keep it is refused before the g
   await guest.runsOn();
 });
 
-test.skipIf(skip, "one that would not work at all is refused for that", async () => {
+test("one that would not work at all is refused for that", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   await qmp.execute("migrate-set-parameters", { "pause-limit": 60_000 });
@@ -67,7 +65,7 @@ test.skipIf(skip, "one that would not work at all is refused for that", async ()
   await guest.runsOn();
 });
 
-test.skipIf(skip, "what was predicted and what it took goes with the guest, from update to update", async () => {
+test("what was predicted and what it took goes with the guest, from update to update", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const command = guest.command(thisRuntime);
@@ -100,7 +98,7 @@ test.skipIf(skip, "what was predicted and what it took goes with the guest, from
   await next.runsOn();
 });
 
-test.skipIf(skip, "a dry run predicts the update that follows it", async () => {
+test("a dry run predicts the update that follows it", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   const command = guest.command(thisRuntime);
@@ -115,7 +113,7 @@ test.skipIf(skip, "a dry run predicts the update that follows it", async () => {
   assert.is(info["predicted-downtime-us"], dryRun["predicted-downtime-us"]);
 });
 
-test.skipIf(skip, "a transfer whose rehearsals take longer is refused before the guest stands", async () => {
+test("a transfer whose rehearsals take longer is refused before the guest stands", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   await qmp.execute("migrate-set-parameters", { "pause-limit": 4 });
@@ -132,7 +130,7 @@ test.skipIf(skip, "a transfer whose rehearsals take longer is refused before the
   await guest.runsOn();
 });
 
-test.skipIf(skip, "a transfer that misses it is taken back, and never runs in both", async () => {
+test("a transfer that misses it is taken back, and never runs in both", async () => {
   await using guest = await startGuest();
   await using qmp = await guest.qmp();
   await qmp.execute("migrate-set-parameters", { "pause-limit": 100 });

@@ -7,11 +7,10 @@ import { temporaryDirectory } from "../../ffi/support.ts";
 import { userfaultfdMissing } from "../../ffi/userfaultfd/support.ts";
 import { type GuestOptions, GuestProcess, program, recordEvents, settled, thisRuntime, until } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { over } from "./transfers.ts";
 
 const test = describe("post-copy");
-const skip = kvmMissing() ?? userfaultfdMissing();
+const skip = userfaultfdMissing();
 
 const TOUCHED_BYTES = 48 << 20;
 /** Every page is checked and changed soon after the guest goes on. */

@@ -17,10 +17,9 @@ import {
   updated,
 } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 
 const test = describe("relay");
-const skip = kvmMissing() ?? programMissing("compiled") ?? onlyOnBun;
+const skip = programMissing("compiled") ?? onlyOnBun;
 
 const failingBaton = fileURLToPath(new URL("failing-baton.ts", import.meta.url));
 

@@ -17,13 +17,12 @@ import { canRetain, type RetainedGuest, restoreRetained, saveRetained } from "..
 import { StateFileWriter } from "../../../src/migration/state-file.ts";
 import { readReport } from "../../../src/payload/report.ts";
 import { StateReader } from "../../../src/state/reader.ts";
+import { accelerator } from "../../accelerator.ts";
 import { openFdCount, temporaryDirectory } from "../../ffi/support.ts";
 import { GuestProcess, payloadFile, thisRuntime, until } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 
 const test = describe("migration/retained-ram");
-const skip = kvmMissing();
 const NO_DEVICE = "/dev/no-such-liveupdate";
 /** It can be opened, and refuses every call. */
 const DEAF_DEVICE = "/dev/null";
@@ -32,10 +31,17 @@ const withLuo = existsSync("/dev/liveupdate") ? "this host has /dev/liveupdate" 
 const SIZE_BYTES = 16 << 20;
 const SESSION = `baton-${crypto.randomUUID()}`;
 
-function newVm(): Vm {
+function newVm(): Promise<Vm> {
   const kernel = payloadFile({ touchBytes: 3 << 20, serial: false });
   return buildVm(
-    resolveConfig({ m: "16M", kernel, nodefaults: true, machine: "microvm,aux-ram-share=on", serial: "null" }),
+    resolveConfig({
+      accel: accelerator,
+      m: "16M",
+      kernel,
+      nodefaults: true,
+      machine: "microvm,aux-ram-share=on",
+      serial: "null",
+    }),
   );
 }
 
@@ -82,8 +88,8 @@ test("RAM that waits for the next kernel refuses to be lost once", async () => {
   assert.is(closed, 1);
 });
 
-test.skipIf(skip, "a guest whose RAM waits is neither reset nor forgotten, and cont takes it back", async () => {
-  const vm = newVm();
+test("a guest whose RAM waits is neither reset nor forgotten, and cont takes it back", async () => {
+  const vm = await newVm();
   await vm.powerOn();
   vm.serve();
   vm.assumeState("postmigrate");
@@ -118,8 +124,8 @@ test.skipIf(skip, "a guest whose RAM waits is neither reset nor forgotten, and c
   assert.is(closed, 2);
 });
 
-test.skipIf(skip, "a guest whose RAM the kernel does not retain runs on, and leaves no file", async () => {
-  const vm = newVm();
+test("a guest whose RAM the kernel does not retain runs on, and leaves no file", async () => {
+  const vm = await newVm();
   await vm.powerOn();
   vm.serve();
   vm.cont();
@@ -155,8 +161,8 @@ test.skipIf(skip, "a guest whose RAM the kernel does not retain runs on, and lea
   await vm.close();
 });
 
-test.skipIf(skip, "the section is read back, and one that makes no sense is refused", async () => {
-  const vm = newVm();
+test("the section is read back, and one that makes no sense is refused", async () => {
+  const vm = await newVm();
   await vm.powerOn();
   const reread = (location: RamLocation) =>
     readRamLocation(new StateReader(imageOf(vm, location), GUEST_SECTIONS), SIZE_BYTES);
@@ -170,70 +176,62 @@ test.skipIf(skip, "the section is read back, and one that makes no sense is refu
   await vm.close();
 });
 
-test.skipIf(
-  skip,
-  "nothing is retrieved until all that can be checked has been, and a failure before that loses nothing",
-  async () => {
-    const source = newVm();
-    await source.powerOn();
-    const reader = new StateReader(imageOf(source, retained()), GUEST_SECTIONS);
-    const location = readRamLocation(reader, SIZE_BYTES) as RamRetained;
-    const { spec } = source;
-    const vm = new Vm(spec);
-    const guest: RetainedGuest = {
-      vm,
-      spec,
-      cpuids: readCpuids(reader, 1),
-      reader,
-      location,
-      build: () => assert.unreachable("RAM was retrieved"),
-    };
-    const fails = (code: string, device: string, changes: Partial<RetainedGuest>) =>
-      refusal(code, () => restoreRetained({ ...guest, ...changes }, device));
-    const foreign = { location: { ...location, session: "other-vm" } };
-    assert.match(await fails("session-name", DEAF_DEVICE, foreign), "'other-vm' is not Baton's");
-    const absent = await fails("ram-not-retained", NO_DEVICE, {});
-    assert.match(
-      absent,
-      `in live update session '${SESSION}', and is not to be had here: RAM in a memfd does not survive`,
-    );
-    const memoryBackends = spec.memoryBackends.map((backend) => ({ ...backend, share: false }));
-    const unshared = await fails("state-refused", DEAF_DEVICE, { spec: { ...spec, memoryBackends } });
-    assert.match(unshared, "memory-backend-memfd with share=off");
-    // A machine with a vCPU that the state does not have fails before the device is asked for the session.
-    const twoCpus = { spec: { ...spec, cpuCount: 2 }, cpuids: [...guest.cpuids, ...guest.cpuids] };
-    assert.match(await fails("state-refused", DEAF_DEVICE, twoCpus), "cpu");
+test("nothing is retrieved until all that can be checked has been, and a failure before that loses nothing", async () => {
+  const source = await newVm();
+  await source.powerOn();
+  const reader = new StateReader(imageOf(source, retained()), GUEST_SECTIONS);
+  const location = readRamLocation(reader, SIZE_BYTES) as RamRetained;
+  const { spec } = source;
+  const vm = new Vm(spec);
+  const guest: RetainedGuest = {
+    vm,
+    spec,
+    cpuids: readCpuids(reader, 1),
+    reader,
+    location,
+    build: async () => assert.unreachable("RAM was retrieved"),
+  };
+  const fails = (code: string, device: string, changes: Partial<RetainedGuest>) =>
+    refusal(code, () => restoreRetained({ ...guest, ...changes }, device));
+  const foreign = { location: { ...location, session: "other-vm" } };
+  assert.match(await fails("session-name", DEAF_DEVICE, foreign), "'other-vm' is not Baton's");
+  const absent = await fails("ram-not-retained", NO_DEVICE, {});
+  assert.match(
+    absent,
+    `in live update session '${SESSION}', and is not to be had here: RAM in a memfd does not survive`,
+  );
+  const memoryBackends = spec.memoryBackends.map((backend) => ({ ...backend, share: false }));
+  const unshared = await fails("state-refused", DEAF_DEVICE, { spec: { ...spec, memoryBackends } });
+  assert.match(unshared, "memory-backend-memfd with share=off");
+  // A machine with a vCPU that the state does not have fails before the device is asked for the session.
+  const twoCpus = { spec: { ...spec, cpuCount: 2 }, cpuids: [...guest.cpuids, ...guest.cpuids] };
+  assert.match(await fails("state-refused", DEAF_DEVICE, twoCpus), "cpu");
 
-    await fails("ram-not-retained", DEAF_DEVICE, {});
-    const fdCount = openFdCount();
-    assert.match(await fails("ram-not-retained", DEAF_DEVICE, {}), /cannot be retrieved: RETRIEVE_SESSION\(baton-/);
-    assert.ok(openFdCount() <= fdCount, "file descriptors leak");
-    assert.is(vm.isBuilt, false);
-    await vm.close();
-    await source.close();
-  },
-);
+  await fails("ram-not-retained", DEAF_DEVICE, {});
+  const fdCount = openFdCount();
+  assert.match(await fails("ram-not-retained", DEAF_DEVICE, {}), /cannot be retrieved: RETRIEVE_SESSION\(baton-/);
+  assert.ok(openFdCount() <= fdCount, "file descriptors leak");
+  assert.is(vm.isBuilt, false);
+  await vm.close();
+  await source.close();
+});
 
-test.skipIf(
-  skip ?? withLuo,
-  "a state file whose RAM was retained is refused by name where there is no LUO",
-  async () => {
-    const source = newVm();
-    await source.powerOn();
-    const path = join(temporaryDirectory(), "vm.state");
-    writeFileSync(path, imageOf(source, retained()));
-    await source.close();
-    await using next = new GuestProcess({ runtime: thisRuntime, bare: true, extra: ["-incoming", "defer"] });
-    await using qmp = await next.qmp();
-    await qmp.execute("migrate-incoming", { uri: `file:${path}`, "exit-on-error": false });
-    const info = await until("the end of the migration", async () => {
-      const info = await qmp.execute("query-migrate");
-      return info.status === "failed" ? info : undefined;
-    });
-    assert.match(info["error-desc"]!, `session '${SESSION}', and is not to be had here`);
-    assert.match(info["error-desc"]!, "no /dev/liveupdate");
-    assert.is((await qmp.execute("query-status")).status, "inmigrate");
-  },
-);
+test.skipIf(withLuo, "a state file whose RAM was retained is refused by name where there is no LUO", async () => {
+  const source = await newVm();
+  await source.powerOn();
+  const path = join(temporaryDirectory(), "vm.state");
+  writeFileSync(path, imageOf(source, retained()));
+  await source.close();
+  await using next = new GuestProcess({ runtime: thisRuntime, bare: true, extra: ["-incoming", "defer"] });
+  await using qmp = await next.qmp();
+  await qmp.execute("migrate-incoming", { uri: `file:${path}`, "exit-on-error": false });
+  const info = await until("the end of the migration", async () => {
+    const info = await qmp.execute("query-migrate");
+    return info.status === "failed" ? info : undefined;
+  });
+  assert.match(info["error-desc"]!, `session '${SESSION}', and is not to be had here`);
+  assert.match(info["error-desc"]!, "no /dev/liveupdate");
+  assert.is((await qmp.execute("query-status")).status, "inmigrate");
+});
 
 test.run();

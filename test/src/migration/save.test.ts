@@ -17,13 +17,11 @@ import type { QmpClient } from "../../../src/qmp/client.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
 import { type GuestOptions, GuestProcess, onlyOnBun, recordEvents, settled, thisRuntime } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { freePath, migrate, migrated, set, waiting } from "./streams.ts";
 import { over } from "./transfers.ts";
 
 const test = describe("migration to a file");
-const skip = kvmMissing();
-const skipOnce = skip ?? onlyOnBun;
+const skipOnce = onlyOnBun;
 
 function startGuest(options: GuestOptions = {}): Promise<GuestProcess> {
   return GuestProcess.start({ runtime: thisRuntime, ...options });
@@ -35,7 +33,7 @@ async function loads(uri: string, options: GuestOptions = {}): Promise<void> {
   await next.runsOn();
 }
 
-test.skipIf(skip, "is saved while it runs, can go on, and is loaded as often as one likes", async () => {
+test("is saved while it runs, can go on, and is loaded as often as one likes", async () => {
   const uri = `file:${freePath("vm.state")}`;
   await using old = await startGuest({ payload: { cpuCount: 2 } });
   await using qmp = await old.qmp();
@@ -65,7 +63,7 @@ test.skipIf(skip, "is saved while it runs, can go on, and is loaded as often as 
   assert.not(existsSync(`${uri.slice(5)}.part`));
 });
 
-test.skipIf(skip, "stands while it is saved with cpr-reboot, and what was paused stays paused", async () => {
+test("stands while it is saved with cpr-reboot, and what was paused stays paused", async () => {
   const uri = `file:${freePath("vm.state")}`;
   await using old = await startGuest({ ram: ["-object", "memory-backend-memfd,id=ram0,size=32M,share=on"] });
   await using qmp = await old.qmp();
@@ -85,7 +83,7 @@ test.skipIf(skip, "stands while it is saved with cpr-reboot, and what was paused
   await next.runsOn();
 });
 
-test.skipIf(skip, "RAM that no other process could take goes into the file as well", async () => {
+test("RAM that no other process could take goes into the file as well", async () => {
   const uri = `file:${freePath("vm.state")}`;
   await using old = new GuestProcess({
     runtime: thisRuntime,
@@ -212,7 +210,7 @@ test.skipIf(skipOnce, "killed, cancelled or ended while it is saved, it leaves t
   await loads(uri);
 });
 
-test.skipIf(skip, "says what is in the way of the file", async () => {
+test("says what is in the way of the file", async () => {
   const path = freePath("vm.state");
   symlinkSync("/no/such/place", `${path}.part`);
   await using guest = await startGuest();

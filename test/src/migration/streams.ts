@@ -11,6 +11,7 @@ import { FRAME_HEADER_SIZE_BYTES, FRAME_MAGIC } from "../../../src/migration/cha
 import type { QmpClient } from "../../../src/qmp/client.ts";
 import type { MigrateSetParameters, MigrationCapability } from "../../../src/qmp/schema/migration.ts";
 import type { CommandResult } from "../../../src/qmp/schema.ts";
+import { accelerator } from "../../accelerator.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
 import { type GuestOptions, GuestProcess, thisRuntime } from "../../guest.ts";
 import { assert } from "../../harness.ts";
@@ -24,12 +25,12 @@ export interface Settings {
 }
 
 /**
- * A guest with dirty rings that writes little: a KVM that interprets guest code has an entry for every single write, and
+ * A guest with dirty rings, where there are any, that writes little: a KVM that interprets guest code has an entry for every single write, and
  * overruns the rings of a guest that does nothing else.
  */
 export const RINGS: GuestOptions = {
   payload: { idle: true, iterationsPerBurst: 32, workingSetBytes: 256, sweepPagesPerRound: 1 },
-  extra: ["-accel", "kvm,dirty-ring-size=65536"],
+  extra: accelerator === "kvm" ? ["-accel", "kvm,dirty-ring-size=65536"] : [],
 };
 
 /** A VM that waits for its guest, whose machine comes with it. */

@@ -7,12 +7,10 @@ import { ACPI_PM_IO_BASE } from "../../../src/machine/board.ts";
 import type { QmpClient } from "../../../src/qmp/client.ts";
 import { GuestProcess, recordEvents, settled, thisRuntime } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { freePath, listening, migrated, type Settings, set, waiting } from "./streams.ts";
 import { over } from "./transfers.ts";
 
 const test = describe("a sleeping guest");
-const skip = kvmMissing();
 
 const SLP_TYP_SHIFT = 10;
 const SLP_EN = 1 << 13;
@@ -62,7 +60,7 @@ const WAYS: [what: string, settings: Settings, keepsRam: boolean][] = [
 ];
 
 for (const [what, settings, keepsRam] of WAYS) {
-  test.skipIf(skip, `sleeps on after ${what}`, async () => {
+  test(`sleeps on after ${what}`, async () => {
     const [ramFile, uri] = [freePath("ram"), `file:${freePath("vm.state")}`];
     await using old = await asleep(ramFile);
     await using qmp = await old.qmp();
@@ -80,7 +78,7 @@ for (const [what, settings, keepsRam] of WAYS) {
   });
 }
 
-test.skipIf(skip, "sleeps on after mode normal, over a socket", async () => {
+test("sleeps on after mode normal, over a socket", async () => {
   await using old = await asleep(freePath("ram"));
   await using qmp = await old.qmp();
   const memory = ["-object", "memory-backend-memfd,id=ram0,size=32M,share=on", "-machine", "memory-backend=ram0"];

@@ -8,11 +8,9 @@ import type { MigrateSetParameters } from "../../../src/qmp/schema/migration.ts"
 import { temporaryDirectory } from "../../ffi/support.ts";
 import { GuestProcess, thisRuntime } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { over } from "./transfers.ts";
 
 const test = describe("migration over TLS");
-const skip = kvmMissing();
 const fixtures = fileURLToPath(new URL("../../fixtures/tls", import.meta.url));
 
 const credentials = (endpoint: string, authority = "trusted"): string[] => [
@@ -78,14 +76,14 @@ async function pair({ client, server, from = TLS, to = TLS, multifd = false }: P
   };
 }
 
-test.skipIf(skip, "a running guest arrives over tcp:", async () => {
+test("a running guest arrives over tcp:", async () => {
   await using both = await pair();
   assert.equal(await both.migrate(), { here: "completed", there: "completed" });
   await both.next.runsOn();
   assert.is((await both.qmp.execute("query-status")).status, "postmigrate");
 });
 
-test.skipIf(skip, "a running guest arrives over unix:, for which tls-hostname is needed", async () => {
+test("a running guest arrives over unix:, for which tls-hostname is needed", async () => {
   await using both = await pair();
   const uri = `unix:${join(temporaryDirectory(), "main")}`;
   const error = await rejection(() => both.qmp.execute("migrate", { uri }));
@@ -95,7 +93,7 @@ test.skipIf(skip, "a running guest arrives over unix:, for which tls-hostname is
   await both.next.runsOn();
 });
 
-test.skipIf(skip, "multifd has TLS on every connection", async () => {
+test("multifd has TLS on every connection", async () => {
   await using both = await pair({ multifd: true });
   assert.equal(await both.migrate(), { here: "completed", there: "completed" });
   await both.next.runsOn();
@@ -137,7 +135,7 @@ const REFUSALS: Record<string, Refusal> = {
 };
 
 for (const [name, { here, there, ...options }] of Object.entries(REFUSALS)) {
-  test.skipIf(skip, `${name}: both fail, and the guest runs on`, async () => {
+  test(`${name}: both fail, and the guest runs on`, async () => {
     await using both = await pair(options);
     const ends = await both.migrate();
     assert.match(ends.here, here);
@@ -147,7 +145,7 @@ for (const [name, { here, there, ...options }] of Object.entries(REFUSALS)) {
   });
 }
 
-test.skipIf(skip, "a connection cut in the middle leaves the guest where it was", async () => {
+test("a connection cut in the middle leaves the guest where it was", async () => {
   await using both = await pair();
   await both.qmp.execute("migrate-set-parameters", { "max-bandwidth": 1 << 20 });
   const ended = both.migrate().catch(() => undefined);
@@ -159,7 +157,7 @@ test.skipIf(skip, "a connection cut in the middle leaves the guest where it was"
   await both.old.runsOn();
 });
 
-test.skipIf(skip, "refuses what would go without TLS", async () => {
+test("refuses what would go without TLS", async () => {
   await using both = await pair();
   const { qmp, nextQmp } = both;
   const refused = async (uri: string): Promise<string> =>

@@ -35,11 +35,10 @@ import {
   updated,
 } from "../../guest.ts";
 import { assert, describe, rejection } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { sandboxMissing } from "./support.ts";
 
 const test = describe("-sandbox on");
-const skip = kvmMissing() ?? sandboxMissing() ?? programMissing("compiled") ?? onlyOnBun;
+const skip = sandboxMissing() ?? programMissing("compiled") ?? onlyOnBun;
 
 const baton = program("compiled")[0]!;
 const IMAGE = "image";
