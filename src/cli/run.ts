@@ -19,6 +19,7 @@ import { runToEnd, surviveBugs } from "./run-to-end.ts";
 /** What `baton VERB` does: takes the arguments after the verb, gives the exit code. */
 const VERBS: Readonly<Record<string, () => Promise<(args: string[]) => Promise<number>>>> = {
   demo: async () => (await importEntry<typeof import("./demo.ts")>("cli/demo.ts")).demo,
+  image: async () => (await importEntry<typeof import("./image.ts")>("cli/image.ts")).image,
   migrate: async () => (await importEntry<typeof import("./migrate.ts")>("cli/migrate.ts")).migrate,
   state: async () => (await importEntry<typeof import("./state.ts")>("cli/state.ts")).state,
   status: async () => (await importEntry<typeof import("./status.ts")>("cli/status.ts")).status,

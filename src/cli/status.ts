@@ -20,6 +20,7 @@ interface Status {
   version: CommandResult<"query-version">;
   name: string | undefined;
   uuid: string;
+  kvm: CommandResult<"query-kvm">;
   cpus: number;
   "memory-size": number;
   memdev: CommandResult<"query-memdev">;
@@ -49,6 +50,8 @@ async function ask(qmp: QmpClient): Promise<Status> {
     version: await qmp.execute("query-version"),
     name: (await qmp.execute("query-name")).name,
     uuid: (await qmp.execute("query-uuid")).UUID,
+    // Older programs do not know query-accelerators.
+    kvm: await qmp.execute("query-kvm"),
     cpus: (await qmp.execute("query-cpus-fast")).length,
     "memory-size": (await qmp.execute("query-memory-size-summary"))["base-memory"],
     memdev: await qmp.execute("query-memdev"),
@@ -63,7 +66,7 @@ function describe(found: Status): string {
     ["name", found.name],
     ["status", found.status.status],
     ["program", found.version.package === "" ? undefined : found.version.package],
-    ["vCPUs", String(found.cpus)],
+    ["vCPUs", `${found.cpus}, on ${found.kvm.enabled ? "KVM" : "Baton's CPU engine"}`],
     ["RAM", `${found["memory-size"] / 2 ** 20} MiB${found.memdev.map(describeBackend).join("")}`],
     ["updates", String(migrate.updates ?? 0)],
     ["last one", lastMigration(migrate)],

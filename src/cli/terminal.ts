@@ -57,12 +57,12 @@ export class Terminal {
     return this.#style(`38;5;${code}`, text);
   }
 
-  /** A paragraph as lines that fit. */
-  wrap(paragraph: string): string[] {
+  /** A paragraph as lines that fit behind so many columns. */
+  wrap(paragraph: string, indent = 0): string[] {
     const lines = [""];
     for (const word of paragraph.split(" ")) {
       const line = lines.at(-1)!;
-      if (line !== "" && line.length + 1 + word.length > this.columns) lines.push(word);
+      if (line !== "" && line.length + 1 + word.length > this.columns - indent) lines.push(word);
       else lines[lines.length - 1] = line === "" ? word : `${line} ${word}`;
     }
     return lines;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The RAM of a guest in another process, through the memory file that it is: /proc/PID/fd/N.
 import { closeSync, lstatSync, openSync, readdirSync, readlinkSync, readSync, writeSync } from "node:fs";
+import { COUNTER_MAGIC, COUNTER_OFFSET } from "../image/counter.ts";
 import {
   COMMAND_SHUTDOWN,
   HEADER_COMMAND_U32,
@@ -9,6 +10,9 @@ import {
   type Report,
   readReport,
 } from "../payload/report.ts";
+
+const PAGE_SIZE_BYTES = 4096;
+const SCAN_CHUNK_SIZE_BYTES = 1 << 20;
 
 /** The process's own memory file of one of these names, as a path; undefined when it has none (yet). */
 export function findMemoryFile(pid: number, names: readonly string[]): string | undefined {
@@ -43,6 +47,20 @@ export class GuestRam implements Disposable {
   report(): Report | undefined {
     readSync(this.#fd, this.#bytes, REPORT_GPA, REPORT_SIZE_BYTES, REPORT_GPA);
     return readReport(this.#bytes);
+  }
+
+  /** Addresses of the counters of processes in a Linux guest (image/counter.ts). Reads all of RAM. */
+  linuxCounters(): number[] {
+    const chunk = new DataView(new ArrayBuffer(SCAN_CHUNK_SIZE_BYTES));
+    const found: number[] = [];
+    for (let gpa = 0; ; ) {
+      const sizeBytes = readSync(this.#fd, chunk, 0, SCAN_CHUNK_SIZE_BYTES, gpa);
+      if (sizeBytes === 0) return found;
+      for (let page = 0; page + COUNTER_OFFSET < sizeBytes; page += PAGE_SIZE_BYTES) {
+        if (chunk.getBigUint64(page, true) === COUNTER_MAGIC) found.push(gpa + page + COUNTER_OFFSET);
+      }
+      gpa += sizeBytes;
+    }
   }
 
   /** Asks the payload to end the VM. */

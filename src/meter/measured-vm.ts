@@ -50,9 +50,13 @@ export class MeasuredVm implements AsyncDisposable {
     const vmm = new VmmProcess(options);
     try {
       const qmp = await vmm.connectQmp();
-      const console = new ConsoleLog();
+      const console = new ConsoleLog({ awaitsReady: options.linux !== undefined });
       console.connect(vmm.serialPath);
-      return new MeasuredVm(vmm, qmp, console, await WatchedGuest.attach(vmm, options.cpuCount, onTouched));
+      const guest =
+        options.linux === undefined
+          ? await WatchedGuest.attach(vmm, options.cpuCount, onTouched)
+          : await WatchedGuest.attachLinux(vmm, options.cpuCount, () => console.lines > 0);
+      return new MeasuredVm(vmm, qmp, console, guest);
     } catch (error) {
       vmm.kill();
       await vmm.close();

@@ -4,7 +4,10 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { AcceleratorName } from "../config/types.ts";
 import { VmmError } from "../errors.ts";
+import { COUNT_WORD } from "../image/initramfs.ts";
+import { APPEND } from "../image/store.ts";
 import type { SelfCheckOptions } from "../payload/plan.ts";
 import { buildSelfCheck } from "../payload/self-check.ts";
 import { connect, type QmpClient } from "../qmp/client.ts";
@@ -12,10 +15,14 @@ import { connect, type QmpClient } from "../qmp/client.ts";
 export interface VmmOptions {
   /** The program and what comes before the machine's options: `["dist/baton"]`, `["bun", "run", "src/cli/main.ts"]`. */
   command: readonly string[];
+  /** Absent: `command` says, or leaves it to the VMM. */
+  accelerator?: AcceleratorName;
   ramSizeBytes: number;
   cpuCount: number;
   /** Differences from the usual payload, which uses all of the RAM and prints ten lines a second. */
   payload?: SelfCheckOptions;
+  /** Boots this Linux, which `baton image` makes, instead of the payload: it counts and numbers lines, too. */
+  linux?: { kernel: string; initrd: string };
   /** Waits for a guest there instead of starting one. */
   incoming?: string;
   /** RAM in this file, instead of in a memory file without a name. */
@@ -26,6 +33,7 @@ export interface VmmOptions {
 
 /** Name of the RAM back end, and so of its memory file. */
 export const RAM_NAME = "ram0";
+const PAYLOAD_NAME = "payload.elf";
 /** Characters of the VMM's stderr that are kept for an error message. */
 const STDERR_LIMIT = 2000;
 const QUIT_TIMEOUT_MS = 5000;
@@ -35,18 +43,26 @@ export const sleep = (ms: number): Promise<void> => new Promise((resolve) => set
 
 /** The machine's options: all of it is QEMU's command line too. */
 export function machineArguments(options: VmmOptions, dir: string): string[] {
-  const { ramSizeBytes, cpuCount, incoming, ramPath, hasAnonymousRam = false } = options;
+  const { accelerator, ramSizeBytes, cpuCount, incoming, ramPath, linux, hasAnonymousRam = false } = options;
   const file = ramPath === undefined ? "memory-backend-memfd" : `memory-backend-file,mem-path=${ramPath}`;
+  const guest = linux === undefined ? ["-kernel", join(dir, PAYLOAD_NAME)] : linuxArguments(linux);
   const backend = hasAnonymousRam ? "memory-backend-ram" : file;
   return [
     ...["-machine", `microvm,memory-backend=${RAM_NAME},aux-ram-share=on`],
+    ...(accelerator === undefined ? [] : ["-accel", accelerator]),
     ...["-object", `${backend},id=${RAM_NAME},size=${ramSizeBytes},share=${hasAnonymousRam ? "off" : "on"}`],
-    ...["-m", `${ramSizeBytes >>> 20}M`, "-smp", String(cpuCount), "-kernel", join(dir, "payload.elf")],
+    ...["-m", `${ramSizeBytes >>> 20}M`, "-smp", String(cpuCount), ...guest],
     ...["-serial", `unix:${join(dir, "serial")},server=on,wait=off`],
     ...["-qmp", `unix:${join(dir, "qmp")},server=on,wait=off`],
     ...["-nodefaults", "-display", "none", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"],
     ...(incoming === undefined ? [] : ["-incoming", incoming]),
   ];
+}
+
+function linuxArguments({ kernel, initrd }: { kernel: string; initrd: string }): string[] {
+  // The self-tests of the kernel's crypto are two thirds of its boot.
+  const append = `${APPEND} quiet loglevel=0 panic=-1 cryptomgr.notests ${COUNT_WORD}`;
+  return ["-kernel", kernel, "-initrd", initrd, "-append", append];
 }
 
 /** Started, not yet ready. Its sockets and its payload lie in a directory that goes away with it. */
@@ -71,13 +87,11 @@ export class VmmProcess {
     this.qmpPath = join(this.#dir, "qmp");
     this.serialPath = join(this.#dir, "serial");
     this.#program = options.command[0]!;
-    const payload = buildSelfCheck({
-      cpuCount: options.cpuCount,
-      touchBytes: options.ramSizeBytes,
-      ticksPerLine: 5,
-      ...options.payload,
-    });
-    writeFileSync(join(this.#dir, "payload.elf"), payload);
+    if (options.linux === undefined) {
+      const { cpuCount, ramSizeBytes: touchBytes, payload } = options;
+      const selfCheck = buildSelfCheck({ cpuCount, touchBytes, ticksPerLine: 5, ...payload });
+      writeFileSync(join(this.#dir, PAYLOAD_NAME), selfCheck);
+    }
     const args = [...options.command.slice(1), ...machineArguments(options, this.#dir)];
     this.startedMs = performance.now();
     this.#child = spawn(this.#program, args, { stdio: ["ignore", "ignore", "pipe"] });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The self-checking guest of a VMM process, watched from outside: through its RAM, and nothing else.
+// The self-checking guest of a VMM process, or a Linux that counts, watched from outside: through its RAM, and nothing else.
 import { VmmError } from "../errors.ts";
 import { counterGpa, type Report } from "../payload/report.ts";
 import { findMemoryFile, GuestRam } from "./guest-ram.ts";
@@ -22,21 +22,28 @@ const MEMORY_FILE_NAMES = [RAM_NAME, "memory-backend-memfd"];
 const READY_TIMEOUT_MS = 120_000;
 /** How long the meter goes on after what it measures: what the guest suffers from it later belongs to it. */
 const AFTERMATH_MS = 30;
+const COUNTERS_TIMEOUT_MS = 10_000;
 const NS_PER_MS = 1e6;
+
+async function openRam(vmm: VmmProcess): Promise<GuestRam> {
+  return new GuestRam(await vmm.until("RAM", READY_TIMEOUT_MS, () => findMemoryFile(vmm.pid, MEMORY_FILE_NAMES)));
+}
 
 export class WatchedGuest implements AsyncDisposable {
   readonly ram: GuestRam;
+  /** It has a report: Linux has none. */
+  readonly checksItself: boolean;
   readonly #meter: PauseMeter;
 
-  private constructor(ram: GuestRam, meter: PauseMeter) {
+  private constructor(ram: GuestRam, meter: PauseMeter, checksItself: boolean) {
     this.ram = ram;
     this.#meter = meter;
+    this.checksItself = checksItself;
   }
 
   /** Resolves when the guest has touched all of its RAM and counts. `onTouched` hears how far that is, in pages. */
   static async attach(vmm: VmmProcess, cpuCount: number, onTouched?: (pages: number) => void): Promise<WatchedGuest> {
-    const path = await vmm.until("RAM", READY_TIMEOUT_MS, () => findMemoryFile(vmm.pid, MEMORY_FILE_NAMES));
-    const ram = new GuestRam(path);
+    const ram = await openRam(vmm);
     try {
       await vmm.until("sign of the guest being ready", READY_TIMEOUT_MS, () => {
         const report = ram.report();
@@ -45,7 +52,23 @@ export class WatchedGuest implements AsyncDisposable {
         return isReady || undefined;
       });
       const counterOffsets = Array.from({ length: cpuCount }, (_, vcpu) => counterGpa(vcpu));
-      return new WatchedGuest(ram, await PauseMeter.open({ path, counterOffsets }));
+      return new WatchedGuest(ram, await PauseMeter.open({ path: ram.path, counterOffsets }), true);
+    } catch (error) {
+      ram.close();
+      throw error;
+    }
+  }
+
+  /** Resolves when the Linux in it counts on all CPUs; `hasSpoken` says that it has come that far that it may. */
+  static async attachLinux(vmm: VmmProcess, cpuCount: number, hasSpoken: () => boolean): Promise<WatchedGuest> {
+    const ram = await openRam(vmm);
+    try {
+      await vmm.until("line of the guest's", READY_TIMEOUT_MS, () => hasSpoken() || undefined);
+      const counterOffsets = await vmm.until("counter on each CPU", COUNTERS_TIMEOUT_MS, () => {
+        const found = ram.linuxCounters();
+        return found.length === cpuCount ? found : undefined;
+      });
+      return new WatchedGuest(ram, await PauseMeter.open({ path: ram.path, counterOffsets }), false);
     } catch (error) {
       ram.close();
       throw error;
@@ -75,6 +98,7 @@ export class WatchedGuest implements AsyncDisposable {
 
   /** What the guest's own checks have found, as sentences. */
   faults(): string[] {
+    if (!this.checksItself) return [];
     const { errors, errorCount, vcpus } = this.report();
     const faults = errors.map(({ vcpu, text, expected, found }) => {
       return `vCPU ${vcpu}: ${text} (expected 0x${expected.toString(16)}, found 0x${found.toString(16)})`;

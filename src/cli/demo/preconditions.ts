@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the demo needs of this machine, and what to do where it is missing.
+// What the demo finds on this machine, and what to do about what is missing.
 import { close } from "../../../ffi/fd.ts";
 import { KvmSystem } from "../../../ffi/kvm/kvm.ts";
+import { type AcceleratorChoice, hintAt } from "../../accel/choose.ts";
 import { describeError } from "../../errors.ts";
+import { cacheDir, readImage } from "../../image/store.ts";
 import { buildSelfCheck } from "../../payload/self-check.ts";
 import type { Terminal } from "../terminal.ts";
 import { describeVmm } from "./vmm.ts";
@@ -18,9 +20,9 @@ const ADVICE: Record<string, string> = {
   ENXIO: NO_KVM,
   EACCES:
     "you may not open /dev/kvm. Join the group that owns it (sudo usermod -aG kvm $USER, then log in again), or run " +
-    "the demo as root; in a container, pass the device on with its permissions (docker run --device /dev/kvm).",
+    "Baton as root; in a container, pass the device on with its permissions (docker run --device /dev/kvm).",
   EPERM:
-    "this sandbox does not allow /dev/kvm. Run the demo outside of it, or pass the device on (docker run --device /dev/kvm).",
+    "this sandbox does not allow /dev/kvm. Run Baton outside of it, or pass the device on (docker run --device /dev/kvm).",
   EBUSY: "another hypervisor holds the CPU's virtualization extensions. Stop its virtual machines and try again.",
 };
 
@@ -36,17 +38,19 @@ export function kvmProblem(): string | undefined {
     return undefined;
   } catch (error) {
     const advice = ADVICE[(error as { code?: string }).code ?? ""] ?? "it does not work on this machine.";
-    return `The demo runs its guest with KVM, and ${advice} What the kernel says: ${describeError(error)}.`;
+    return `KVM cannot be used: ${advice} What the kernel says: ${describeError(error)}.`;
   }
 }
 
-/** A line for everything that has to be in place, and a paragraph for what is not. */
-export function checkAll(terminal: Terminal, command: readonly string[]): string[] {
-  const problem = kvmProblem();
+/** A line for everything that the demo would take, and a paragraph on how to have KVM where that is missing. */
+export function checkAll(terminal: Terminal, command: readonly string[], accelerator: AcceleratorChoice): string[] {
+  const { name, reason, passedOver } = accelerator;
   const lines = [
-    `kvm      ${problem === undefined ? terminal.good("usable") : terminal.bad("not usable")}`,
+    `accel    ${passedOver === undefined ? terminal.good(name) : name}: ${reason}${hintAt(accelerator, "--accel kvm")}`,
     `VMM      ${describeVmm(command)}`,
     `payload  ${buildSelfCheck().length} bytes, made at run time`,
+    `Linux    ${readImage(cacheDir())?.kernel ?? "none yet: the demo gets one by apt, or takes this machine's, else the payload"}`,
   ];
+  const problem = kvmProblem();
   return problem === undefined ? lines : [...lines, "", ...terminal.wrap(problem)];
 }

@@ -9,15 +9,19 @@ import type { Row } from "./table.ts";
 const SPARKS = "▁▂▃▄▅▆▇█";
 const MAX_SPARKS = 60;
 
-export function summaryText(terminal: Terminal, vm: MeasuredVm, rows: readonly Row[]): string[] {
+export interface DemoOutcome {
+  rows: readonly Row[];
+  /** What became of the guest's shell, if it has one. */
+  shell: string | undefined;
+  /** What the guest noticed, as sentences. */
+  faults: readonly string[];
+}
+
+export function summaryText(terminal: Terminal, vm: MeasuredVm, { rows, shell, faults }: DemoOutcome): string[] {
   const { strong, good, bad } = terminal;
   const pauses = rows.map(({ pauseMs }) => pauseMs);
   const [median, max, min] = [medianOf(pauses), Math.max(...pauses), Math.min(...pauses)].map((ms) => ms.toFixed(2));
-  const report = vm.guest.report();
-  const rounds = report.checksRun.reduce((sum, count) => sum + count, 0n);
-  const faults = vm.faults();
   const pid = vm.process.pid;
-  const errors = report.errorCount === 0 ? good("0 errors") : bad(`${report.errorCount} errors`);
   const lines = [
     `  ${strong(`median ${median} ms`)}, shortest ${min} ms, longest ${max} ms   ${sparkline(pauses)}`,
     "",
@@ -25,8 +29,13 @@ export function summaryText(terminal: Terminal, vm: MeasuredVm, rows: readonly R
     `  process      PID ${pid} ${existsSync(`/proc/${pid}`) ? "throughout" : bad("is gone")}`,
     `  QMP          one connection, never dropped, ${vm.replies} replies`,
     `  console      one connection, ${vm.console.lines} numbered lines, none lost`,
-    `  self-checks  ${rounds} rounds, ${errors}`,
   ];
+  if (shell !== undefined) lines.push(`  shell        ${shell}`);
+  if (vm.guest.checksItself) {
+    const { checksRun, errorCount } = vm.guest.report();
+    const rounds = checksRun.reduce((sum, count) => sum + count, 0n);
+    lines.push(`  self-checks  ${rounds} rounds, ${errorCount === 0 ? good("0 errors") : bad(`${errorCount} errors`)}`);
+  }
   if (rows.some(({ isDisturbed }) => isDisturbed)) {
     lines.push(
       "",

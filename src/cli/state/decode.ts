@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A part of a state image in readable form. What a type does not explain is dumped: a part never fails to be shown.
 import { KVM_MSR_ENTRY_SIZE_BYTES, KVM_MSRS_HEADER_SIZE_BYTES, KVM_REGS_SIZE_BYTES } from "../../../ffi/kvm/abi.ts";
-import { REGISTER_ORDER } from "../../accel/kvm/boot-state.ts";
+import { REGISTER_ORDER } from "../../accel/state/boot-state.ts";
 import { type DeviceField, endOf, fieldSizeBytes, parseFields } from "../../machine/device-fields.ts";
 
 /** `["rip", "0x100000"]`: a register, an MSR, a field, a JSON path, a place in a dump; and what it holds. */

@@ -5,7 +5,6 @@ import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { GuestProcess, program, programMissing, type Runtime, update, updated } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { sockets, transferTo, waiting } from "../migration/transfers.ts";
 import { sandboxMissing } from "../sandbox/support.ts";
 
@@ -18,7 +17,7 @@ function namespacesMissing(): string | undefined {
   return status === 0 ? undefined : "no PID namespace can be made here: that takes unshare(1) and the right to use it";
 }
 
-const skip = kvmMissing() ?? programMissing("compiled") ?? namespacesMissing();
+const skip = programMissing("compiled") ?? namespacesMissing();
 const failingBaton = fileURLToPath(new URL("../migration/failing-baton.ts", import.meta.url));
 
 /** The pids that a process has in its own namespace. */

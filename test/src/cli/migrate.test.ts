@@ -6,12 +6,11 @@ import type { QmpClient } from "../../../src/qmp/client.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
 import { GuestProcess, programMissing, until } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { FakeMonitor } from "./fake-monitor.ts";
 import { baton, Verb } from "./support.ts";
 
 const test = describe("baton migrate");
-const skip = kvmMissing() ?? programMissing("compiled");
+const skip = programMissing("compiled");
 
 async function waiting(uri: string): Promise<GuestProcess> {
   const next = new GuestProcess({ bare: true, extra: ["-incoming", uri] });

@@ -2,14 +2,14 @@
 // `baton status` as a person or a script runs it, against real VMs.
 import { createServer } from "node:net";
 import { join } from "node:path";
+import { accelerator } from "../../accelerator.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
 import { GuestProcess, privateRam, programMissing } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { baton } from "./support.ts";
 
 const test = describe("baton status");
-const skip = kvmMissing() ?? programMissing("compiled");
+const skip = programMissing("compiled");
 
 test.skipIf(skip, "tells what the VM is, and how its last migration went", async () => {
   await using guest = await GuestProcess.start({ extra: ["-name", "web1"], payload: { cpuCount: 2 } });
@@ -22,7 +22,7 @@ test.skipIf(skip, "tells what the VM is, and how its last migration went", async
   assert.equal(
     [head, ...rest].join(""),
     `status       running
-vCPUs        2
+vCPUs        2, on ${accelerator === "kvm" ? "KVM" : "Baton's CPU engine"}
 RAM          32 MiB, ram0: shared
 updates      0
 ${modes.join("")}`,

@@ -7,7 +7,6 @@ import { MigrationCapability } from "../../../src/qmp/schema/migration.ts";
 import { temporaryDirectory } from "../../ffi/support.ts";
 import { GuestProcess, privateRam, program, programMissing, until } from "../../guest.ts";
 import { assert, describe } from "../../harness.ts";
-import { kvmMissing } from "../../kvm.ts";
 import { baton } from "./support.ts";
 
 const test = describe("baton update");
@@ -17,7 +16,7 @@ function statOf(pid: number): string[] | undefined {
   const path = `/proc/${pid}/stat`;
   return existsSync(path) ? readFileSync(path, "utf8").split(") ")[1]!.split(" ") : undefined;
 }
-const skip = kvmMissing() ?? programMissing("compiled");
+const skip = programMissing("compiled");
 const knowsHandover = (MigrationCapability.values as readonly string[]).includes("x-handover-connections");
 const skipTransfer = skip ?? (knowsHandover ? undefined : "this version has no x-handover-connections");
 

@@ -21,4 +21,24 @@ test("ConsoleLog does not mind that it came in the middle of the first line, but
   assert.equal(log.faults, ["heck"]);
 });
 
+test("ConsoleLog waits for Linux to be ready, if it is told so", () => {
+  const log = new ConsoleLog({ awaitsReady: true });
+  log.receive("[ 0.1] a kernel's line\r\nready\r\ntick 00000000\r\n[ 0.2] another\r\n");
+  assert.equal([log.lines, log.faults], [1, ["[ 0.2] another"]]);
+  const atOnce = new ConsoleLog({ awaitsReady: true });
+  atOnce.receive("ready\r\ntick 00000000\r\n");
+  assert.is(atOnce.lines, 1);
+});
+
+test("ConsoleLog hands the lines of an answer to whoever asked, and takes nobody else's for one", async () => {
+  const log = new ConsoleLog();
+  const answer = log.ask("uname; nproc", 60_000);
+  log.receive("tick 00000001\n> Linux\r\n> 1\r\n>.\r\ntick 00000002\r\n");
+  assert.equal(await answer, ["Linux", "1"]);
+  assert.equal([log.lines, log.faults], [2, []]);
+  log.receive("> nobody has asked\r\n");
+  assert.equal(log.faults, ["> nobody has asked"]);
+  assert.is(await log.ask("uname", 1), undefined);
+});
+
 test.run();
