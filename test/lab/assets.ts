@@ -108,6 +108,11 @@ function qemuMajor(path: string): number {
   return Number(/version (\d+)\./.exec(stdout ?? "")?.[1] ?? 0);
 }
 
+/** A kernel for guests; undefined when the cache has none of this series. */
+export function findGuestKernel(series: GuestSeries): Kernel | undefined {
+  return findKernel(GUEST_KERNELS[series].folder);
+}
+
 /** Looks for everything without fetching anything; `reason` names what is missing and the command that gets it. */
 export function findAssets(): AssetSearch {
   const missingPackages: string[] = [];

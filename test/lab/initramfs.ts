@@ -5,8 +5,15 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { gzipSync } from "node:zlib";
+import {
+  type CpioEntry,
+  encodeCpio,
+  MODE_CHARACTER_DEVICE,
+  MODE_DIRECTORY,
+  MODE_FILE,
+  MODE_PROGRAM,
+} from "../../src/image/cpio.ts";
 import { cacheDir, type Kernel, type LabAssets, projectDir } from "./assets.ts";
-import { type CpioEntry, encodeCpio, MODE_CHARACTER_DEVICE, MODE_DIRECTORY, MODE_FILE, MODE_PROGRAM } from "./cpio.ts";
 
 /** In the order they must be loaded. Those a kernel has built in are left out. */
 const LAB_MODULES = [

@@ -44,7 +44,9 @@ for (const scenario of BOOTS.flatMap(({ scenarios }) => scenarios)) {
     const { verdict, reason, output } = (await outcomes).get(scenario.spec)!;
     // A scenario that finds inside the lab that it cannot run contradicts `whyNot`, so it is no skip.
     assert.ok(verdict === "passed", `${reason}\n${output.slice(-4000)}`);
-    const figures = output.split("\n").filter((line) => / updates in | its uptime went /.test(line));
+    const figures = output
+      .split("\n")
+      .filter((line) => / updates in | its uptime went | unpacked by the VMM /.test(line));
     for (const line of figures) console.log(`${scenario.spec}: ${line}`);
   });
 }

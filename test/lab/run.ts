@@ -7,6 +7,7 @@
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { fetchUserland } from "../linux/assets.ts";
 import { fetchKernels, findAssets, type LabAssets, projectDir } from "./assets.ts";
 import { writeGuestInitramfs } from "./initramfs.ts";
 import { runLab } from "./machine.ts";
@@ -40,6 +41,7 @@ const complain = (line: string): void => {
 function prepareAssets(): LabAssets {
   try {
     fetchKernels(complain);
+    fetchUserland(complain);
   } catch (error) {
     complain(`lab: ${error instanceof Error ? error.message : error}`);
   }

@@ -45,11 +45,17 @@ export const BOOTS: readonly Boot[] = [
     scenarios: [
       { spec: "linux-cpr-exec:6.12:2", guestSeries: "6.12" },
       { spec: "linux-cpr-exec:6.1:1", guestSeries: "6.1" },
+      { spec: "unpacked-kernel", guestSeries: "6.12" },
     ],
   },
   // A minute or more for a relay with two cores that are busy.
   {
     scenarios: [{ spec: "clock-set-back" }, { spec: "linux-chaos", guestSeries: "6.12" }],
+    scenarioTimeoutSeconds: 600,
+  },
+  // On the engine, in an emulated machine, a round of checks takes seconds, of two vCPUs on one CPU a minute.
+  {
+    scenarios: [{ spec: "linux-kvm-wasm-kvm:6.12:1:cpr-exec:cpr-transfer:cpr-reboot:normal", guestSeries: "6.12" }],
     scenarioTimeoutSeconds: 600,
   },
   { kexecs: true, scenarios: [{ spec: "kexec-cpr-reboot", guestSeries: "6.12" }] },

@@ -62,7 +62,7 @@ function readBootId(): string {
 async function startVmm(assets: LabAssets, ...more: string[]): Promise<MonitoredVmm> {
   const machine = isQemu
     ? ["-machine", "microvm,memory-backend=ram0,rtc=on", "-accel", options.qemu!, "-cpu", "max", "-no-reboot"]
-    : ["-machine", "microvm,memory-backend=ram0"];
+    : ["-machine", "microvm,memory-backend=ram0", "-accel", "kvm"];
   const args = [
     ...["-monitor", "stdio", ...machine, "-m", "256M"],
     // A DAX device can be mapped in pieces of 2 MiB only: QEMU must be told.

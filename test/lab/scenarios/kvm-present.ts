@@ -3,6 +3,7 @@
 // Capability numbers: https://docs.kernel.org/virt/kvm/api.html, include/uapi/linux/kvm.h.
 import { closeSync, existsSync, openSync, readdirSync, readFileSync } from "node:fs";
 import { koffi } from "../../../ffi/native.ts";
+import { chooseAccelerator } from "../../../src/accel/choose.ts";
 import { check, scenario } from "../scenario.ts";
 
 const KVM_GET_API_VERSION = 0xae00n;
@@ -83,6 +84,14 @@ function checkKvm(): void {
   for (const fd of [vcpu, vm, kvm]) closeSync(fd);
 }
 
+/** Here guests run on a CPU, if on an emulated one: a VM without `-accel` has KVM. */
+function checkProbe(): void {
+  const startMs = performance.now();
+  const { name, reason } = chooseAccelerator(["kvm", "wasm"]);
+  console.log(`accelerator ${name}, chosen in ${(performance.now() - startMs).toFixed(1)} ms: ${reason}`);
+  check(name === "kvm", "The lab's KVM is passed over");
+}
+
 function checkProcessor(): void {
   const flags = /^flags\s*: (.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.split(" ") ?? [];
   const wanted = ["svm", "npt", "vmmcall", "tsc_scale", "constant_tsc", "nonstop_tsc", "x2apic", "avx2", "avx512f"];
@@ -109,5 +118,6 @@ function checkIommu(): void {
 await scenario(() => {
   checkProcessor();
   checkKvm();
+  checkProbe();
   checkIommu();
 });

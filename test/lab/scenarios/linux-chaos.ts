@@ -4,17 +4,13 @@
 //
 //   linux-chaos.ts [UPDATES] [SEED] [SERIES] [CPUS]
 //
-// The console is a pipe that each VMM writes to, one after the other: a guest that ran twice says a thing twice, and one that
-// was lost or set back leaves rounds out or begins again.
-import { spawn, spawnSync } from "node:child_process";
-import { closeSync, openSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+// The console is a pipe that each VMM writes to, one after the other.
 import type { ChaosGuest } from "../../chaos/guest.ts";
 import { runChaos } from "../../chaos/run.ts";
-import { temporaryDirectory } from "../../ffi/support.ts";
 import { GuestProcess } from "../../guest.ts";
 import { findAssets, type GuestSeries, missingGuestKernel } from "../assets.ts";
 import { guestInitrdPath } from "../initramfs.ts";
+import { checkUptime, makeConsole, type PipeConsole } from "../pipe-console.ts";
 import { check, Skip, scenario, until } from "../scenario.ts";
 import { countRounds } from "../workload.ts";
 
@@ -34,35 +30,7 @@ const POLL_MS = 100;
 const [updates = DEFAULT_UPDATES, seed = String(Date.now() % 2 ** 31), series = "6.12", cpus = "2"] =
   process.argv.slice(2) as [string?, string?, GuestSeries?, string?];
 
-/** A pipe, as a back end of a character device, and what has come out of it. Not a file, whose size a fault limits. */
-function makeConsole(): Disposable & { path: string; transcript(): string } {
-  const path = join(temporaryDirectory(), "console");
-  const { status, stderr } = spawnSync("mkfifo", [`${path}.in`, `${path}.out`]);
-  check(status === 0, `mkfifo failed: ${stderr}`);
-  const kept = openSync(`${path}.txt`, "a");
-  // Opened for writing, too: it has no end when a VMM has.
-  const reader = spawn("sh", ["-c", `exec cat <>"$0"`, `${path}.out`], { stdio: ["ignore", kept, "inherit"] });
-  closeSync(kept);
-  return {
-    path,
-    transcript: () => readFileSync(`${path}.txt`, "latin1"),
-    [Symbol.dispose]: () => void reader.kill("SIGKILL"),
-  };
-}
-
-/** The guest's time has gone on by no more than the host's did since `beginMs`. That it goes on at all can be seen by its rounds. */
-function checkUptime(transcript: string, beginMs: number): void {
-  const elapsedSeconds = (performance.now() - beginMs) / 1000;
-  const [, uptime] = [...transcript.matchAll(/guest: uptime ([\d.]+)\r\n/g)].at(-1) ?? [];
-  check(
-    uptime !== undefined && Number(uptime) < elapsedSeconds,
-    `The guest has been up for ${uptime} s, and its VMM was started ${elapsedSeconds.toFixed(2)} s ago`,
-  );
-}
-
-function linux(kernelPath: string, cpuCount: number, { path, transcript }: ReturnType<typeof makeConsole>): ChaosGuest {
-  const tail = (): string => transcript().replaceAll("\r", "").split("\n").slice(-30).join("\n");
-  const backends = ["-chardev", `pipe,id=console,path=${path}`, "-serial", "chardev:console"];
+function linux(kernelPath: string, cpuCount: number, { backends, transcript, tail }: PipeConsole): ChaosGuest {
   let beginMs = 0;
   return {
     backends,
@@ -71,7 +39,7 @@ function linux(kernelPath: string, cpuCount: number, { path, transcript }: Retur
       const vmm = new GuestProcess({
         bare: true,
         extra: [
-          ...["-machine", "microvm,memory-backend=ram0", "-m", RAM, "-smp", String(cpuCount)],
+          ...["-accel", "kvm", "-machine", "microvm,memory-backend=ram0", "-m", RAM, "-smp", String(cpuCount)],
           ...["-object", `memory-backend-memfd,id=ram0,size=${RAM},share=on`, "-no-reboot"],
           ...["-kernel", kernelPath, "-initrd", guestInitrdPath],
           ...["-append", `console=ttyS0 quiet panic=-1 WATCH_KERNEL=yes LONGEST_PAUSE=${LONGEST_PAUSE} REST=${REST}`],

@@ -36,7 +36,7 @@ function startVmm(kernelPath: string): ChildProcess {
   const program = isQemu ? "qemu-system-x86_64" : join(projectDir, "dist/baton");
   const machine = isQemu
     ? ["-machine", "microvm,memory-backend=ram0,rtc=on", "-accel", options.qemu!, "-cpu", "max", "-no-reboot"]
-    : ["-machine", "microvm,memory-backend=ram0,aux-ram-share=on"];
+    : ["-machine", "microvm,memory-backend=ram0,aux-ram-share=on", "-accel", "kvm"];
   const args = [
     ...machine,
     ...["-object", "memory-backend-memfd,id=ram0,size=256M,share=on", "-m", "256M", "-smp", String(cpuCount)],

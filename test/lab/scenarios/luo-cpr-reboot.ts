@@ -99,7 +99,16 @@ async function startVmm(...more: string[]): Promise<MonitoredVmm> {
 
 function vmmArguments(more: string[]): string[] {
   return [
-    ...["-monitor", "stdio", "-machine", "microvm,memory-backend=ram0", "-m", `${RAM_SIZE_BYTES >> 20}M`],
+    ...[
+      "-monitor",
+      "stdio",
+      "-accel",
+      "kvm",
+      "-machine",
+      "microvm,memory-backend=ram0",
+      "-m",
+      `${RAM_SIZE_BYTES >> 20}M`,
+    ],
     ...["-object", `memory-backend-memfd,id=ram0,size=${RAM_SIZE_BYTES >> 20}M,share=on`],
     ...["-smp", String(CPU_COUNT), "-kernel", KERNEL_PATH, "-device", "isa-debug-exit,iobase=0xf4,iosize=4"],
     ...["-nodefaults", "-display", "none", "-no-reboot", ...more],
