@@ -21,6 +21,10 @@ const SUBJECTS = [
   "start",
   "floor",
   "dirty",
+  "engine",
+  "engine-linux",
+  "engine-transfer",
+  "engine-exec",
 ].filter((name) => existsSync(new URL(`./${name}.ts`, import.meta.url)));
 
 const EXIT_USAGE = 2;

@@ -14,13 +14,21 @@ import type { Subject, SubjectOptions, SubjectResult } from "./types.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-/** Command lines of Baton in its forms. @throws Error when there is no compiled binary */
-export function batonCommands(): SessionTools["commands"] {
+/** What is measured is what KVM takes, wherever that is: left alone, Baton would pass over one that interprets. */
+export const ACCELERATOR = ["-accel", "kvm"];
+
+/** The compiled binary. @throws Error when there is none */
+export function batonProgram(): string {
   const compiled = `${root}dist/baton`;
   if (!existsSync(compiled)) throw new Error("There is no dist/baton: bun run tools/build.ts --dist");
+  return compiled;
+}
+
+/** Command lines of Baton in its forms. @throws Error when there is no compiled binary */
+export function batonCommands(): SessionTools["commands"] {
   return {
-    compiled: [compiled],
-    "bun-run": [`${root}node_modules/.bin/bun`, "run", `${root}src/cli/main.ts`],
+    compiled: [batonProgram(), ...ACCELERATOR],
+    "bun-run": [`${root}node_modules/.bin/bun`, "run", `${root}src/cli/main.ts`, ...ACCELERATOR],
   };
 }
 

@@ -8,7 +8,7 @@ import { MeasuredVm } from "../src/meter/measured-vm.ts";
 import { RAM_NAME, sleep, VmmProcess } from "../src/meter/vmm-process.ts";
 import { HEADER_MAGIC_U64, REPORT_GPA } from "../src/payload/report.ts";
 import { FLOOR_FORMS, type FloorForm } from "./floor.ts";
-import { batonCommands } from "./pause.ts";
+import { ACCELERATOR, batonCommands } from "./pause.ts";
 import { ratioOf } from "./ratio.ts";
 import { machineFacts } from "./report.ts";
 import { ownMemoryKiB } from "./start/memory.ts";
@@ -28,7 +28,7 @@ const FORMS = Object.keys(FLOOR_FORMS) as FloorForm[];
 const nap = new Int32Array(new SharedArrayBuffer(4));
 
 function commands(): Record<FloorForm, readonly string[]> {
-  const deno = [`${root}node_modules/.bin/deno`, "run", "-A", "--quiet", `${root}src/cli/main.ts`];
+  const deno = [`${root}node_modules/.bin/deno`, "run", "-A", "--quiet", `${root}src/cli/main.ts`, ...ACCELERATOR];
   return { ...batonCommands(), "deno-run": deno };
 }
 

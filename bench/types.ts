@@ -22,7 +22,7 @@ export interface Metric {
   /** Stable and unique within the subject: `zero-scan`, `cpr-exec/128-mib`. */
   id: string;
   label: string;
-  unit: "ms" | "µs" | "GB/s" | "MiB";
+  unit: "s" | "ms" | "µs" | "GB/s" | "MiB" | "MIPS" | "M/s";
   samples: number[];
   /** In the JSON only: one of many. */
   isDetail?: boolean;
