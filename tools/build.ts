@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import asc from "assemblyscript/asc";
 import { endOf, parseFields } from "../src/machine/device-fields.ts";
 import { DESCRIPTION_SECTION, describeLayout, type ModuleDescription } from "../src/machine/module-description.ts";
-import { readWasm, withCustomSection } from "../src/machine/wasm-file.ts";
+import { functionSizes, readWasm, withCustomSection } from "../src/machine/wasm-file.ts";
 import { ENTRIES } from "../src/runtime/entry.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -51,7 +51,27 @@ async function compileModule(source: string): Promise<Uint8Array> {
   if (readWasm(binary).hasData) {
     throw new Error(`${source} has static data: modules share one memory and may not place data in it`);
   }
+  checkFunctionSizes(source, binary);
   return binary;
+}
+
+/** Of a module's largest function: the interpreter's loop is meant. Beyond that runtimes are slow to optimise it, or never do. */
+const LARGEST_FUNCTION_SIZE_BYTES = 40 * 1024;
+/** Of any other. One that has more had things inlined into it that were not meant to be. */
+const FUNCTION_SIZE_BYTES = 12 * 1024;
+
+function checkFunctionSizes(source: string, binary: Uint8Array): void {
+  const [largest = 0, second = 0] = functionSizes(binary).sort((a, b) => b - a);
+  if (largest > LARGEST_FUNCTION_SIZE_BYTES) {
+    throw new Error(
+      `${source}: the largest function has ${largest} bytes of Wasm and may have ${LARGEST_FUNCTION_SIZE_BYTES}: runtimes do not optimise it then, see docs/engine.md`,
+    );
+  }
+  if (second > FUNCTION_SIZE_BYTES) {
+    throw new Error(
+      `${source}: the largest function but one has ${second} bytes of Wasm and may have ${FUNCTION_SIZE_BYTES}: was something inlined that is large?`,
+    );
+  }
 }
 
 /** What a device module says of itself; undefined for other modules. */

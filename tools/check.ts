@@ -58,7 +58,7 @@ function rooms(): CheckResult {
 
 /** Between `exec` and "guest runs" nothing of these is needed, and loading it would lengthen the pause. */
 const NOT_IN_THE_PAUSE =
-  /^src\/(config|hmp|cli\/(?!main\.ts)|machine\/(boot|acpi)|qmp\/(?!events\.ts)|backends\/(?!chardev\/output-queue\.ts))/;
+  /^src\/(accel\/(choose|kvm\/probe)\.ts|config|hmp|cli\/(?!main\.ts)|machine\/(boot|acpi)|qmp\/(?!events\.ts)|backends\/(?!chardev\/output-queue\.ts))/;
 
 /** What `src/cli/main.ts` loads at once, by whom: imports of types alone load nothing. */
 function updatePath(): CheckResult {

@@ -1,22 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs every test file alone, on Bun and on Deno, and closes with `N passed, N failed, N skipped`.
+// Runs every test file alone, on Bun and on Deno, and closes with `N passed, N failed, N skipped`. Some of those that run guests on KVM
+// are run once more with guests on the engine.
 //
-//   bun run tools/test.ts [--runtime bun|deno] [--only SUBSTRING] [--verbose]
+//   bun run tools/test.ts [--runtime bun|deno] [--accelerator kvm|wasm] [--only SUBSTRING] [--verbose]
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { kvmMissing } from "../test/kvm.ts";
 import { runChecks } from "./check.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const { values: options } = parseArgs({
-  options: { runtime: { type: "string" }, only: { type: "string" }, verbose: { type: "boolean" } },
+  options: {
+    runtime: { type: "string" },
+    accelerator: { type: "string" },
+    only: { type: "string" },
+    verbose: { type: "boolean" },
+  },
 });
 
 const runtimes: Record<string, string[]> = {
   bun: ["bun", "run"],
   deno: ["deno", "run", "--allow-all", "--quiet"],
 };
+/** All kinds of updates, and what the VM does beside them; the rest would find the same and take too long. */
+const ENGINE_FILES = [
+  ...["machine/create-vm", "machine/vm"],
+  ...["migration/anonymous-ram", "migration/cpr-exec", "migration/cpr-exec-rollback", "migration/cpr-reboot"],
+  ...["migration/cpr-transfer", "migration/dry-run", "migration/normal", "migration/relay", "migration/save"],
+].map((name) => `test/src/${name}.test.ts`);
 /** A file that takes longer hangs. The slowest, those of the lab, take up to fifteen minutes. */
 const FILE_TIMEOUT_MS = 1_800_000;
 
@@ -37,15 +50,21 @@ function readCounts(output: string): { total: number; passed: number; skipped: n
   return found;
 }
 
-async function run(command: string[], timeoutMs = FILE_TIMEOUT_MS): Promise<{ exitCode: number; output: string }> {
-  const child = Bun.spawn(command, { cwd: root, stdin: "ignore", stdout: "pipe", stderr: "pipe", timeout: timeoutMs });
+async function run(command: string[], env: Record<string, string> = {}): Promise<{ exitCode: number; output: string }> {
+  const child = Bun.spawn(command, {
+    ...{ cwd: root, stdin: "ignore", stdout: "pipe", stderr: "pipe", timeout: FILE_TIMEOUT_MS },
+    env: { ...process.env, ...env },
+  });
   const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   const exitCode = await child.exited;
   return { exitCode: child.signalCode === null ? exitCode : 124, output: stdout + stderr };
 }
 
-async function runFile(runtime: string, file: string): Promise<Counts> {
-  const { exitCode, output } = await run([...runtimes[runtime]!, file]);
+/** On the accelerator that the test takes by itself, unless one is named: see test/accelerator.ts. */
+async function runFile(runtime: string, file: string, accelerator?: string): Promise<Counts> {
+  const env = accelerator === undefined ? {} : { BATON_TEST_ACCELERATOR: accelerator };
+  const { exitCode, output } = await run([...runtimes[runtime]!, file], env);
+  const name = accelerator === undefined ? file : `${file} on ${accelerator}`;
   const counts = readCounts(output);
   const passed = counts?.passed ?? 0;
   // uvu counts a skipped test in `skipped` only; `total` is what ran.
@@ -56,7 +75,7 @@ async function runFile(runtime: string, file: string): Promise<Counts> {
   else if (exitCode === 124) problem = `did not end within ${FILE_TIMEOUT_MS / 1000} s`;
   else if (exitCode !== 0 && failed === 0) problem = `exited with ${exitCode} though no test failed`;
   if (problem !== "") failed++;
-  console.log(`${failed > 0 ? "FAIL" : "ok  "} ${runtime.padEnd(4)} ${file} (${passed} passed, ${skipped} skipped)`);
+  console.log(`${failed > 0 ? "FAIL" : "ok  "} ${runtime.padEnd(4)} ${name} (${passed} passed, ${skipped} skipped)`);
   for (const line of output.split("\n")) if (/^(.* )?(SKIP|NOTE) /.test(line)) console.log(`     ${line}`);
   if (failed > 0) console.log(`${problem === "" ? "" : `     ${problem}\n`}${output.replace(/^/gm, "     | ")}`);
   else if (options.verbose) console.log(output);
@@ -84,8 +103,13 @@ const files = readdirSync(join(root, "test"), { recursive: true, encoding: "utf8
   .filter((file) => options.only === undefined || file.includes(options.only))
   .sort();
 for (const runtime of options.runtime === undefined ? Object.keys(runtimes) : [options.runtime]) {
-  for (const file of files) {
-    const counts = await runFile(runtime, file);
+  const again = options.accelerator === undefined && kvmMissing() === undefined ? ENGINE_FILES : [];
+  const passes = [
+    ...files.map((file) => [file, options.accelerator] as const),
+    ...files.filter((file) => again.includes(file)).map((file) => [file, "wasm"] as const),
+  ];
+  for (const [file, accelerator] of passes) {
+    const counts = await runFile(runtime, file, accelerator);
     totals.passed += counts.passed;
     totals.failed += counts.failed;
     totals.skipped += counts.skipped;
