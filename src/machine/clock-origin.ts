@@ -59,6 +59,22 @@ export function elapsedRealNs(savedRealtimeNs: bigint, nowRealtimeNs: bigint): b
   return nowRealtimeNs > savedRealtimeNs ? nowRealtimeNs - savedRealtimeNs : 0n;
 }
 
+/**
+ * What passed since the state's reading of CLOCK_REALTIME `savedRealtimeNs`. Within a boot by CLOCK_MONOTONIC, which nobody
+ * steps.
+ */
+export function elapsedSinceSaveNs(
+  reader: StateReader,
+  savedRealtimeNs: bigint,
+  now: HostTime,
+  isSameBoot: boolean,
+): bigint {
+  const section = reader.find(CLOCK_ORIGIN_SECTION);
+  if (!isSameBoot || section === undefined) return elapsedRealNs(savedRealtimeNs, now.realtimeNs);
+  const host = decodeHostTime(section.part("host", HOST_TIME_SIZE_BYTES));
+  return now.monotonicNs - (host.monotonicNs + savedRealtimeNs - host.realtimeNs);
+}
+
 /** The offset with which the devices' clock, saved under `offsetNs` in another boot, has gone on by what passed since. */
 export function movedMonotonicOffset(offsetNs: bigint, saved: HostTime, now: HostTime): bigint {
   return saved.monotonicNs + offsetNs + elapsedRealNs(saved.realtimeNs, now.realtimeNs) - now.monotonicNs;

@@ -58,7 +58,7 @@ export class VmState {
     let move: TscMove | undefined;
     if (!isSameTsc) {
       const savedOffset = savedTscOffset(reader.section(VCPU_SECTION)) ?? 0n;
-      move = planTscMove(reader, first, savedOffset);
+      move = planTscMove(reader, first, savedOffset, isSameBoot);
     }
     for (let index = 0; index < vcpus.length; index++) {
       const section = reader.section(VCPU_SECTION, index);

@@ -4,10 +4,9 @@
 // The guest's TSC is the host's, scaled where the frequencies differ, plus an offset for each vCPU. Within one boot the
 // offset is all that is needed. In another, what vCPU 0's TSC was and when says what to make of it; the other vCPUs keep
 // their distance to it (https://docs.kernel.org/virt/kvm/devices/vcpu.html, KVM_VCPU_TSC_OFFSET).
-import { realtimeNs } from "../../../ffi/clock.ts";
 import * as abi from "../../../ffi/kvm/abi.ts";
 import { VmmError } from "../../errors.ts";
-import { elapsedRealNs } from "../../machine/clock-origin.ts";
+import { elapsedSinceSaveNs, readHostTime } from "../../machine/clock-origin.ts";
 import type { StateReader, StateSection } from "../../state/reader.ts";
 import type { StateWriter } from "../../state/writer.ts";
 import type { StateSystem, StateVcpu, TscOrigin } from "./types.ts";
@@ -127,7 +126,7 @@ export function ticksOfNs(ns: bigint, khz: number): bigint {
 }
 
 /** Reads where vCPU 0, which has its frequency, is now. `savedOffset` is its own. @throws VmmError, SysError */
-export function planTscMove(reader: StateReader, vcpu: StateVcpu, savedOffset: bigint): TscMove {
+export function planTscMove(reader: StateReader, vcpu: StateVcpu, savedOffset: bigint, isSameBoot: boolean): TscMove {
   const section = reader.section(TSC_SECTION);
   const khz = savedKhz(section);
   if (khz === 0) {
@@ -139,13 +138,14 @@ export function planTscMove(reader: StateReader, vcpu: StateVcpu, savedOffset: b
   const hasOffset = vcpu.hasTscOffset();
   const list = tscList();
   const offset = new Uint8Array(8);
-  if (vcpu.getMsrs(new Uint8Array(list.buffer)) !== 1) throw new VmmError("msr", "IA32_TSC could not be read");
-  const nowNs = realtimeNs();
+  const now = readHostTime(() => {
+    if (vcpu.getMsrs(new Uint8Array(list.buffer)) !== 1) throw new VmmError("msr", "IA32_TSC could not be read");
+  });
   if (hasOffset) vcpu.getTscOffset(offset);
   const hostTsc = list.getBigUint64(MSR_DATA, true) - viewOf(offset).getBigUint64(0, true);
   const savedTsc = viewOf(section.part("msr", MSR_LIST_SIZE_BYTES)).getBigUint64(MSR_DATA, true);
   const savedNs = viewOf(section.part("host", 8)).getBigUint64(0, true);
-  const elapsedTicks = ticksOfNs(elapsedRealNs(savedNs, nowNs), khz);
+  const elapsedTicks = ticksOfNs(elapsedSinceSaveNs(reader, savedNs, now, isSameBoot), khz);
   return moveOf({ savedTsc, savedOffset, elapsedTicks, hostTsc: hasOffset ? hostTsc : undefined });
 }
 

@@ -11,9 +11,9 @@
 //              moved there (tsc.ts). Before the MSRs, because TSC_DEADLINE arms a timer by the distance to the guest's TSC
 //   msrs       TSC_DEADLINE last of them
 //   mp_state, then events: setting the mp_state of a halted vCPU may drop a pending SIPI
-import { realtimeNs } from "../../../ffi/clock.ts";
 import * as abi from "../../../ffi/kvm/abi.ts";
 import { VmmError } from "../../errors.ts";
+import { readHostTime } from "../../machine/clock-origin.ts";
 import type { StateSection } from "../../state/reader.ts";
 import type { BindSection, PartPlan, StateWriter } from "../../state/writer.ts";
 import { MSR_IA32_TSC, type TscMove, type TscPlace, writeTsc } from "./tsc.ts";
@@ -206,9 +206,10 @@ export function planVcpu(
       }
       if (tscOffset !== undefined) vcpu.getTscOffset(tscOffset);
       if (tscPlace === undefined) return;
-      // Here and not in a function of its own, because the first call of one takes as long as four of these.
-      if (vcpu.getMsrs(tscPlace.msr) !== 1) throw new VmmError("msr", `IA32_TSC of vCPU ${index} could not be read`);
-      tscPlace.realtimeNs.setBigUint64(0, realtimeNs(), true);
+      const { realtimeNs } = readHostTime(() => {
+        if (vcpu.getMsrs(tscPlace.msr) !== 1) throw new VmmError("msr", `IA32_TSC of vCPU ${index} could not be read`);
+      });
+      tscPlace.realtimeNs.setBigUint64(0, realtimeNs, true);
     };
   };
 }

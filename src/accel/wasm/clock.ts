@@ -5,6 +5,7 @@ import { IRQCHIP_TSC_KHZ_U32 } from "../../../assembly/irqchip/layout.ts";
 import { CONTROL_KVMCLOCK_OFFSET, IRQCHIP_BASE } from "../../../assembly/layout.ts";
 import { monotonicNs, readMonotonic, realtimeNs } from "../../../ffi/clock.ts";
 import * as abi from "../../../ffi/kvm/abi.ts";
+import { elapsedRealNs, readHostTime } from "../../machine/clock-origin.ts";
 
 /** Of a guest that comes from nowhere else: a tick is a nanosecond. */
 export const ENGINE_TSC_KHZ = 1_000_000;
@@ -83,8 +84,11 @@ export class Kvmclock {
   restore(data: Uint8Array): void {
     const view = viewOf(data);
     const hasRealtime = (view.getUint32(abi.KVM_CLOCK_FLAGS_U32, true) & abi.KVM_CLOCK_REALTIME) !== 0;
-    const passedNs = hasRealtime ? realtimeNs() - view.getBigUint64(abi.KVM_CLOCK_REALTIME_U64, true) : 0n;
-    this.set(view.getBigUint64(0, true) + (passedNs > 0n ? passedNs : 0n));
+    const now = readHostTime();
+    const passedNs = hasRealtime
+      ? elapsedRealNs(view.getBigUint64(abi.KVM_CLOCK_REALTIME_U64, true), now.realtimeNs)
+      : 0n;
+    this.#offset[0] = view.getBigUint64(0, true) + passedNs - now.monotonicNs;
   }
 }
 
