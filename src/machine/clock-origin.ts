@@ -33,14 +33,13 @@ export const HOST_TIME_TYPE = "u64 monotonic_ns, u64 realtime_ns";
 const READING_NS = 50_000n;
 const MAX_READINGS = 8;
 
-/** Both clocks of the host at the moment of `action`, as near as this thread gets without being interrupted. */
+/** Both clocks of the host right after `action`, as near as this thread gets without being interrupted. */
 export function readHostTime(action?: () => void): HostTime {
   for (let reading = 1; ; reading++) {
     const before = monotonicNs();
     action?.();
-    const real = realtimeNs();
-    if (monotonicNs() - before < READING_NS || reading === MAX_READINGS)
-      return { monotonicNs: before, realtimeNs: real };
+    const time = { realtimeNs: realtimeNs(), monotonicNs: monotonicNs() };
+    if (time.monotonicNs - before < READING_NS || reading === MAX_READINGS) return time;
   }
 }
 
