@@ -129,6 +129,8 @@ export function step(): void {
   if (start != 0) runHot(start, 1, jumpKey(0));
   clearStale();
   updateMode();
+  // They count against no budget.
+  takeRepetitions();
 }
 
 /** The trap after a single step, unless the instruction has raised something itself. */

@@ -213,4 +213,9 @@ export const DIFFERENCES: readonly {
     matches: ({ opcode }, vector) =>
       opcode === (MAP_0F | 0xf7) && [STACK_VECTOR, GENERAL_PROTECTION_VECTOR, PAGE_FAULT_VECTOR].includes(vector),
   },
+  {
+    why: "Where both operands of CMPS fault, Zen 4 looks at the second one first, Zen 5 and the engine at the first",
+    matches: ({ opcode }, vector) =>
+      (opcode === 0xa6 || opcode === 0xa7) && (vector === GENERAL_PROTECTION_VECTOR || vector === PAGE_FAULT_VECTOR),
+  },
 ];
