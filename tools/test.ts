@@ -63,7 +63,9 @@ async function run(command: string[], env: Record<string, string> = {}): Promise
 /** On the accelerator that the test takes by itself, unless one is named: see test/accelerator.ts. */
 async function runFile(runtime: string, file: string, accelerator?: string): Promise<Counts> {
   const env = accelerator === undefined ? {} : { BATON_TEST_ACCELERATOR: accelerator };
+  const beginMs = performance.now();
   const { exitCode, output } = await run([...runtimes[runtime]!, file], env);
+  const seconds = ((performance.now() - beginMs) / 1000).toFixed(1);
   const name = accelerator === undefined ? file : `${file} on ${accelerator}`;
   const counts = readCounts(output);
   const passed = counts?.passed ?? 0;
@@ -75,7 +77,7 @@ async function runFile(runtime: string, file: string, accelerator?: string): Pro
   else if (exitCode === 124) problem = `did not end within ${FILE_TIMEOUT_MS / 1000} s`;
   else if (exitCode !== 0 && failed === 0) problem = `exited with ${exitCode} though no test failed`;
   if (problem !== "") failed++;
-  console.log(`${failed > 0 ? "FAIL" : "ok  "} ${runtime.padEnd(4)} ${name} (${passed} passed, ${skipped} skipped)`);
+  console.log(`${failed > 0 ? "FAIL" : "ok  "} ${runtime.padEnd(4)} ${name} (${passed} passed, ${skipped} skipped, ${seconds} s)`);
   for (const line of output.split("\n")) if (/^(.* )?(SKIP|NOTE) /.test(line)) console.log(`     ${line}`);
   if (failed > 0) console.log(`${problem === "" ? "" : `     ${problem}\n`}${output.replace(/^/gm, "     | ")}`);
   else if (options.verbose) console.log(output);
