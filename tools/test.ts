@@ -77,7 +77,9 @@ async function runFile(runtime: string, file: string, accelerator?: string): Pro
   else if (exitCode === 124) problem = `did not end within ${FILE_TIMEOUT_MS / 1000} s`;
   else if (exitCode !== 0 && failed === 0) problem = `exited with ${exitCode} though no test failed`;
   if (problem !== "") failed++;
-  console.log(`${failed > 0 ? "FAIL" : "ok  "} ${runtime.padEnd(4)} ${name} (${passed} passed, ${skipped} skipped, ${seconds} s)`);
+  console.log(
+    `${failed > 0 ? "FAIL" : "ok  "} ${runtime.padEnd(4)} ${name} (${passed} passed, ${skipped} skipped, ${seconds} s)`,
+  );
   for (const line of output.split("\n")) if (/^(.* )?(SKIP|NOTE) /.test(line)) console.log(`     ${line}`);
   if (failed > 0) console.log(`${problem === "" ? "" : `     ${problem}\n`}${output.replace(/^/gm, "     | ")}`);
   else if (options.verbose) console.log(output);
