@@ -94,7 +94,7 @@ import {
 } from "./layout.ts";
 import { cpu, GP, hostTsc, raiseWith } from "./vcpu.ts";
 
-/** IA32_APIC_BASE: bits that are always 0. MAXPHYADDR is 46, see mmu.ts. */
+/** IA32_APIC_BASE: bits that are always 0. MAXPHYADDR is 46, see page-walk.ts. */
 const BASE_RESERVED: u64 = 0xffff_c000_0000_02ff;
 
 const X2APIC_MSR_BASE: u32 = 0x800;

@@ -3,6 +3,7 @@
 //
 // What becomes of it then is in instructions.ts.
 import { PAGE_SIZE_BYTES } from "../layout.ts";
+import { translateFetch } from "./access.ts";
 import { codeLinear, markCode, NO_PAGE } from "./blocks.ts";
 import { beginBlock, endInstruction, isOpen, putEnd, putRaise } from "./emit.ts";
 import { emit, forgetComparison } from "./instructions.ts";
@@ -16,8 +17,8 @@ import {
   SEGMENT_GS,
   SEGMENT_SS,
 } from "./layout.ts";
-import { isMapped, translateFetch } from "./mmu.ts";
 import { MODE_32, MODE_64, MODE_STEP } from "./modes.ts";
+import { isMapped } from "./page-walk.ts";
 import { FORM_66, FORM_F2, FORM_F3, FORM_LOCK, FORM_REX, FORM_REX_W, MAP_0F, MAP_0F38, MAP_0F3A } from "./uop.ts";
 import { cpu, GP, ramBase, ramSizeBytes } from "./vcpu.ts";
 

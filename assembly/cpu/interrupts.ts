@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Delivery of exceptions and interrupts through the IDT, and IRET. SDM volume 3, chapter 6. Task gates are not here.
+import { isCanonical, readAsSupervisor, writeAsSupervisor } from "./access.ts";
 import { IF, IOPL, NT, RF, rflags, setRflags, TF, VM, AC, ID, DF as DIRECTION, ARITHMETIC_FLAGS } from "./flags.ts";
 import {
   CPU_ACTIVITY,
@@ -26,7 +27,6 @@ import {
   SEGMENT_TR,
   SEGMENT_ATTRIBUTES_U32 as ATTRIBUTES,
 } from "./layout.ts";
-import { isCanonical, readAsSupervisor, selectTlb, writeAsSupervisor } from "./mmu.ts";
 import { ATTRIBUTE_DPL_SHIFT, ATTRIBUTE_UNUSABLE, MODE_64, privilegeLevel, segment, updateMode } from "./modes.ts";
 import {
   enterCode,
@@ -37,6 +37,7 @@ import {
   setSegment,
 } from "./segments.ts";
 import { pop, readStack, setStackPointer, stackPointer } from "./stack.ts";
+import { selectTlb } from "./tlb.ts";
 import { cpu, DB, DF, GP, hasFaulted, NP, PF, raise, raiseWith, TS } from "./vcpu.ts";
 
 /** Who asks: in the error code of an exception on the way, and for the gate's privilege level. */

@@ -32,12 +32,13 @@ import {
   CPU_RIP,
   NO_EXCEPTION,
 } from "./layout.ts";
-import { flushTlb, protectPages, selectTlb } from "./mmu.ts";
 import { MODE_STEP, updateMode } from "./modes.ts";
 import { takeRepetitions } from "./strings.ts";
 import { endsStep } from "./system.ts";
 import { updateTime } from "./kvmclock.ts";
+import { flushTlb, selectTlb } from "./tlb.ts";
 import { cpu, DB, NMI, raise, select as selectVcpu } from "./vcpu.ts";
+import { protectPages } from "./write-tracking.ts";
 
 /** Why `run` has returned. */
 export const RAN: u32 = 0;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Model-specific registers: what Linux and its like read and write. SDM volume 4; APM volume 2, appendix A; KVM's paravirtual
 // ones: https://docs.kernel.org/virt/kvm/x86/msr.html. Any other is #GP, which kernels expect.
+import { isCanonical } from "./access.ts";
 import { readTscDeadline, readX2apic, writeApicBase, writeTscDeadline, writeX2apic } from "./apic.ts";
+import { CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE } from "./control-bits.ts";
 import { writeSystemTime, writeWallClock } from "./kvmclock.ts";
 import {
   CPU_APIC_BASE,
@@ -27,8 +29,8 @@ import {
   SEGMENT_FS,
   SEGMENT_GS,
 } from "./layout.ts";
-import { CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, flushTlb, isCanonical } from "./mmu.ts";
 import { segment } from "./modes.ts";
+import { flushTlb } from "./tlb.ts";
 import { cpu, GP, hostTsc, raiseWith } from "./vcpu.ts";
 
 /** As the guest sees it. */

@@ -3,8 +3,8 @@
 // volume 2, appendix A; volume 3, 2.5 and 13.1 for when they may be used.
 //
 // Not here but where their likes are: POPCNT, MOVNTI, the fences, PREFETCH, EMMS, FXSAVE and FXRSTOR.
+import { CR0_EM, CR0_TS, CR4_OSFXSR } from "./control-bits.ts";
 import { CPU_CR0, CPU_CR4, CPU_EXCEPTION, CPU_X87_STATUS } from "./layout.ts";
-import { CR0_EM, CR0_TS, CR4_OSFXSR } from "./mmu.ts";
 import { DOUBLE, SINGLE } from "./sse-arithmetic.ts";
 import {
   execConvert,

@@ -1,7 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // System instructions: segments, control registers, mode changes, system calls, interrupts by instruction. SDM volume 2; for what
 // AMD does otherwise, APM volume 3.
+import { isCanonical, readValue, writeValue } from "./access.ts";
 import { writeCr8 } from "./apic.ts";
+import {
+  CR0_PE,
+  CR0_PG,
+  CR0_WP,
+  CR4_PAE,
+  CR4_PGE,
+  CR4_PSE,
+  CR4_TSD,
+  EFER_LMA,
+  EFER_LME,
+  EFER_SCE,
+} from "./control-bits.ts";
 import { arithmeticFlags, IF, IOPL, OF, rflags, RF, setRflags, TF } from "./flags.ts";
 import { loadAt, setRegister } from "./integer.ts";
 import {
@@ -47,28 +60,10 @@ import {
   SEGMENT_SS,
   SEGMENT_TR,
 } from "./layout.ts";
-import {
-  CR0_PE,
-  CR0_PG,
-  CR0_WP,
-  CR4_PAE,
-  CR4_PGE,
-  CR4_PSE,
-  CR4_TSD,
-  EFER_LMA,
-  EFER_LME,
-  EFER_SCE,
-  flushPage,
-  flushTlb,
-  isCanonical,
-  PHYSICAL_ADDRESS_BITS,
-  readValue,
-  selectTlb,
-  writeValue,
-} from "./mmu.ts";
 import { MODE_64, privilegeLevel, segment, updateMode } from "./modes.ts";
 import { execCpuid } from "./cpuid.ts";
 import { readMsr, readTsc, writeMsr } from "./msr.ts";
+import { PHYSICAL_ADDRESS_BITS } from "./page-walk.ts";
 import { execPort } from "./ports.ts";
 import {
   farReturn,
@@ -82,6 +77,7 @@ import {
   verify,
 } from "./segments.ts";
 import { pop, setStackPointer, stackPointer } from "./stack.ts";
+import { flushPage, flushTlb, selectTlb } from "./tlb.ts";
 import {
   address,
   COLD_CODE,

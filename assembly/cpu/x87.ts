@@ -3,6 +3,8 @@
 //
 // An instruction reads memory first, computes in the globals of float80.ts, writes memory, and only then changes registers and
 // the status word: what faults has changed nothing. An exception that is not masked is raised by the next instruction that waits.
+import { readValue, toRead, writeValue } from "./access.ts";
+import { CR0_MP, CR0_TS } from "./control-bits.ts";
 import { CF, condition, PF, setFlags, ZF } from "./flags.ts";
 import {
   add,
@@ -50,7 +52,6 @@ import {
 } from "./float80.ts";
 import { execFxsave } from "./fxsave.ts";
 import { CPU_CR0, CPU_GPRS, CPU_TEMPORARY, CPU_X87_STATUS } from "./layout.ts";
-import { CR0_MP, CR0_TS, readValue, toRead, writeValue } from "./mmu.ts";
 import { arcTangent, cosine, exponential, isOutOfRange, logarithm, logarithmOfOnePlus, sine, tangent } from "./transcendental.ts";
 import { address, COLD_CODE, COLD_MODRM, COLD_SIZE, isMemory, MAP_0F } from "./uop.ts";
 import { cpu, hasFaulted, NM, raise, unsupported } from "./vcpu.ts";

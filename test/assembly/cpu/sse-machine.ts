@@ -27,7 +27,7 @@ import {
   WASM_PAGE_SIZE_BYTES,
 } from "../../../assembly/layout.ts";
 
-// Of assembly/cpu/uop.ts, modes.ts, mmu.ts and sse.ts, which are no TypeScript.
+// Of assembly/cpu/uop.ts, modes.ts, control-bits.ts and sse.ts, which are no TypeScript.
 const UOP_A = 2;
 const UOP_B = 4;
 const UOP_INDEX = 6;
@@ -75,7 +75,7 @@ const root = fileURLToPath(new URL("../../..", import.meta.url));
 const SOURCES: Record<string, string> = {
   "sse-test.ts": `
     export { select } from "./assembly/cpu/vcpu";
-    export { flushTlb, selectTlb } from "./assembly/cpu/mmu";
+    export { flushTlb, selectTlb } from "./assembly/cpu/tlb";
     export { rflags } from "./assembly/cpu/flags";
     export { execSse, sseOperandKinds } from "./assembly/cpu/sse";`,
   "assembly/cpu/blocks.ts": `
