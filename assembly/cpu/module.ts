@@ -33,8 +33,8 @@ import {
   NO_EXCEPTION,
 } from "./layout.ts";
 import { MODE_STEP, updateMode } from "./modes.ts";
+import { endsStep } from "./single-step.ts";
 import { takeRepetitions } from "./strings.ts";
-import { endsStep } from "./system.ts";
 import { updateTime } from "./kvmclock.ts";
 import { flushTlb, selectTlb } from "./tlb.ts";
 import { cpu, DB, NMI, raise, select as selectVcpu } from "./vcpu.ts";
