@@ -27,7 +27,7 @@ import {
   WASM_PAGE_SIZE_BYTES,
 } from "../../../assembly/layout.ts";
 
-// Of assembly/cpu/uop.ts, modes.ts, control-bits.ts and sse.ts, which are no TypeScript.
+// Of assembly/cpu/uop.ts, modes.ts, control-bits.ts and sse-kinds.ts, which are no TypeScript.
 const UOP_A = 2;
 const UOP_B = 4;
 const UOP_INDEX = 6;
@@ -77,7 +77,8 @@ const SOURCES: Record<string, string> = {
     export { select } from "./assembly/cpu/vcpu";
     export { flushTlb, selectTlb } from "./assembly/cpu/tlb";
     export { rflags } from "./assembly/cpu/flags";
-    export { execSse, sseOperandKinds } from "./assembly/cpu/sse";`,
+    export { execSse } from "./assembly/cpu/sse";
+    export { sseOperandKinds } from "./assembly/cpu/sse-kinds";`,
   "assembly/cpu/blocks.ts": `
     export function invalidateCode(physical: u64): void {}`,
   "assembly/cpu/apic.ts": `
