@@ -2,7 +2,8 @@
 // Model-specific registers: what Linux and its like read and write. SDM volume 4; APM volume 2, appendix A; KVM's paravirtual
 // ones: https://docs.kernel.org/virt/kvm/x86/msr.html. Any other is #GP, which kernels expect.
 import { isCanonical } from "./access.ts";
-import { readTscDeadline, readX2apic, writeApicBase, writeTscDeadline, writeX2apic } from "./apic.ts";
+import { readX2apic, writeX2apic } from "./apic-registers.ts";
+import { readTscDeadline, writeApicBase, writeTscDeadline } from "./apic.ts";
 import { CR0_PG, CR4_TSD, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE } from "./control-bits.ts";
 import { writeSystemTime, writeWallClock } from "./kvmclock.ts";
 import {

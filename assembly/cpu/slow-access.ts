@@ -4,7 +4,7 @@
 //
 // What is no RAM, or in two places, is read into CPU_SPLIT beforehand, or written from there afterwards.
 import { isCanonical } from "./access.ts";
-import { readApic, writeApic } from "./apic.ts";
+import { readApic, writeApic } from "./apic-registers.ts";
 import { CPU_APIC_BASE, CPU_SPLIT, CPU_SPLIT_ADDRESS, CPU_SPLIT_SIZE } from "./layout.ts";
 import { isMapped, READ, translate, WRITE } from "./page-walk.ts";
 import { PAGE_MASK } from "./tlb.ts";

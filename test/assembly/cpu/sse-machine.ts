@@ -81,7 +81,7 @@ const SOURCES: Record<string, string> = {
     export { sseOperandKinds } from "./assembly/cpu/sse-kinds";`,
   "assembly/cpu/blocks.ts": `
     export function invalidateCode(physical: u64): void {}`,
-  "assembly/cpu/apic.ts": `
+  "assembly/cpu/apic-registers.ts": `
     export function readApic(offset: u32, sizeBytes: u32): u64 { return 0; }
     export function writeApic(offset: u32, sizeBytes: u32, value: u32): void {}`,
 };
