@@ -9,7 +9,6 @@ import { runHot } from "./hot.ts";
 import { deliverException, deliverInterrupt } from "./interrupts.ts";
 import {
   CPU_ACTIVITY,
-  CPU_ACTIVITY_HALTED,
   CPU_ACTIVITY_RUNNING,
   CPU_ACTIVITY_SHUTDOWN,
   CPU_DRS,

@@ -33,7 +33,7 @@ import {
   segment,
   updateMode,
 } from "./modes.ts";
-import { pop, push, readStack, setStackPointer, stackPointer } from "./stack.ts";
+import { push, readStack, setStackPointer, stackPointer } from "./stack.ts";
 import { address, COLD_SIZE, isMemory, registerA, registerB } from "./uop.ts";
 import { cpu, GP, hasFaulted, NP, raiseWith, SS } from "./vcpu.ts";
 

@@ -8,8 +8,7 @@ import { DF, FLAGS_SUB, setLazyFlags, TF } from "./flags.ts";
 import { loadAt, maskOf, setRegister, storeAt } from "./integer.ts";
 import { CPU_FLAG_RESULT, CPU_GPRS, CPU_RFLAGS, SEGMENT_ES } from "./layout.ts";
 import { linear, tableAddress } from "./operands.ts";
-import { finishWrite } from "./slow-access.ts";
-import { COLD_ADDRESS_SIZE, COLD_CODE, COLD_FORM, COLD_SIZE, FORM_F2, FORM_F3 } from "./uop.ts";
+import { COLD_ADDRESS_SIZE, COLD_CODE, COLD_FORM, COLD_SIZE, FORM_F3 } from "./uop.ts";
 import { cpu, hasFaulted } from "./vcpu.ts";
 
 const RAX = CPU_GPRS;
