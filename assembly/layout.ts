@@ -58,7 +58,7 @@ export const CONTROL_MONOTONIC_OFFSET = CONTROL_BASE + 0x18;
 
 /** i64, ns: what the engine's kvmclock shows more than CLOCK_MONOTONIC. */
 export const CONTROL_KVMCLOCK_OFFSET = CONTROL_BASE + 0x20;
-/** u32: how often PAGE_FLAGS were taken, twice: odd while they are being taken. See protectPages in cpu/mmu.ts. */
+/** u32: how often PAGE_FLAGS were taken, twice: odd while they are being taken. See protectPages in cpu/write-tracking.ts. */
 export const CONTROL_PROTECTIONS = CONTROL_BASE + 0x28;
 
 export const EVENT_SHUTDOWN = 1;

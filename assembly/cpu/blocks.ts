@@ -13,8 +13,10 @@
 // Forgotten is only the way to a block, and its first uop is made one that looks the block up again: so nobody needs to know
 // who has a link to it. When there is no more room, everything is forgotten.
 import { PAGE_FLAGS_BASE } from "../layout.ts";
+import { translateFetch } from "./access.ts";
 import { noteCode, publishCodeWrite } from "./coherence.ts";
 import { decodeBlock } from "./decode.ts";
+import { linkEpochOf, newEpoch } from "./epochs.ts";
 import {
   BLOCK_COUNT,
   BLOCK_SIZE_BYTES,
@@ -36,8 +38,8 @@ import {
   PAGE_HAS_CODE,
   PAGE_IS_SETTLED,
 } from "./layout.ts";
-import { isMapped, linkEpochOf, newEpoch, translateFetch } from "./mmu.ts";
 import { OP_STALE } from "./ops.ts";
+import { isMapped } from "./page-walk.ts";
 import { UOP_IMMEDIATE, UOP_LINK, UOP_LINK_EPOCH, UOP_OP, UOP_RIP, UOP_TARGET } from "./uop.ts";
 import { caches, cpu, ramSizeBytes } from "./vcpu.ts";
 

@@ -22,8 +22,8 @@ import {
   PAGE_HAS_CODE,
   PAGE_IS_SETTLED,
 } from "./layout.ts";
-import { protectPageIn } from "./mmu.ts";
 import { caches, cpu } from "./vcpu.ts";
+import { protectPageIn } from "./write-tracking.ts";
 
 /** CODE_WRITES: u32, how many there ever were; u32[…], a ring: page, and above it how often the ring had gone round. */
 const RING_COUNT: u32 = 512;

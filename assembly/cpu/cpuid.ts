@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // CPUID from a table in the form of KVM's struct kvm_cpuid_entry2, so that a guest keeps the one it came with.
-import { CACHE_CPUID, CPU_CR4, CPU_GPRS } from "./layout.ts";
+import { CACHE_CPUID, CPU_GPRS } from "./layout.ts";
 import { caches, cpu } from "./vcpu.ts";
 
 // struct kvm_cpuid2: u32 nent, padding; entries of u32 function, index, flags, eax, ebx, ecx, edx, padding[3].

@@ -3,6 +3,7 @@
 //
 // What becomes of it then is in instructions.ts.
 import { PAGE_SIZE_BYTES } from "../layout.ts";
+import { translateFetch } from "./access.ts";
 import { codeLinear, markCode, NO_PAGE } from "./blocks.ts";
 import { beginBlock, endInstruction, isOpen, putEnd, putRaise } from "./emit.ts";
 import { emit, forgetComparison } from "./instructions.ts";
@@ -16,8 +17,20 @@ import {
   SEGMENT_GS,
   SEGMENT_SS,
 } from "./layout.ts";
-import { isMapped, translateFetch } from "./mmu.ts";
 import { MODE_32, MODE_64, MODE_STEP } from "./modes.ts";
+import {
+  HAS_MODRM,
+  IMMEDIATE_16,
+  IMMEDIATE_8,
+  IMMEDIATE_8_MORE,
+  IMMEDIATE_FAR,
+  IMMEDIATE_MOFFS,
+  IMMEDIATE_NEAR,
+  IMMEDIATE_V,
+  IMMEDIATE_Z,
+  operandsOf,
+} from "./opcode-map.ts";
+import { isMapped } from "./page-walk.ts";
 import { FORM_66, FORM_F2, FORM_F3, FORM_LOCK, FORM_REX, FORM_REX_W, MAP_0F, MAP_0F38, MAP_0F3A } from "./uop.ts";
 import { cpu, GP, ramBase, ramSizeBytes } from "./vcpu.ts";
 
@@ -323,154 +336,4 @@ function decodeAddress16(mod: u32): void {
   if (mod == 1) displacement = nextSigned(1);
   else if (mod == 2 || (kind == 6 && mod == 0)) displacement = nextSigned(2);
   if (!isOverridden && base == 5) segmentNumber = SEGMENT_SS;
-}
-
-// ── What follows which opcode ──
-
-const HAS_MODRM: u32 = 1;
-const IMMEDIATE_8: u32 = 2;
-/** 16 or 32 bits, sign-extended to 64. */
-const IMMEDIATE_Z: u32 = 4;
-/** As wide as the operand. */
-const IMMEDIATE_V: u32 = 8;
-const IMMEDIATE_16: u32 = 16;
-/** Displacement of a near jump or call. */
-const IMMEDIATE_NEAR: u32 = 32;
-const IMMEDIATE_MOFFS: u32 = 64;
-const IMMEDIATE_FAR: u32 = 128;
-/** After another: ENTER. */
-const IMMEDIATE_8_MORE: u32 = 256;
-
-function operandsOf(opcode: u32): u32 {
-  if (opcode >= MAP_0F3A) return HAS_MODRM | IMMEDIATE_8;
-  if (opcode >= MAP_0F38) return HAS_MODRM;
-  if (opcode >= MAP_0F) return operandsOf0f(opcode & 0xff);
-  if (opcode < 0x40) {
-    switch (opcode & 7) {
-      case 4:
-        return IMMEDIATE_8;
-      case 5:
-        return IMMEDIATE_Z;
-      case 6:
-      case 7:
-        return 0;
-      default:
-        return HAS_MODRM;
-    }
-  }
-  switch (opcode >> 4) {
-    case 6:
-      switch (opcode) {
-        case 0x62:
-        case 0x63:
-          return HAS_MODRM;
-        case 0x68:
-          return IMMEDIATE_Z;
-        case 0x69:
-          return HAS_MODRM | IMMEDIATE_Z;
-        case 0x6a:
-          return IMMEDIATE_8;
-        case 0x6b:
-          return HAS_MODRM | IMMEDIATE_8;
-        default:
-          return 0;
-      }
-    case 7:
-      return IMMEDIATE_8;
-    case 8:
-      if (opcode == 0x81) return HAS_MODRM | IMMEDIATE_Z;
-      return opcode == 0x80 || opcode == 0x82 || opcode == 0x83 ? HAS_MODRM | IMMEDIATE_8 : HAS_MODRM;
-    case 9:
-      return opcode == 0x9a ? IMMEDIATE_FAR : 0;
-    case 10:
-      if (opcode < 0xa4) return IMMEDIATE_MOFFS;
-      return opcode == 0xa8 ? IMMEDIATE_8 : opcode == 0xa9 ? IMMEDIATE_Z : 0;
-    case 11:
-      return opcode < 0xb8 ? IMMEDIATE_8 : IMMEDIATE_V;
-    case 12:
-      switch (opcode) {
-        case 0xc0:
-        case 0xc1:
-        case 0xc6:
-          return HAS_MODRM | IMMEDIATE_8;
-        case 0xc2:
-        case 0xca:
-          return IMMEDIATE_16;
-        case 0xc4:
-        case 0xc5:
-          return HAS_MODRM;
-        case 0xc7:
-          return HAS_MODRM | IMMEDIATE_Z;
-        case 0xc8:
-          return IMMEDIATE_16 | IMMEDIATE_8_MORE;
-        case 0xcd:
-          return IMMEDIATE_8;
-        default:
-          return 0;
-      }
-    case 13:
-      if (opcode < 0xd4 || opcode >= 0xd8) return HAS_MODRM;
-      return opcode < 0xd6 ? IMMEDIATE_8 : 0;
-    case 14:
-      if (opcode < 0xe8 || opcode == 0xeb) return IMMEDIATE_8;
-      return opcode < 0xea ? IMMEDIATE_NEAR : opcode == 0xea ? IMMEDIATE_FAR : 0;
-    default:
-      return (opcode & 0xf6) == 0xf6 ? HAS_MODRM : 0;
-  }
-}
-
-function operandsOf0f(opcode: u32): u32 {
-  switch (opcode >> 4) {
-    case 0:
-      switch (opcode) {
-        case 0x05:
-        case 0x06:
-        case 0x07:
-        case 0x08:
-        case 0x09:
-        case 0x0b:
-        case 0x0e:
-          return 0;
-        case 0x0f:
-          return HAS_MODRM | IMMEDIATE_8;
-        default:
-          return HAS_MODRM;
-      }
-    case 3:
-      return 0;
-    case 7:
-      if (opcode < 0x74) return HAS_MODRM | IMMEDIATE_8;
-      return opcode == 0x77 ? 0 : HAS_MODRM;
-    case 8:
-      return IMMEDIATE_NEAR;
-    case 10:
-      switch (opcode) {
-        case 0xa0:
-        case 0xa1:
-        case 0xa2:
-        case 0xa8:
-        case 0xa9:
-        case 0xaa:
-          return 0;
-        case 0xa4:
-        case 0xac:
-          return HAS_MODRM | IMMEDIATE_8;
-        default:
-          return HAS_MODRM;
-      }
-    case 11:
-      return opcode == 0xba ? HAS_MODRM | IMMEDIATE_8 : HAS_MODRM;
-    case 12:
-      switch (opcode) {
-        case 0xc2:
-        case 0xc4:
-        case 0xc5:
-        case 0xc6:
-          return HAS_MODRM | IMMEDIATE_8;
-        default:
-          return opcode >= 0xc8 ? 0 : HAS_MODRM;
-      }
-    default:
-      return HAS_MODRM;
-  }
 }

@@ -8,6 +8,8 @@
 //   160 u8[16][16]       XMM0 to XMM15; up to XMM7 outside of 64-bit mode
 //
 // Opcode, IP and DP are there while an exception that is not masked waits to be raised, and else 0: so it is with AMD.
+import { isCanonical, readValue, toRead, writeValue } from "./access.ts";
+import { CR0_EM, CR0_TS } from "./control-bits.ts";
 import {
   CPU_CR0,
   CPU_MODE,
@@ -19,7 +21,6 @@ import {
   CPU_X87_VALID,
   CPU_XMMS,
 } from "./layout.ts";
-import { CR0_EM, CR0_TS, isCanonical, readValue, toRead, writeValue } from "./mmu.ts";
 import { MODE_64 } from "./modes.ts";
 import { address, COLD_CODE, COLD_FORM, COLD_MODRM, FORM_REX_W, isMemory, MAP_0F } from "./uop.ts";
 import { cpu, GP, NM, raise, raiseWith, UD, unsupported } from "./vcpu.ts";

@@ -4,6 +4,7 @@
 //
 // It leaves when its budget is used up, after an exception, when the code it runs has been forgotten, and after instructions that may
 // change the mode. CPU_RIP is right then, and CPU_EXCEPTION says whether there is one.
+import { isCanonical, isPlain } from "./access.ts";
 import { findCode, follow, followStale, isStale, jumpEntry, ripOf } from "./blocks.ts";
 import {
   carry,
@@ -47,7 +48,7 @@ import {
   TLB_READ_U64,
   TLB_WRITE_U64,
 } from "./layout.ts";
-import { finishWrite, forgetRefusal, isCanonical, isPlain, slowToRead, slowToWrite } from "./mmu.ts";
+import { finishWrite, forgetRefusal, slowToRead, slowToWrite } from "./slow-access.ts";
 import { correctSegment } from "./stack-faults.ts";
 import * as ops from "./ops.ts";
 import { execSse } from "./sse.ts";

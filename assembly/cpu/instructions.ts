@@ -27,7 +27,7 @@ import { CPU_ADDRESS, CPU_NEXT_UOP } from "./layout.ts";
 import { MODE_64 } from "./modes.ts";
 import * as ops from "./ops.ts";
 import { emitHotSse } from "./sse-hot.ts";
-import { isShift, SSE_A_MMX, SSE_A_OPCODE, SSE_A_XMM, SSE_B_BYTE, SSE_B_MMX, SSE_B_XMM, sseOperandKinds } from "./sse.ts";
+import { isShift, SSE_A_MMX, SSE_A_OPCODE, SSE_A_XMM, SSE_B_BYTE, SSE_B_MMX, SSE_B_XMM, sseOperandKinds } from "./sse-kinds.ts";
 import {
   FORM_66,
   FORM_F2,

@@ -2,6 +2,7 @@
 // Integer instructions that have no uop of their own: other sizes, memory forms, LOCK, other modes. SDM volume 2.
 //
 // Where the destination is: `destination` gives its place, register or memory; `finish` ends what was written there.
+import { isPlain, readValue, toRead, toWrite, writeValue } from "./access.ts";
 import {
   AF,
   ARITHMETIC_FLAGS,
@@ -29,8 +30,8 @@ import {
 } from "./flags.ts";
 import { CPU_GPRS, CPU_RFLAGS, CPU_TEMPORARY, SEGMENT_SELECTOR_U16 } from "./layout.ts";
 import { exchangeLocked, exchangePair, foundHigh, foundLow } from "./locked.ts";
-import { finishWrite, isPlain, readValue, toRead, toWrite, writeValue } from "./mmu.ts";
 import { MODE_64, privilegeLevel, segment } from "./modes.ts";
+import { finishWrite } from "./slow-access.ts";
 import { isWritableStack, pop, push, readStack, setStackPointer, stackPointer } from "./stack.ts";
 import { operandAt, tableAddress } from "./operands.ts";
 import { loadDescriptorRights } from "./segments.ts";

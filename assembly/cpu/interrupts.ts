@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Delivery of exceptions and interrupts through the IDT, and IRET. SDM volume 3, chapter 6. Task gates are not here.
+import { isCanonical, readAsSupervisor, writeAsSupervisor } from "./access.ts";
 import { IF, IOPL, NT, RF, rflags, setRflags, TF, VM, AC, ID, DF as DIRECTION, ARITHMETIC_FLAGS } from "./flags.ts";
 import {
   CPU_ACTIVITY,
@@ -17,16 +18,13 @@ import {
   CPU_RFLAGS,
   CPU_RIP,
   NO_EXCEPTION,
-  SEGMENT_ATTRIBUTES_U32,
   SEGMENT_BASE_U64,
   SEGMENT_CS,
   SEGMENT_LIMIT_U32,
   SEGMENT_SELECTOR_U16,
   SEGMENT_SS,
   SEGMENT_TR,
-  SEGMENT_ATTRIBUTES_U32 as ATTRIBUTES,
 } from "./layout.ts";
-import { isCanonical, readAsSupervisor, selectTlb, writeAsSupervisor } from "./mmu.ts";
 import { ATTRIBUTE_DPL_SHIFT, ATTRIBUTE_UNUSABLE, MODE_64, privilegeLevel, segment, updateMode } from "./modes.ts";
 import {
   enterCode,
@@ -36,8 +34,9 @@ import {
   readDescriptor,
   setSegment,
 } from "./segments.ts";
-import { pop, readStack, setStackPointer, stackPointer } from "./stack.ts";
-import { cpu, DB, DF, GP, hasFaulted, NP, PF, raise, raiseWith, TS } from "./vcpu.ts";
+import { readStack, setStackPointer, stackPointer } from "./stack.ts";
+import { selectTlb } from "./tlb.ts";
+import { cpu, DB, DF, GP, hasFaulted, NP, PF, raiseWith, TS } from "./vcpu.ts";
 
 /** Who asks: in the error code of an exception on the way, and for the gate's privilege level. */
 export const FROM_EXCEPTION: u32 = 0;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Instructions after which another may be next, and the mode the same: near calls and returns of 16 and 32 bits, loops, strings
 // with REP, strings of ports.
+import { isCanonical, readValue } from "./access.ts";
 import { ZF } from "./flags.ts";
 import { arithmeticFlags } from "./flags.ts";
 import { loadAt, setRegister } from "./integer.ts";
 import { CPU_GPRS, CPU_MODE, CPU_RIP } from "./layout.ts";
-import { isCanonical, readValue } from "./mmu.ts";
 import { MODE_64 } from "./modes.ts";
 import { execPortString } from "./ports.ts";
 import { pop, push, setStackPointer, stackPointer } from "./stack.ts";

@@ -2,8 +2,8 @@
 // KVM's paravirtual clock: the guest's nanoseconds are made of its TSC by what is in a page that it has told.
 // https://docs.kernel.org/virt/kvm/x86/msr.html, struct pvclock_vcpu_time_info and pvclock_wall_clock.
 import { CPU_KVM_SYSTEM_TIME, CPU_KVM_WALL_CLOCK, CPU_TSC_OFFSET } from "./layout.ts";
-import { notePageWrite } from "./mmu.ts";
 import { cpu, hostTsc, kvmclockNs, ramBase, ramSizeBytes, tscMultiplier, tscShift, wallClockNs } from "./vcpu.ts";
+import { notePageWrite } from "./write-tracking.ts";
 
 const ENABLED: u64 = 1;
 /** PVCLOCK_TSC_STABLE_BIT: all vCPUs' clocks are the same. */

@@ -129,7 +129,7 @@ export const CPU_PENDING_REQUEST = 16;
 export const CPU_PENDING_FLUSH = 32;
 /** Another vCPU has written code: CODE_WRITES says which pages. */
 export const CPU_PENDING_CODE = 256;
-/** PAGE_FLAGS were taken: see `protectPages` in mmu.ts. */
+/** PAGE_FLAGS were taken: see `protectPages` in write-tracking.ts. */
 export const CPU_PENDING_PROTECT = 64;
 /** The vCPU's thread sleeps until this word is another: whoever changes it wakes the thread. */
 export const CPU_PENDING_ASLEEP = 128;
@@ -159,7 +159,7 @@ export const CPU_INDEX = 0x58c;
 export const CPU_SPLIT = 0x5a0;
 /** u8[64]: room for what one instruction does. */
 export const CPU_TEMPORARY = 0x5c0;
-/** u32: kind of the access that is in CPU_SPLIT: see mmu.ts. u64: its address, u32: its size. */
+/** Of the write that is in CPU_SPLIT, see slow-access.ts: u64: its address; u32: its size. */
 export const CPU_SPLIT_ADDRESS = 0x600;
 export const CPU_SPLIT_SIZE = 0x608;
 /** u32: CONTROL_PROTECTIONS when this vCPU's TLBs last had nothing of a page that may not be written unseen. */

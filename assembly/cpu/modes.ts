@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the meaning of code depends on beside its bytes. Code that was translated in one mode is not run in another.
+import { CR0_EM, CR0_TS, CR4_OSFXSR, EFER_LMA } from "./control-bits.ts";
+import { newEpoch } from "./epochs.ts";
 import {
   CPU_CODE_BASE,
   CPU_CR0,
@@ -15,7 +17,6 @@ import {
   SEGMENT_SS,
 } from "./layout.ts";
 import { TF } from "./flags.ts";
-import { CR0_EM, CR0_TS, CR4_OSFXSR, EFER_LMA, newEpoch } from "./mmu.ts";
 import { cpu } from "./vcpu.ts";
 
 /** Default size of operands and addresses: none of these is 16 bits. */
@@ -49,6 +50,11 @@ export function segment(number: u32): usize {
 @inline
 export function privilegeLevel(): u32 {
   return (load<u32>(segment(SEGMENT_SS), SEGMENT_ATTRIBUTES_U32) >> ATTRIBUTE_DPL_SHIFT) & 3;
+}
+
+@inline
+export function isUser(): bool {
+  return (load<u32>(cpu, CPU_MODE) & MODE_USER) != 0;
 }
 
 /** After CS, SS, EFER, CR0, CR4 or TF has changed. */

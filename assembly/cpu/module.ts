@@ -9,7 +9,6 @@ import { runHot } from "./hot.ts";
 import { deliverException, deliverInterrupt } from "./interrupts.ts";
 import {
   CPU_ACTIVITY,
-  CPU_ACTIVITY_HALTED,
   CPU_ACTIVITY_RUNNING,
   CPU_ACTIVITY_SHUTDOWN,
   CPU_DRS,
@@ -32,12 +31,13 @@ import {
   CPU_RIP,
   NO_EXCEPTION,
 } from "./layout.ts";
-import { flushTlb, protectPages, selectTlb } from "./mmu.ts";
 import { MODE_STEP, updateMode } from "./modes.ts";
+import { endsStep } from "./single-step.ts";
 import { takeRepetitions } from "./strings.ts";
-import { endsStep } from "./system.ts";
 import { updateTime } from "./kvmclock.ts";
+import { flushTlb, selectTlb } from "./tlb.ts";
 import { cpu, DB, NMI, raise, select as selectVcpu } from "./vcpu.ts";
+import { protectPages } from "./write-tracking.ts";
 
 /** Why `run` has returned. */
 export const RAN: u32 = 0;

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Model-specific registers: what Linux and its like read and write. SDM volume 4; APM volume 2, appendix A; KVM's paravirtual
 // ones: https://docs.kernel.org/virt/kvm/x86/msr.html. Any other is #GP, which kernels expect.
-import { readTscDeadline, readX2apic, writeApicBase, writeTscDeadline, writeX2apic } from "./apic.ts";
+import { isCanonical } from "./access.ts";
+import { readX2apic, writeX2apic } from "./apic-registers.ts";
+import { readTscDeadline, writeApicBase, writeTscDeadline } from "./apic.ts";
+import { CR0_PG, CR4_TSD, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE } from "./control-bits.ts";
 import { writeSystemTime, writeWallClock } from "./kvmclock.ts";
 import {
   CPU_APIC_BASE,
   CPU_CR0,
+  CPU_CR4,
   CPU_CSTAR,
   CPU_EFER,
   CPU_FMASK,
+  CPU_GPRS,
   CPU_KERNEL_GS_BASE,
   CPU_KVM_SYSTEM_TIME,
   CPU_KVM_WALL_CLOCK,
@@ -27,12 +32,12 @@ import {
   SEGMENT_FS,
   SEGMENT_GS,
 } from "./layout.ts";
-import { CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, flushTlb, isCanonical } from "./mmu.ts";
-import { segment } from "./modes.ts";
-import { cpu, GP, hostTsc, raiseWith } from "./vcpu.ts";
+import { privilegeLevel, segment } from "./modes.ts";
+import { flushTlb } from "./tlb.ts";
+import { cpu, GP, hasFaulted, hostTsc, raiseWith } from "./vcpu.ts";
 
 /** As the guest sees it. */
-export function readTsc(): u64 {
+function readTsc(): u64 {
   return hostTsc() + load<u64>(cpu, CPU_TSC_OFFSET);
 }
 
@@ -77,7 +82,7 @@ function placeOf(number: u32): usize {
 }
 
 /** `hasFaulted` is to be asked. */
-export function readMsr(number: u32): u64 {
+function readMsr(number: u32): u64 {
   const place = placeOf(number);
   if (place != 0) return load<u64>(cpu + place);
   if (number >= 0x800 && number < 0x840) return readX2apic(number);
@@ -139,7 +144,7 @@ function isZero(number: u32): bool {
 }
 
 /** False: #GP was raised. */
-export function writeMsr(number: u32, value: u64): bool {
+function writeMsr(number: u32, value: u64): bool {
   const place = placeOf(number);
   if (place != 0) {
     const isAddress = number == 0x175 || number == 0x176 || number == 0xc000_0082 || number == 0xc000_0083 || number == 0xc000_0102;
@@ -198,4 +203,40 @@ function writeEfer(value: u64): bool {
   store<u64>(cpu, (value & ~EFER_LMA) | (before & EFER_LMA), CPU_EFER);
   if ((value ^ before) & EFER_NXE) flushTlb(false);
   return true;
+}
+
+// ── RDMSR, WRMSR, RDTSC and RDTSCP ──
+
+const RAX = CPU_GPRS;
+const RCX = CPU_GPRS + 8;
+const RDX = CPU_GPRS + 16;
+
+export function execReadMsr(): bool {
+  const value = readMsr(load<u32>(cpu, RCX));
+  if (hasFaulted()) return false;
+  setPair(value);
+  return true;
+}
+
+export function execWriteMsr(): bool {
+  const value = <u64>load<u32>(cpu, RAX) | (<u64>load<u32>(cpu, RDX) << 32);
+  return writeMsr(load<u32>(cpu, RCX), value);
+}
+
+export function execReadTsc(): bool {
+  if (load<u64>(cpu, CPU_CR4) & CR4_TSD && privilegeLevel() != 0) return raiseWith(GP, 0);
+  setPair(readTsc());
+  return true;
+}
+
+export function execReadTscp(): bool {
+  if (!execReadTsc()) return false;
+  store<u64>(cpu, load<u32>(cpu, CPU_TSC_AUX), RCX);
+  return true;
+}
+
+/** EDX:EAX. */
+function setPair(value: u64): void {
+  store<u64>(cpu, <u32>value, RAX);
+  store<u64>(cpu, value >> 32, RDX);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // IN, OUT, INS and OUTS. SDM volume 1, chapter 19.
+import { readAsSupervisor, readValue, toWrite, writeValue } from "./access.ts";
 import { DF, IOPL } from "./flags.ts";
 import { loadAt, setRegister } from "./integer.ts";
 import {
@@ -11,7 +12,6 @@ import {
   SEGMENT_LIMIT_U32,
   SEGMENT_TR,
 } from "./layout.ts";
-import { readAsSupervisor, readValue, toWrite, writeValue } from "./mmu.ts";
 import { privilegeLevel, segment } from "./modes.ts";
 import { linear, tableAddress } from "./operands.ts";
 import { isProtected } from "./segments.ts";

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Segment registers and descriptors, and transfers to other code segments. SDM volume 3, chapters 3 and 5; volume 2, MOV, CALL,
 // JMP, RET. Call gates, task switches and virtual 8086 mode are not here: no 64-bit kernel and no boot code uses them.
+import { isCanonical, readAsSupervisor, readValue, writeAsSupervisor } from "./access.ts";
+import { CR0_PE, EFER_LMA } from "./control-bits.ts";
 import { arithmeticFlags, setFlags, ZF } from "./flags.ts";
 import { setRegister } from "./integer.ts";
 import {
@@ -19,7 +21,6 @@ import {
   SEGMENT_SS,
   SEGMENT_TR,
 } from "./layout.ts";
-import { CR0_PE, EFER_LMA, isCanonical, readAsSupervisor, readValue, writeAsSupervisor } from "./mmu.ts";
 import {
   ATTRIBUTE_DB,
   ATTRIBUTE_DPL_SHIFT,
@@ -32,7 +33,7 @@ import {
   segment,
   updateMode,
 } from "./modes.ts";
-import { pop, push, readStack, setStackPointer, stackPointer } from "./stack.ts";
+import { push, readStack, setStackPointer, stackPointer } from "./stack.ts";
 import { address, COLD_SIZE, isMemory, registerA, registerB } from "./uop.ts";
 import { cpu, GP, hasFaulted, NP, raiseWith, SS } from "./vcpu.ts";
 

@@ -6,8 +6,8 @@
 // Wasm rounds to nearest only, does not tell about exceptions, and any NaN will do for it. So it is asked for normal numbers
 // under MXCSR's usual rounding, when the only thing that may be left to find out, whether the result is exact, is easy or in
 // MXCSR already, which is sticky. All else is done with integers.
+import { CR4_OSXMMEXCPT } from "./control-bits.ts";
 import { CPU_CR4, CPU_MXCSR } from "./layout.ts";
-import { CR4_OSXMMEXCPT } from "./mmu.ts";
 import { cpu, raise, UD, XM } from "./vcpu.ts";
 
 /** Exceptions, in MXCSR's order; a mask is 7 bits above each. */

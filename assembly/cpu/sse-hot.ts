@@ -6,8 +6,8 @@ import { gpr, noteFlagsSeen, prepareAddress, put, putImmediate, putMemory, putRe
 import { CPU_MODE, CPU_TEMPORARY } from "./layout.ts";
 import { MODE_SSE } from "./modes.ts";
 import * as ops from "./ops.ts";
-import { PREFIX_66, PREFIX_F2, PREFIX_F3, PREFIX_NONE, prefixOf } from "./sse-operands.ts";
-import { FORM_REX_W, MAP_0F, MAP_0F38, UOP_A, UOP_B, UOP_SECOND_IMMEDIATE, UOP_SIZE_BYTES } from "./uop.ts";
+import { PREFIX_66, PREFIX_F2, PREFIX_F3, prefixOf } from "./sse-operands.ts";
+import { FORM_REX_W, MAP_0F38, UOP_A, UOP_B, UOP_SECOND_IMMEDIATE, UOP_SIZE_BYTES } from "./uop.ts";
 import { cpu } from "./vcpu.ts";
 
 /** False: this one is not one of them. */

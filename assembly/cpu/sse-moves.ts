@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Moves of XMM and MMX registers, and MXCSR. SDM volume 2.
+import { toWrite, writeValue } from "./access.ts";
 import { CPU_GPRS, CPU_MODE, CPU_MXCSR, SEGMENT_BASE_U64, SEGMENT_FS } from "./layout.ts";
-import { toWrite, writeValue } from "./mmu.ts";
 import { MODE_64, segment } from "./modes.ts";
 import {
   mmx,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Operands of SSE and MMX instructions. SDM volume 2, 2.1.2 (mandatory prefixes); volume 3, 12 (MMX and the x87).
+import { isPlain, toRead, toWrite, writeValue } from "./access.ts";
 import { CPU_TEMPORARY, CPU_X87_REGISTERS, CPU_X87_TOP, CPU_X87_VALID } from "./layout.ts";
-import { finishWrite, isPlain, toRead, toWrite, writeValue } from "./mmu.ts";
+import { finishWrite } from "./slow-access.ts";
 import {
   address,
   COLD_FORM,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elements that change places: shuffles, and single elements in and out of vectors. SDM volume 2.
-import { writeValue } from "./mmu.ts";
+import { writeValue } from "./access.ts";
 import { joinLow, shiftBytesLeft, shiftBytesRight } from "./sse-integer.ts";
 import {
   imm8,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // An address that is not canonical is #GP, but #SS when it is in the stack segment: SDM volume 3, 6.15, interrupt 12. Whoever
 // makes an access does not know its segment; once it has failed, the uop still tells.
+import { isCanonical } from "./access.ts";
 import {
   CPU_EXCEPTION,
   CPU_GPRS,
@@ -9,8 +10,8 @@ import {
   SEGMENT_SIZE_BYTES,
   SEGMENT_SS,
 } from "./layout.ts";
-import { forgetRefusal, isCanonical, isRefused } from "./mmu.ts";
 import * as ops from "./ops.ts";
+import { forgetRefusal, isRefused } from "./slow-access.ts";
 import { address, COLD_SEGMENT, isMemory, registerB, UOP_INDEX, UOP_OP } from "./uop.ts";
 import { cpu, GP, raiseWith, SS } from "./vcpu.ts";
 

@@ -3,12 +3,12 @@
 // in between, and after a page fault it goes on where it was. SDM volume 2, REP.
 //
 // MOVS and STOS of RAM do as many at once as there are up to the end of a page.
+import { isPlain, readValue, toRead, toWrite, writeValue } from "./access.ts";
 import { DF, FLAGS_SUB, setLazyFlags, TF } from "./flags.ts";
 import { loadAt, maskOf, setRegister, storeAt } from "./integer.ts";
 import { CPU_FLAG_RESULT, CPU_GPRS, CPU_RFLAGS, SEGMENT_ES } from "./layout.ts";
-import { finishWrite, isPlain, readValue, toRead, toWrite, writeValue } from "./mmu.ts";
 import { linear, tableAddress } from "./operands.ts";
-import { COLD_ADDRESS_SIZE, COLD_CODE, COLD_FORM, COLD_SIZE, FORM_F2, FORM_F3 } from "./uop.ts";
+import { COLD_ADDRESS_SIZE, COLD_CODE, COLD_FORM, COLD_SIZE, FORM_F3 } from "./uop.ts";
 import { cpu, hasFaulted } from "./vcpu.ts";
 
 const RAX = CPU_GPRS;

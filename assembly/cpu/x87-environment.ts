@@ -6,8 +6,8 @@
 //   then, of FNSAVE and FRSTOR, ST(0) to ST(7), 10 bytes each
 //
 // CS and DS are 0: they are not kept.
+import { readValue, toRead, writeValue } from "./access.ts";
 import { CPU_X87_DP, CPU_X87_IP, CPU_X87_OPCODE } from "./layout.ts";
-import { readValue, toRead, writeValue } from "./mmu.ts";
 import { cpu } from "./vcpu.ts";
 import {
   canRead,

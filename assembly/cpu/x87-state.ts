@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Registers of the x87: the stack, control, status and tag words, and what instructions save of them. SDM volume 1, 8.1.
+import { isPlain, toRead, toWrite } from "./access.ts";
 import { ripOf } from "./blocks.ts";
+import { CR0_EM, CR0_TS } from "./control-bits.ts";
 import {
   CPU_CR0,
   CPU_MODE,
@@ -18,8 +20,8 @@ import {
   SEGMENT_SIZE_BYTES,
 } from "./layout.ts";
 import { exponentOf, MAX_EXPONENT } from "./float80.ts";
-import { CR0_EM, CR0_TS, finishWrite, isPlain, toRead, toWrite } from "./mmu.ts";
 import { MODE_64 } from "./modes.ts";
+import { finishWrite } from "./slow-access.ts";
 import { address, COLD_CODE, COLD_MODRM, COLD_SEGMENT, isMemory } from "./uop.ts";
 import { cpu, MF, NM, raise } from "./vcpu.ts";
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which pages of guest RAM were written, as the engine's PAGE_FLAGS have it. How vCPUs that run are told that flags were taken:
-// `protectPages` in assembly/cpu/mmu.ts.
+// `protectPages` in assembly/cpu/write-tracking.ts.
 import {
   CPU_PENDING,
   CPU_PENDING_FLUSH,

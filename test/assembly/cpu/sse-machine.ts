@@ -27,7 +27,7 @@ import {
   WASM_PAGE_SIZE_BYTES,
 } from "../../../assembly/layout.ts";
 
-// Of assembly/cpu/uop.ts, modes.ts, mmu.ts and sse.ts, which are no TypeScript.
+// Of assembly/cpu/uop.ts, modes.ts, control-bits.ts and sse-kinds.ts, which are no TypeScript.
 const UOP_A = 2;
 const UOP_B = 4;
 const UOP_INDEX = 6;
@@ -75,12 +75,13 @@ const root = fileURLToPath(new URL("../../..", import.meta.url));
 const SOURCES: Record<string, string> = {
   "sse-test.ts": `
     export { select } from "./assembly/cpu/vcpu";
-    export { flushTlb, selectTlb } from "./assembly/cpu/mmu";
+    export { flushTlb, selectTlb } from "./assembly/cpu/tlb";
     export { rflags } from "./assembly/cpu/flags";
-    export { execSse, sseOperandKinds } from "./assembly/cpu/sse";`,
+    export { execSse } from "./assembly/cpu/sse";
+    export { sseOperandKinds } from "./assembly/cpu/sse-kinds";`,
   "assembly/cpu/blocks.ts": `
     export function invalidateCode(physical: u64): void {}`,
-  "assembly/cpu/apic.ts": `
+  "assembly/cpu/apic-registers.ts": `
     export function readApic(offset: u32, sizeBytes: u32): u64 { return 0; }
     export function writeApic(offset: u32, sizeBytes: u32, value: u32): void {}`,
 };

@@ -44,15 +44,13 @@ const SOURCES: Record<string, string> = {
     export { rflags, setRflags } from "./assembly/cpu/flags";`,
   "assembly/cpu/blocks.ts": `
     export function ripOf(pc: usize): u64 { return ${RIP}; }`,
-  "assembly/cpu/mmu.ts": `
+  "assembly/cpu/epochs.ts": `
+    export function newEpoch(): void {}`,
+  "assembly/cpu/slow-access.ts": `
+    export function finishWrite(): bool { return true; }`,
+  "assembly/cpu/access.ts": `
     import { raisePageFault, ramBase } from "./vcpu";
-    export const CR0_MP: u64 = 2;
-    export const CR0_EM: u64 = 4;
-    export const CR0_TS: u64 = 8;
-    export const CR4_OSFXSR: u64 = 0x200;
-    export const EFER_LMA: u64 = 0x400;
     export function isCanonical(address: u64): bool { return true; }
-    export function newEpoch(): void {}
     export function toRead(address: u64, sizeBytes: u32): usize {
       if (address + sizeBytes <= ${RAM_SIZE_BYTES}) return ramBase + <usize>address;
       raisePageFault(max<u64>(address, ${RAM_SIZE_BYTES}), 0);
@@ -60,7 +58,6 @@ const SOURCES: Record<string, string> = {
     }
     export function toWrite(address: u64, sizeBytes: u32): usize { return toRead(address, sizeBytes); }
     export function isPlain(pointer: usize): bool { return true; }
-    export function finishWrite(): bool { return true; }
     export function readValue(address: u64, sizeBytes: u32): u64 {
       const pointer = toRead(address, sizeBytes);
       if (pointer == 0) return 0;

@@ -20,6 +20,7 @@ import { type ApicExports, type Clocks, instantiateApic } from "./apic-instance.
 
 const ENTRY = `
 export * from "./assembly/cpu/apic";
+export * from "./assembly/cpu/apic-registers";
 export { select } from "./assembly/cpu/vcpu";
 `;
 
