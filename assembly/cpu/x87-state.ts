@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Registers of the x87: the stack, control, status and tag words, and what instructions save of them. SDM volume 1, 8.1.
-import { isPlain, toRead, toWrite } from "./access.ts";
+import { isCanonical, isPlain, toRead, toWrite } from "./access.ts";
 import { ripOf } from "./blocks.ts";
 import { CR0_EM, CR0_TS } from "./control-bits.ts";
 import {
@@ -202,11 +202,17 @@ const PAGE_MASK: u64 = ~(<u64>0xfff);
 
 /** All of up to a page can be read, so that what follows does not fail halfway. */
 export function canRead(at: u64, sizeBytes: u32): bool {
-  return toRead(at, 1) != 0 && toRead(max<u64>(at, (at + sizeBytes - 1) & PAGE_MASK), 1) != 0;
+  const last = at + sizeBytes - 1;
+  // That comes before a fault of the first page.
+  if (!isCanonical(last)) return toRead(last, 1) != 0;
+  return toRead(at, 1) != 0 && toRead(max<u64>(at, last & PAGE_MASK), 1) != 0;
 }
 
 export function canWrite(at: u64, sizeBytes: u32): bool {
-  return toWrite(at, 1) != 0 && toWrite(max<u64>(at, (at + sizeBytes - 1) & PAGE_MASK), 1) != 0;
+  const last = at + sizeBytes - 1;
+  // That comes before a fault of the first page.
+  if (!isCanonical(last)) return toWrite(last, 1) != 0;
+  return toWrite(at, 1) != 0 && toWrite(max<u64>(at, last & PAGE_MASK), 1) != 0;
 }
 
 /** Up to 16 bytes of which `canWrite` is known. */

@@ -79,8 +79,8 @@ export interface Undefined {
 }
 
 export const NOTHING: Undefined = { flags: 0, result: false, status: 0, address: false };
-/** Whether it was rounded, and whether up. */
-const PE_C1 = 0x220;
+/** Whether it was rounded, and whether up; of what is tiny only that is an underflow. */
+const UE_PE_C1 = 0x230;
 
 /** What the instruction leaves undefined in this state. */
 export function undefinedBy(code: Uint8Array, parsed: Parsed, before: State): Undefined {
@@ -92,7 +92,7 @@ export function undefinedBy(code: Uint8Array, parsed: Parsed, before: State): Un
   if (isMemory && ((opcode === 0xd9 && (group & 5) === 4) || (opcode === 0xdd && (group & 5) === 4))) {
     return { ...NOTHING, address: true };
   }
-  if (isTranscendental(parsed)) return { ...NOTHING, status: PE_C1 };
+  if (isTranscendental(parsed)) return { ...NOTHING, status: UE_PE_C1 };
   if (opcode < 0x40) {
     const operation = opcode >> 3;
     return (opcode & 7) < 6 && (operation === 1 || operation === 4 || operation === 6)
