@@ -683,6 +683,11 @@ function coldSized(): void {
   putCold(INTEGER, 2 * UOP_SIZE_BYTES, gpr(d.reg, size), gpr(d.rm, size), size);
 }
 
+function coldAccumulator(): void {
+  const size = d.code & 1 ? d.operandSize : 1;
+  putCold(INTEGER, 2 * UOP_SIZE_BYTES, 0, gpr(0, size), size);
+}
+
 /** The same for a group: A is its number. */
 function coldGroup(size: u32): void {
   putCold(INTEGER, 2 * UOP_SIZE_BYTES, (d.modrm >> 3) & 7, gpr(d.rm, size), size);
@@ -717,8 +722,12 @@ function emitCold(): void {
   const is64 = d.codeSize == MODE_64;
   const group = (d.modrm >> 3) & 7;
   if (code < 0x40) {
-    if ((code & 7) < 6) {
+    if ((code & 7) < 4) {
       coldSized();
+      return;
+    }
+    if ((code & 7) < 6) {
+      coldAccumulator();
       return;
     }
     // Segments on the stack, and BCD.
@@ -730,12 +739,12 @@ function emitCold(): void {
     return;
   }
   if (code < 0x50) {
-    putCold(INTEGER, 2 * UOP_SIZE_BYTES, gpr(code & 7, d.operandSize), 0, d.operandSize);
+    putCold(INTEGER, 2 * UOP_SIZE_BYTES, (code >> 3) & 1, gpr(code & 7, d.operandSize), d.operandSize);
     return;
   }
   if (code < 0x60) {
     const size = stackSize();
-    putCold(INTEGER, 2 * UOP_SIZE_BYTES, gpr((code & 7) | ((d.rex & 1) << 3), size), 0, size);
+    putCold(INTEGER, 2 * UOP_SIZE_BYTES, 0, gpr((code & 7) | ((d.rex & 1) << 3), size), size);
     return;
   }
   switch (code) {
@@ -811,8 +820,6 @@ function emitCold(): void {
     case 0x99:
     case 0x9e:
     case 0x9f:
-    case 0xa8:
-    case 0xa9:
     case 0xd7:
     case 0xf5:
     case 0xf8:
@@ -820,7 +827,11 @@ function emitCold(): void {
     case 0xfa:
     case 0xfc:
     case 0xfd:
-      putCold(INTEGER, 2 * UOP_SIZE_BYTES, 0, 0, code == 0xa8 ? 1 : d.operandSize);
+      putCold(INTEGER, 2 * UOP_SIZE_BYTES, 0, 0, d.operandSize);
+      return;
+    case 0xa8:
+    case 0xa9:
+      coldAccumulator();
       return;
     case 0x9b:
       putCold(ops.OP_COLD_X87, 2 * UOP_SIZE_BYTES, 0, 0, 0);
@@ -938,7 +949,7 @@ function emitCold(): void {
     putCold(INTEGER, 2 * UOP_SIZE_BYTES, gpr(0, size), gpr((code & 7) | ((d.rex & 1) << 3), size), size);
   } else if ((code & ~15) == 0xb0) {
     const size = code & 8 ? d.operandSize : 1;
-    putCold(INTEGER, 2 * UOP_SIZE_BYTES, gpr((code & 7) | ((d.rex & 1) << 3), size), 0, size);
+    putCold(INTEGER, 2 * UOP_SIZE_BYTES, 0, gpr((code & 7) | ((d.rex & 1) << 3), size), size);
   } else if ((code & ~7) == 0xd8) {
     putCold(ops.OP_COLD_X87, 2 * UOP_SIZE_BYTES, 0, 0, d.operandSize);
   } else putRaise(UD);
@@ -1042,7 +1053,7 @@ function emitCold0f(): void {
       return;
     case 0xa0:
     case 0xa8:
-      putCold(INTEGER, 2 * UOP_SIZE_BYTES, 0, 0, stackSize());
+      putCold(INTEGER, 2 * UOP_SIZE_BYTES, (byte >> 3) & 7, 0, stackSize());
       return;
     case 0xa3:
     case 0xab:
@@ -1121,7 +1132,7 @@ function emitCold0f(): void {
       break;
   }
   if ((byte & ~7) == 0xc8) {
-    putCold(INTEGER, 2 * UOP_SIZE_BYTES, gpr((byte & 7) | ((d.rex & 1) << 3), size), 0, size);
+    putCold(INTEGER, 2 * UOP_SIZE_BYTES, 0, gpr((byte & 7) | ((d.rex & 1) << 3), size), size);
     return;
   }
   emitSse();

@@ -7,7 +7,6 @@ import {
   CPU_ACTIVITY_SHUTDOWN,
   CPU_ERROR_CODE,
   CPU_EXCEPTION,
-  CPU_GPRS,
   CPU_HAS_ERROR_CODE,
   CPU_IDTR_BASE,
   CPU_IDTR_LIMIT,
@@ -36,8 +35,9 @@ import {
   readDescriptor,
   setSegment,
 } from "./segments.ts";
-import { pop, readStack, setStackPointer, stackPointer } from "./stack.ts";
-import { cpu, DB, DF, GP, hasFaulted, NP, PF, raise, raiseWith, TS } from "./vcpu.ts";
+import { RSP } from "./registers.ts";
+import { readStack, setStackPointer, stackPointer } from "./stack.ts";
+import { cpu, DB, DF, GP, hasFaulted, NP, PF, raiseWith, TS } from "./vcpu.ts";
 
 /** Who asks: in the error code of an exception on the way, and for the gate's privilege level. */
 export const FROM_EXCEPTION: u32 = 0;
@@ -45,7 +45,6 @@ export const FROM_OUTSIDE: u32 = 1;
 /** INT n, INT3, INTO: the gate's privilege level counts. */
 export const FROM_INSTRUCTION: u32 = 2;
 
-const RSP = CPU_GPRS + 32;
 /** Error code: the fault was met while an event from outside was delivered. */
 const ERROR_EXTERNAL: u32 = 1;
 const ERROR_IDT: u32 = 2;

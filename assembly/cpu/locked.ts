@@ -9,9 +9,9 @@
 // The last one may lie in two pages. A load that comes between its two halves sees one of them: nothing here stops other vCPUs.
 import { CODE_WRITES_BASE } from "../layout.ts";
 import { acquire, release } from "../lock.ts";
-import { maskOf, storeAt } from "./integer.ts";
 import { CPU_SPLIT, CPU_SPLIT_ADDRESS } from "./layout.ts";
 import { finishWrite, isPlain, notePageWrite, translate, WRITE } from "./mmu.ts";
+import { maskOf, storeAt } from "./registers.ts";
 import { cpu, ramBase, ramSizeBytes } from "./vcpu.ts";
 
 /** Puts `value` where `old` was: at a place that `toWrite` gave. False: somebody has changed it, and all is to be done again. */

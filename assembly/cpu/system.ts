@@ -2,8 +2,8 @@
 // System instructions: segments, control registers, mode changes, system calls, interrupts by instruction. SDM volume 2; for what
 // AMD does otherwise, APM volume 3.
 import { writeCr8 } from "./apic.ts";
+import { group, immediate, size, source } from "./cold-operands.ts";
 import { arithmeticFlags, IF, IOPL, OF, rflags, RF, setRflags, TF } from "./flags.ts";
-import { loadAt, setRegister } from "./integer.ts";
 import {
   changeableFlags,
   deliver,
@@ -25,10 +25,8 @@ import {
   CPU_FMASK,
   CPU_GDTR_BASE,
   CPU_GDTR_LIMIT,
-  CPU_GPRS,
   CPU_IDTR_BASE,
   CPU_IDTR_LIMIT,
-  CPU_INTERRUPT_SHADOW,
   CPU_KERNEL_GS_BASE,
   CPU_LSTAR,
   CPU_MODE,
@@ -70,6 +68,7 @@ import { MODE_64, privilegeLevel, segment, updateMode } from "./modes.ts";
 import { execCpuid } from "./cpuid.ts";
 import { readMsr, readTsc, writeMsr } from "./msr.ts";
 import { execPort } from "./ports.ts";
+import { loadAt, R11, RAX, RCX, RDX, setRegister } from "./registers.ts";
 import {
   farReturn,
   farTransfer,
@@ -86,25 +85,17 @@ import {
   address,
   COLD_CODE,
   COLD_FORM,
-  COLD_IMMEDIATE,
   COLD_LENGTH,
   COLD_MODRM,
-  COLD_SIZE,
   FORM_66,
   FORM_F2,
   FORM_F3,
   isMemory,
   MAP_0F,
   registerB,
-  UOP_A,
   UOP_NEXT,
 } from "./uop.ts";
 import { BP, cpu, DB, GP, hasFaulted, OF as OVERFLOW, raise, raiseWith, UD, unsupported } from "./vcpu.ts";
-
-const RAX = CPU_GPRS;
-const RCX = CPU_GPRS + 8;
-const RDX = CPU_GPRS + 16;
-const R11 = CPU_GPRS + 88;
 
 /** CR8 has no bits but these. */
 const CR4_KNOWN: u64 = 0x6ff;
@@ -154,20 +145,6 @@ export function execSystem(pc: usize): void {
   selectTlb();
 }
 
-@inline
-function size(pc: usize): u32 {
-  return load<u8>(pc, COLD_SIZE);
-}
-
-@inline
-function group(pc: usize): u32 {
-  return load<u16>(pc, UOP_A);
-}
-
-function source(pc: usize, sizeBytes: u32): u64 {
-  return isMemory(pc) ? readValue(address(pc), sizeBytes) : loadAt(registerB(pc), sizeBytes);
-}
-
 function store16(pc: usize, value: u64): bool {
   if (isMemory(pc)) return writeValue(address(pc), 2, value);
   setRegister(registerB(pc), size(pc), value);
@@ -194,7 +171,7 @@ function execSystem1(pc: usize, code: u32): bool {
     }
     case 0x9a:
     case 0xea: {
-      const pointer = <u64>load<i64>(pc, COLD_IMMEDIATE);
+      const pointer = <u64>immediate(pc);
       return farTransfer(<u32>(pointer >> 32) & 0xffff, pointer & 0xffff_ffff, sizeBytes, code == 0x9a);
     }
     case 0x9d:
@@ -204,11 +181,11 @@ function execSystem1(pc: usize, code: u32): bool {
       return loadFarPointer(pc, code == 0xc4 ? SEGMENT_ES : SEGMENT_DS);
     case 0xca:
     case 0xcb:
-      return farReturn(sizeBytes, load<i64>(pc, COLD_IMMEDIATE));
+      return farReturn(sizeBytes, immediate(pc));
     case 0xcc:
       return interruptBy(BP, FROM_INSTRUCTION);
     case 0xcd:
-      return interruptBy(<u32>load<i64>(pc, COLD_IMMEDIATE) & 0xff, FROM_INSTRUCTION);
+      return interruptBy(<u32>immediate(pc) & 0xff, FROM_INSTRUCTION);
     case 0xce:
       return !(arithmeticFlags() & OF) || interruptBy(OVERFLOW, FROM_INSTRUCTION);
     case 0xcf:
