@@ -3,12 +3,10 @@
 import { immediate, size, source } from "./cold-operands.ts";
 import { CPU_GPRS } from "./layout.ts";
 import { writeValue } from "./mmu.ts";
-import { RBP, RSP, setRegister } from "./registers.ts";
+import { NUMBER_OF_RSP, RBP, RSP, setRegister } from "./registers.ts";
 import { isWritableStack, pop, push, readStack, setStackPointer, stackPointer } from "./stack.ts";
 import { address, isMemory, registerB } from "./uop.ts";
 import { cpu, hasFaulted } from "./vcpu.ts";
-
-const NUMBER_OF_RSP: u32 = 4;
 
 export function execPush(pc: usize): bool {
   const sizeBytes = size(pc);

@@ -13,6 +13,9 @@ export const RSI = CPU_GPRS + 48;
 export const RDI = CPU_GPRS + 56;
 export const R11 = CPU_GPRS + 88;
 
+/** In ModRM, SIB, and where PUSHA and POPA come to it. */
+export const NUMBER_OF_RSP: u32 = 4;
+
 @inline
 export function maskOf(sizeBytes: u32): u64 {
   return u64.MAX_VALUE >> (64 - 8 * sizeBytes);
