@@ -2,13 +2,13 @@
 // Instructions that move to and from control and debug registers, and what a change brings with it: long mode, TLBs. SDM volume 3, 2.5,
 // and volume 2, MOV, LMSW, CLTS.
 import { writeCr8 } from "./apic.ts";
+import { group, size } from "./cold-operands.ts";
 import { CR0_PE, CR0_PG, CR0_TS, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, EFER_LMA, EFER_LME } from "./control-bits.ts";
-import { loadAt, setRegister } from "./integer.ts";
 import { CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CR8, CPU_DRS, CPU_EFER, CPU_MODE } from "./layout.ts";
 import { MODE_64 } from "./modes.ts";
 import { PHYSICAL_ADDRESS_BITS } from "./page-walk.ts";
+import { loadAt, setRegister } from "./registers.ts";
 import { isLongMode } from "./segments.ts";
-import { group, size } from "./system-operands.ts";
 import { flushTlb } from "./tlb.ts";
 import { registerB } from "./uop.ts";
 import { cpu, GP, raise, raiseWith, UD } from "./vcpu.ts";

@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // CPUID from a table in the form of KVM's struct kvm_cpuid_entry2, so that a guest keeps the one it came with.
-import { CACHE_CPUID, CPU_GPRS } from "./layout.ts";
+import { CACHE_CPUID } from "./layout.ts";
+import { RAX, RBX, RCX, RDX } from "./registers.ts";
 import { caches, cpu } from "./vcpu.ts";
 
 // struct kvm_cpuid2: u32 nent, padding; entries of u32 function, index, flags, eax, ebx, ecx, edx, padding[3].
 const ENTRIES_OFFSET = 8;
 const ENTRY_SIZE_BYTES = 40;
 const FLAG_SIGNIFICANT_INDEX: u32 = 1;
-
-const RAX = CPU_GPRS;
-const RCX = CPU_GPRS + 8;
-const RDX = CPU_GPRS + 16;
-const RBX = CPU_GPRS + 24;
 
 export function execCpuid(): void {
   const leaf = load<u32>(cpu, RAX);

@@ -6,7 +6,8 @@ import { PAGE_SIZE_BYTES } from "../layout.ts";
 import { translateFetch } from "./access.ts";
 import { codeLinear, markCode, NO_PAGE } from "./blocks.ts";
 import { beginBlock, endInstruction, isOpen, putEnd, putRaise } from "./emit.ts";
-import { emit, forgetComparison } from "./instructions.ts";
+import { forgetComparison } from "./emit-branches.ts";
+import { emit } from "./instructions.ts";
 import {
   CPU_MODE,
   CPU_TEMPORARY,

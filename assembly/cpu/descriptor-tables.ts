@@ -2,6 +2,7 @@
 // Where descriptor tables are: SGDT, SIDT, LGDT and LIDT; SLDT, STR, LLDT and LTR, and what is asked of descriptors, VERR and VERW.
 // SDM volume 3, 2.4. Descriptors themselves: segments.ts.
 import { isCanonical, readValue, writeValue } from "./access.ts";
+import { group, source } from "./cold-operands.ts";
 import {
   CPU_GDTR_BASE,
   CPU_GDTR_LIMIT,
@@ -14,7 +15,7 @@ import {
 } from "./layout.ts";
 import { MODE_64, segment } from "./modes.ts";
 import { isProtected, loadSystemSegment, verify } from "./segments.ts";
-import { group, isSupervisor, source, store16 } from "./system-operands.ts";
+import { isSupervisor, store16 } from "./system-operands.ts";
 import { address, COLD_FORM, FORM_66 } from "./uop.ts";
 import { cpu, GP, hasFaulted, raise, raiseWith, UD } from "./vcpu.ts";
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Puts uops into the arena: registers as addresses, addresses of memory, ends of blocks.
+// Puts uops into the arena: operands of the instruction at hand, registers as addresses, addresses of memory, ends of blocks.
 import * as d from "./decode.ts";
 import {
   CPU_ADDRESS,
@@ -82,6 +82,26 @@ export function gpr(number: u32, sizeBytes: u32): u32 {
   return <u32>cpu + CPU_GPRS + number * 8;
 }
 
+/** Number of the register in the opcode's low three bits. */
+export function opcodeNumber(): u32 {
+  return (d.code & 7) | ((d.rex & 1) << 3);
+}
+
+/** ModRM.reg where it chooses the operation. */
+export function group(): u32 {
+  return (d.modrm >> 3) & 7;
+}
+
+/** Bytes or the operand's size, as the opcode's lowest bit says. */
+export function sizeByOpcode(): u32 {
+  return d.code & 1 ? d.operandSize : 1;
+}
+
+/** Uops for 64 and for 32 bits are next to each other. */
+export function half(sizeBytes: u32): u16 {
+  return sizeBytes == 8 ? 0 : 1;
+}
+
 export function xmm(number: u32): u32 {
   return <u32>cpu + CPU_XMMS + number * 16;
 }
@@ -104,10 +124,14 @@ export function putRegisters(op: u16, a: u32, b: u32): usize {
   return uop;
 }
 
-export function putImmediate(op: u16, a: u32, value: i64): usize {
-  const uop = putRegisters(op, a, 0);
+export function putRegistersImmediate(op: u16, a: u32, b: u32, value: i64): usize {
+  const uop = putRegisters(op, a, b);
   store<i32>(uop, <i32>value, UOP_IMMEDIATE);
   return uop;
+}
+
+export function putImmediate(op: u16, a: u32, value: i64): usize {
+  return putRegistersImmediate(op, a, 0, value);
 }
 
 // ── Addresses ──
@@ -187,6 +211,28 @@ export function putMemoryImmediate(op: u16, value: i64): usize {
   return uop;
 }
 
+// ── ModRM.rm, register or memory, of uops that may raise an exception when it is memory ──
+
+/** What may raise an exception shows the flags to its handler. */
+export function prepareOperand(): void {
+  noteFlagsSeen();
+  prepareAddress(true);
+}
+
+/** A uop of A and the register B, or one of A and an operand in memory. */
+export function putOperand(registers: u16, memory: u16, a: u32, b: u32): usize {
+  if (!d.hasMemory) return putRegisters(registers, a, b);
+  prepareOperand();
+  return putMemory(memory, a);
+}
+
+/** The same of the instruction's immediate. */
+export function putOperandImmediate(register: u16, memory: u16, a: u32): usize {
+  if (!d.hasMemory) return putImmediate(register, a, d.immediate);
+  prepareOperand();
+  return putMemoryImmediate(memory, d.immediate);
+}
+
 // ── Flags that nobody sees ──
 
 /** This uop has set all flags; `quiet` does the same without, 0 if there is none. What the one before set was never seen. */
@@ -222,7 +268,12 @@ export function noteFlagsSeen(): void {
 
 // ── Cold ones, and ends ──
 
-export function putCold(op: u16, sizeBytes: u32, a: u32, b: u32, operandSize: u32): usize {
+export function putCold(op: u16, a: u32, b: u32, operandSize: u32): void {
+  putDecoded(op, 2 * UOP_SIZE_BYTES, a, b, operandSize);
+}
+
+/** A uop with all that was decoded. */
+function putDecoded(op: u16, sizeBytes: u32, a: u32, b: u32, operandSize: u32): usize {
   noteFlagsSeen();
   if (d.hasMemory) prepareAddress(true);
   const uop = put(op, sizeBytes);
@@ -242,7 +293,7 @@ export function putCold(op: u16, sizeBytes: u32, a: u32, b: u32, operandSize: u3
 
 /** One that goes elsewhere: it knows where the next instruction is. */
 export function putColdEnd(op: u16, a: u32, b: u32, operandSize: u32): void {
-  const uop = putCold(op, UOP_BRANCH_SIZE_BYTES, a, b, operandSize);
+  const uop = putDecoded(op, UOP_BRANCH_SIZE_BYTES, a, b, operandSize);
   store<u64>(uop, wrap(d.rip + d.length), UOP_NEXT);
   closeBlock();
 }

@@ -62,6 +62,11 @@ export function setFlags(flags: u32): void {
   store<u32>(cpu, FLAGS_KNOWN, CPU_FLAG_KIND);
 }
 
+/** One of the six. */
+export function setFlag(flag: u32, isSet: bool): void {
+  setFlags(isSet ? arithmeticFlags() | flag : arithmeticFlags() & ~flag);
+}
+
 /** CF, as 0 or 1. */
 export function carry(): bool {
   const kind = load<u32>(cpu, CPU_FLAG_KIND) & 0xff;

@@ -18,19 +18,10 @@ import {
   setFlags,
   setIncFlags,
 } from "./flags.ts";
-import {
-  addWithCarry,
-  execInteger,
-
-  multiply32,
-  multiply64,
-  multiplyWide,
-  setRotateFlags,
-  setShiftFlagsSAR,
-  setShiftFlagsSHL,
-  setShiftFlagsSHR,
-  subtractWithBorrow,
-} from "./integer.ts";
+import { execInteger } from "./integer.ts";
+import { addWithCarry, subtractWithBorrow } from "./integer-arithmetic.ts";
+import { multiply32, multiply64, multiplyWide } from "./integer-multiply.ts";
+import { setRotateFlags, setShiftFlagsSAR, setShiftFlagsSHL, setShiftFlagsSHR } from "./integer-shifts.ts";
 import { execJump } from "./jumps.ts";
 import {
   CPU_ADDRESS,

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Delivery of exceptions and interrupts through the IDT, and IRET. SDM volume 3, chapter 6. Task gates are not here.
 import { isCanonical, readAsSupervisor, writeAsSupervisor } from "./access.ts";
-import { IF, IOPL, NT, RF, rflags, setRflags, TF, VM, AC, ID, DF as DIRECTION, ARITHMETIC_FLAGS } from "./flags.ts";
+import { AC, ARITHMETIC_FLAGS, DF as DIRECTION, ID, IF, IOPL, NT, RF, rflags, setRflags, TF, VM } from "./flags.ts";
 import {
   CPU_ACTIVITY,
   CPU_ACTIVITY_RUNNING,
   CPU_ACTIVITY_SHUTDOWN,
   CPU_ERROR_CODE,
   CPU_EXCEPTION,
-  CPU_GPRS,
   CPU_HAS_ERROR_CODE,
   CPU_IDTR_BASE,
   CPU_IDTR_LIMIT,
@@ -26,14 +25,8 @@ import {
   SEGMENT_TR,
 } from "./layout.ts";
 import { ATTRIBUTE_DPL_SHIFT, ATTRIBUTE_UNUSABLE, MODE_64, privilegeLevel, segment, updateMode } from "./modes.ts";
-import {
-  enterCode,
-  enterOuter,
-  isLongMode,
-  isProtected,
-  readDescriptor,
-  setSegment,
-} from "./segments.ts";
+import { RSP } from "./registers.ts";
+import { enterCode, enterOuter, isLongMode, isProtected, readDescriptor, setSegment } from "./segments.ts";
 import { readStack, setStackPointer, stackPointer } from "./stack.ts";
 import { selectTlb } from "./tlb.ts";
 import { cpu, DB, DF, GP, hasFaulted, NP, PF, raiseWith, TS } from "./vcpu.ts";
@@ -44,7 +37,6 @@ export const FROM_OUTSIDE: u32 = 1;
 /** INT n, INT3, INTO: the gate's privilege level counts. */
 export const FROM_INSTRUCTION: u32 = 2;
 
-const RSP = CPU_GPRS + 32;
 /** Error code: the fault was met while an event from outside was delivered. */
 const ERROR_EXTERNAL: u32 = 1;
 const ERROR_IDT: u32 = 2;

@@ -1,30 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Instructions after which another may be next, and the mode the same: near calls and returns of 16 and 32 bits, loops, strings
 // with REP, strings of ports.
-import { isCanonical, readValue } from "./access.ts";
-import { ZF } from "./flags.ts";
-import { arithmeticFlags } from "./flags.ts";
-import { loadAt, setRegister } from "./integer.ts";
-import { CPU_GPRS, CPU_MODE, CPU_RIP } from "./layout.ts";
+import { isCanonical } from "./access.ts";
+import { group, immediate, size, source } from "./cold-operands.ts";
+import { arithmeticFlags, ZF } from "./flags.ts";
+import { CPU_MODE, CPU_RIP } from "./layout.ts";
 import { MODE_64 } from "./modes.ts";
 import { execPortString } from "./ports.ts";
+import { loadAt, RCX, setRegister } from "./registers.ts";
 import { pop, push, setStackPointer, stackPointer } from "./stack.ts";
 import { execRepeated } from "./strings.ts";
-import {
-  address,
-  COLD_ADDRESS_SIZE,
-  COLD_CODE,
-  COLD_IMMEDIATE,
-  COLD_LENGTH,
-  COLD_SIZE,
-  isMemory,
-  registerB,
-  UOP_A,
-  UOP_NEXT,
-} from "./uop.ts";
+import { COLD_ADDRESS_SIZE, COLD_CODE, COLD_LENGTH, UOP_NEXT } from "./uop.ts";
 import { cpu, GP, hasFaulted, raiseWith } from "./vcpu.ts";
-
-const RCX = CPU_GPRS + 8;
 
 /** False: an exception was raised; CPU_RIP is the instruction's. */
 export function execJump(pc: usize): bool {
@@ -47,17 +34,17 @@ function jump(pc: usize): bool {
     case 0xc3:
       return nearReturn(pc);
     case 0xe8:
-      return nearCall(pc, load<u64>(cpu, CPU_RIP) + load<i64>(pc, COLD_IMMEDIATE));
+      return nearCall(pc, load<u64>(cpu, CPU_RIP) + immediate(pc));
     case 0xe0:
     case 0xe1:
     case 0xe2:
     case 0xe3:
       return loop(pc, code);
     case 0xff: {
-      const sizeBytes = <u32>load<u8>(pc, COLD_SIZE);
-      const target = isMemory(pc) ? readValue(address(pc), sizeBytes) : loadAt(registerB(pc), sizeBytes);
+      const sizeBytes = size(pc);
+      const target = source(pc, sizeBytes);
       if (hasFaulted()) return false;
-      return load<u16>(pc, UOP_A) == 2 ? nearCall(pc, target) : goTo(target, sizeBytes);
+      return group(pc) == 2 ? nearCall(pc, target) : goTo(target, sizeBytes);
     }
     default:
       return execRepeated(pc);
@@ -73,12 +60,12 @@ export function goTo(target: u64, sizeBytes: u32): bool {
 }
 
 function nearCall(pc: usize, target: u64): bool {
-  const sizeBytes = <u32>load<u8>(pc, COLD_SIZE);
+  const sizeBytes = size(pc);
   return push(load<u64>(cpu, CPU_RIP), sizeBytes) && goTo(target, sizeBytes);
 }
 
 function nearReturn(pc: usize): bool {
-  const sizeBytes = <u32>load<u8>(pc, COLD_SIZE);
+  const sizeBytes = size(pc);
   const before = stackPointer();
   const target = pop(sizeBytes);
   if (hasFaulted()) return false;
@@ -86,7 +73,7 @@ function nearReturn(pc: usize): bool {
     setStackPointer(before);
     return false;
   }
-  setStackPointer(stackPointer() + load<i64>(pc, COLD_IMMEDIATE));
+  setStackPointer(stackPointer() + immediate(pc));
   return true;
 }
 
@@ -103,7 +90,7 @@ function loop(pc: usize, code: u32): bool {
     isTaken = count != 0 && (code == 0xe2 || isZero == (code == 0xe1));
   }
   if (!isTaken) return true;
-  const target = load<u64>(cpu, CPU_RIP) + load<i64>(pc, COLD_IMMEDIATE);
+  const target = load<u64>(cpu, CPU_RIP) + immediate(pc);
   const is64 = (load<u32>(cpu, CPU_MODE) & MODE_64) != 0;
-  return goTo(target, is64 ? 8 : load<u8>(pc, COLD_SIZE));
+  return goTo(target, is64 ? 8 : size(pc));
 }

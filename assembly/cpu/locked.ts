@@ -10,9 +10,9 @@
 import { CODE_WRITES_BASE } from "../layout.ts";
 import { acquire, release } from "../lock.ts";
 import { isPlain } from "./access.ts";
-import { maskOf, storeAt } from "./integer.ts";
 import { CPU_SPLIT, CPU_SPLIT_ADDRESS } from "./layout.ts";
 import { translate, WRITE } from "./page-walk.ts";
+import { maskOf, storeAt } from "./registers.ts";
 import { finishWrite } from "./slow-access.ts";
 import { cpu, ramBase, ramSizeBytes } from "./vcpu.ts";
 import { notePageWrite } from "./write-tracking.ts";

@@ -13,7 +13,6 @@ import {
   CPU_CSTAR,
   CPU_EFER,
   CPU_FMASK,
-  CPU_GPRS,
   CPU_KERNEL_GS_BASE,
   CPU_KVM_SYSTEM_TIME,
   CPU_KVM_WALL_CLOCK,
@@ -33,6 +32,7 @@ import {
   SEGMENT_GS,
 } from "./layout.ts";
 import { privilegeLevel, segment } from "./modes.ts";
+import { RAX, RCX, RDX } from "./registers.ts";
 import { flushTlb } from "./tlb.ts";
 import { cpu, GP, hasFaulted, hostTsc, raiseWith } from "./vcpu.ts";
 
@@ -206,10 +206,6 @@ function writeEfer(value: u64): bool {
 }
 
 // ── RDMSR, WRMSR, RDTSC and RDTSCP ──
-
-const RAX = CPU_GPRS;
-const RCX = CPU_GPRS + 8;
-const RDX = CPU_GPRS + 16;
 
 export function execReadMsr(): bool {
   const value = readMsr(load<u32>(cpu, RCX));

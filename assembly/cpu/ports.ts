@@ -1,37 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // IN, OUT, INS and OUTS. SDM volume 1, chapter 19.
 import { readAsSupervisor, readValue, toWrite, writeValue } from "./access.ts";
+import { immediate, size } from "./cold-operands.ts";
 import { DF, IOPL } from "./flags.ts";
-import { loadAt, setRegister } from "./integer.ts";
-import {
-  CPU_GPRS,
-  CPU_RFLAGS,
-  CPU_RIP,
-  SEGMENT_BASE_U64,
-  SEGMENT_ES,
-  SEGMENT_LIMIT_U32,
-  SEGMENT_TR,
-} from "./layout.ts";
+import { CPU_RFLAGS, CPU_RIP, SEGMENT_BASE_U64, SEGMENT_ES, SEGMENT_LIMIT_U32, SEGMENT_TR } from "./layout.ts";
 import { privilegeLevel, segment } from "./modes.ts";
 import { linear, tableAddress } from "./operands.ts";
+import { loadAt, RAX, RCX, RDI, RDX, RSI, setRegister } from "./registers.ts";
 import { isProtected } from "./segments.ts";
-import {
-  COLD_ADDRESS_SIZE,
-  COLD_CODE,
-  COLD_FORM,
-  COLD_IMMEDIATE,
-  COLD_LENGTH,
-  COLD_SIZE,
-  FORM_F2,
-  FORM_F3,
-} from "./uop.ts";
+import { COLD_ADDRESS_SIZE, COLD_CODE, COLD_FORM, COLD_LENGTH, FORM_F2, FORM_F3 } from "./uop.ts";
 import { cpu, GP, hasFaulted, raiseWith, readPort, writePort } from "./vcpu.ts";
 
-const RAX = CPU_GPRS;
-const RCX = CPU_GPRS + 8;
-const RDX = CPU_GPRS + 16;
-const RSI = CPU_GPRS + 48;
-const RDI = CPU_GPRS + 56;
 /** Where the TSS says where its map of ports is. */
 const TASK_IO_MAP: u32 = 102;
 
@@ -53,8 +32,8 @@ function mayAccess(port: u32, sizeBytes: u32): bool {
 /** IN and OUT. False: an exception was raised. */
 export function execPort(pc: usize): bool {
   const code = <u32>load<u16>(pc, COLD_CODE);
-  const sizeBytes = <u32>load<u8>(pc, COLD_SIZE);
-  const port = code & 8 ? <u32>load<u16>(cpu, RDX) : <u32>load<i64>(pc, COLD_IMMEDIATE) & 0xff;
+  const sizeBytes = size(pc);
+  const port = code & 8 ? <u32>load<u16>(cpu, RDX) : <u32>immediate(pc) & 0xff;
   if (!mayAccess(port, sizeBytes)) return false;
   if (code & 2) writePort(port, sizeBytes, <u32>loadAt(cpu + RAX, sizeBytes));
   else setRegister(cpu + RAX, sizeBytes, readPort(port, sizeBytes));
@@ -64,7 +43,7 @@ export function execPort(pc: usize): bool {
 /** INS and OUTS, one at a time, and back to the same instruction when REP wants more. CPU_RIP is that of the next one. */
 export function execPortString(pc: usize): bool {
   const code = <u32>load<u16>(pc, COLD_CODE);
-  const sizeBytes = <u32>load<u8>(pc, COLD_SIZE);
+  const sizeBytes = size(pc);
   const addressSize = <u32>load<u8>(pc, COLD_ADDRESS_SIZE);
   const port = <u32>load<u16>(cpu, RDX);
   const isRepeated = (load<u8>(pc, COLD_FORM) & (FORM_F2 | FORM_F3)) != 0;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Instructions that load a segment register: MOV, POP, LDS and their like. SDM volume 2. What is checked then: segments.ts.
 import { readValue } from "./access.ts";
-import { setRegister } from "./integer.ts";
+import { group, size, source } from "./cold-operands.ts";
 import { SEGMENT_SS } from "./layout.ts";
+import { setRegister } from "./registers.ts";
 import { loadSegment } from "./segments.ts";
 import { shadowStack } from "./single-step.ts";
 import { pop, setStackPointer, stackPointer } from "./stack.ts";
-import { group, size, source } from "./system-operands.ts";
 import { address } from "./uop.ts";
 import { hasFaulted } from "./vcpu.ts";
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Segment registers and descriptors, and transfers to other code segments. SDM volume 3, chapters 3 and 5; volume 2, MOV, CALL,
 // JMP, RET. Call gates, task switches and virtual 8086 mode are not here: no 64-bit kernel and no boot code uses them.
-import { isCanonical, readAsSupervisor, readValue, writeAsSupervisor } from "./access.ts";
+import { isCanonical, readAsSupervisor, writeAsSupervisor } from "./access.ts";
+import { size, source } from "./cold-operands.ts";
 import { CR0_PE, EFER_LMA } from "./control-bits.ts";
-import { arithmeticFlags, setFlags, ZF } from "./flags.ts";
-import { setRegister } from "./integer.ts";
+import { setFlag, ZF } from "./flags.ts";
 import {
   CPU_CR0,
   CPU_EFER,
@@ -33,8 +33,9 @@ import {
   segment,
   updateMode,
 } from "./modes.ts";
+import { setRegister } from "./registers.ts";
 import { push, readStack, setStackPointer, stackPointer } from "./stack.ts";
-import { address, COLD_SIZE, isMemory, registerA, registerB } from "./uop.ts";
+import { registerA } from "./uop.ts";
 import { cpu, GP, hasFaulted, NP, raiseWith, SS } from "./vcpu.ts";
 
 // Types of code and data segments: bit 3 code, 2 conforming or expand-down, 1 readable or writable, 0 accessed.
@@ -338,14 +339,14 @@ export function loadSystemSegment(number: u32, selector: u32): bool {
 
 /** LAR and LSL. */
 export function loadDescriptorRights(pc: usize, isLimit: bool): bool {
-  const selector = isMemory(pc) ? <u32>readValue(address(pc), 2) : <u32>load<u16>(registerB(pc));
+  const selector = <u32>source(pc, 2);
   if (hasFaulted()) return false;
   const found = visibleDescriptor(selector, isLimit);
   if (hasFaulted()) return false;
-  setFlags((arithmeticFlags() & ~ZF) | (found != 0 ? ZF : 0));
+  setFlag(ZF, found != 0);
   if (found == 0) return true;
   const value: u64 = isLimit ? limitOf(found) : (found >> 32) & 0x00ff_ff00;
-  setRegister(registerA(pc), load<u8>(pc, COLD_SIZE), value);
+  setRegister(registerA(pc), size(pc), value);
   return true;
 }
 
@@ -378,7 +379,7 @@ export function verify(selector: u32, isWrite: bool): bool {
   let isGood = found != 0 && (attributes & ATTRIBUTE_S) != 0;
   if (isWrite) isGood = isGood && !(type & TYPE_CODE) && (type & TYPE_READ_WRITE) != 0;
   else isGood = isGood && (!(type & TYPE_CODE) || (type & TYPE_READ_WRITE) != 0);
-  setFlags((arithmeticFlags() & ~ZF) | (isGood ? ZF : 0));
+  setFlag(ZF, isGood);
   return true;
 }
 

@@ -2,7 +2,7 @@
 // SSE instructions that are common enough to have uops of their own: moves, and integers of XMM registers. They cannot raise #UD or #NM
 // where MODE_SSE is set. An operand in memory is first loaded into CPU_TEMPORARY. All others: sse.ts.
 import * as d from "./decode.ts";
-import { gpr, noteFlagsSeen, prepareAddress, put, putImmediate, putMemory, putRegisters, xmm } from "./emit.ts";
+import { gpr, group, prepareOperand, put, putImmediate, putMemory, putOperand, putRegisters, xmm } from "./emit.ts";
 import { CPU_MODE, CPU_TEMPORARY } from "./layout.ts";
 import { MODE_SSE } from "./modes.ts";
 import * as ops from "./ops.ts";
@@ -157,8 +157,7 @@ function binaryOf(byte: u32): u16 {
 /** The operand of 16 bytes that ModRM.rm names, as the address of an XMM register. */
 function operand(): u32 {
   if (!d.hasMemory) return xmm(d.rm);
-  noteFlagsSeen();
-  prepareAddress(true);
+  prepareOperand();
   putMemory(ops.OP_MOVAPS_XM, <u32>cpu + CPU_TEMPORARY);
   return <u32>cpu + CPU_TEMPORARY;
 }
@@ -170,13 +169,7 @@ function emitBinary(op: u16): bool {
 }
 
 function emitLoad(op: u16, registers: u16): bool {
-  if (!d.hasMemory) {
-    putRegisters(registers, xmm(d.reg), xmm(d.rm));
-    return true;
-  }
-  noteFlagsSeen();
-  prepareAddress(true);
-  putMemory(op, xmm(d.reg));
+  putOperand(registers, op, xmm(d.reg), xmm(d.rm));
   return true;
 }
 
@@ -202,7 +195,7 @@ function emitToGeneral(op: u16, registers: u16): bool {
 
 /** Opcodes 71 to 73: by an immediate. */
 function emitShift(byte: u32): bool {
-  const operation = (d.modrm >> 3) & 7;
+  const operation = group();
   const count = <u32>d.immediate & 0xff;
   const a = xmm(d.rm);
   if (d.hasMemory) return false;

@@ -2,21 +2,12 @@
 // An address that is not canonical is #GP, but #SS when it is in the stack segment: SDM volume 3, 6.15, interrupt 12. Whoever
 // makes an access does not know its segment; once it has failed, the uop still tells.
 import { isCanonical } from "./access.ts";
-import {
-  CPU_EXCEPTION,
-  CPU_GPRS,
-  CPU_SEGMENTS,
-  SEGMENT_GS,
-  SEGMENT_SIZE_BYTES,
-  SEGMENT_SS,
-} from "./layout.ts";
+import { CPU_EXCEPTION, CPU_SEGMENTS, SEGMENT_GS, SEGMENT_SIZE_BYTES, SEGMENT_SS } from "./layout.ts";
 import * as ops from "./ops.ts";
+import { RBP, RSP } from "./registers.ts";
 import { forgetRefusal, isRefused } from "./slow-access.ts";
 import { address, COLD_SEGMENT, isMemory, registerB, UOP_INDEX, UOP_OP } from "./uop.ts";
 import { cpu, GP, raiseWith, SS } from "./vcpu.ts";
-
-const RSP = CPU_GPRS + 4 * 8;
-const RBP = CPU_GPRS + 5 * 8;
 
 /** Whether what is there, up to 8 bytes, has addresses. */
 function isPlace(where: u64): bool {

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The stack of any mode: RSP, ESP or SP, in SS. SDM volume 1, 6.2.
 import { readValue, toWrite, writeValue } from "./access.ts";
-import { CPU_EXCEPTION, CPU_GPRS, CPU_MODE, SEGMENT_SS } from "./layout.ts";
+import { CPU_EXCEPTION, CPU_MODE, SEGMENT_SS } from "./layout.ts";
 import { MODE_64, MODE_STACK_32 } from "./modes.ts";
 import { linear } from "./operands.ts";
+import { RSP } from "./registers.ts";
 import { cpu, GP, hasFaulted, raiseWith, SS } from "./vcpu.ts";
-
-const RSP = CPU_GPRS + 32;
 
 function pointerSize(): u32 {
   const mode = load<u32>(cpu, CPU_MODE);

@@ -5,16 +5,11 @@
 // MOVS and STOS of RAM do as many at once as there are up to the end of a page.
 import { isPlain, readValue, toRead, toWrite, writeValue } from "./access.ts";
 import { DF, FLAGS_SUB, setLazyFlags, TF } from "./flags.ts";
-import { loadAt, maskOf, setRegister, storeAt } from "./integer.ts";
-import { CPU_FLAG_RESULT, CPU_GPRS, CPU_RFLAGS, SEGMENT_ES } from "./layout.ts";
+import { CPU_FLAG_RESULT, CPU_RFLAGS, SEGMENT_ES } from "./layout.ts";
 import { linear, tableAddress } from "./operands.ts";
+import { loadAt, maskOf, RAX, RCX, RDI, RSI, setRegister, storeAt } from "./registers.ts";
 import { COLD_ADDRESS_SIZE, COLD_CODE, COLD_FORM, COLD_SIZE, FORM_F3 } from "./uop.ts";
 import { cpu, hasFaulted } from "./vcpu.ts";
-
-const RAX = CPU_GPRS;
-const RCX = CPU_GPRS + 8;
-const RSI = CPU_GPRS + 48;
-const RDI = CPU_GPRS + 56;
 
 /** Repetitions at a time that are done one by one. */
 const MAX_STEPS: u64 = 256;

@@ -7,7 +7,6 @@ import {
   CPU_CSTAR,
   CPU_EFER,
   CPU_FMASK,
-  CPU_GPRS,
   CPU_KERNEL_GS_BASE,
   CPU_LSTAR,
   CPU_MODE,
@@ -19,13 +18,11 @@ import {
   SEGMENT_SS,
 } from "./layout.ts";
 import { MODE_64, segment } from "./modes.ts";
+import { R11, RCX } from "./registers.ts";
 import { isLongMode, setSegment } from "./segments.ts";
 import { trapAsNow } from "./single-step.ts";
 import { isSupervisor } from "./system-operands.ts";
 import { cpu, GP, raise, raiseWith, UD, unsupported } from "./vcpu.ts";
-
-const RCX = CPU_GPRS + 8;
-const R11 = CPU_GPRS + 88;
 
 const FLAT_LIMIT: u32 = 0xffff_ffff;
 const CODE_64: u32 = 0xa09b;

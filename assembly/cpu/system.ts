@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // System instructions: which is which, and those that are a line or two. SDM volume 2; for what AMD does otherwise, APM volume 3.
 import { readValue, writeValue } from "./access.ts";
+import { group, immediate, size } from "./cold-operands.ts";
 import { clearTaskSwitched, controlRegister, loadStatusWord, moveControl, moveDebug } from "./control-registers.ts";
 import { execCpuid } from "./cpuid.ts";
 import { group6, loadTable, storeTable } from "./descriptor-tables.ts";
 import { arithmeticFlags, IF, IOPL, OF, RF, rflags, setRflags } from "./flags.ts";
-import { setRegister } from "./integer.ts";
 import { changeableFlags, FROM_EXCEPTION, FROM_INSTRUCTION, interruptReturn } from "./interrupts.ts";
 import {
   CPU_ACTIVITY,
@@ -22,18 +22,18 @@ import {
 import { privilegeLevel, updateMode } from "./modes.ts";
 import { execReadMsr, execReadTsc, execReadTscp, execWriteMsr } from "./msr.ts";
 import { execPort } from "./ports.ts";
+import { setRegister } from "./registers.ts";
 import { loadFarPointer, moveToSegment, popSegment } from "./segment-loads.ts";
 import { farReturn, farTransfer, isProtected, shadowInterrupts } from "./segments.ts";
 import { interruptBy } from "./single-step.ts";
 import { pop } from "./stack.ts";
 import { swapGs, systemCall, systemReturn } from "./system-calls.ts";
-import { group, isSupervisor, size } from "./system-operands.ts";
+import { isSupervisor } from "./system-operands.ts";
 import { flushPage, selectTlb } from "./tlb.ts";
 import {
   address,
   COLD_CODE,
   COLD_FORM,
-  COLD_IMMEDIATE,
   COLD_LENGTH,
   COLD_MODRM,
   FORM_66,
@@ -68,7 +68,7 @@ function execSystem1(pc: usize, code: u32): bool {
       return moveToSegment(pc);
     case 0x9a:
     case 0xea: {
-      const pointer = <u64>load<i64>(pc, COLD_IMMEDIATE);
+      const pointer = <u64>immediate(pc);
       return farTransfer(<u32>(pointer >> 32) & 0xffff, pointer & 0xffff_ffff, sizeBytes, code == 0x9a);
     }
     case 0x9d:
@@ -78,11 +78,11 @@ function execSystem1(pc: usize, code: u32): bool {
       return loadFarPointer(pc, code == 0xc4 ? SEGMENT_ES : SEGMENT_DS);
     case 0xca:
     case 0xcb:
-      return farReturn(sizeBytes, load<i64>(pc, COLD_IMMEDIATE));
+      return farReturn(sizeBytes, immediate(pc));
     case 0xcc:
       return interruptBy(BP, FROM_INSTRUCTION);
     case 0xcd:
-      return interruptBy(<u32>load<i64>(pc, COLD_IMMEDIATE) & 0xff, FROM_INSTRUCTION);
+      return interruptBy(<u32>immediate(pc) & 0xff, FROM_INSTRUCTION);
     case 0xce:
       return !(arithmeticFlags() & OF) || interruptBy(OVERFLOW, FROM_INSTRUCTION);
     case 0xcf:

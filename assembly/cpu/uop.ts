@@ -43,11 +43,13 @@ export const UOP_NEXT_LINK_EPOCH = 36;
 export const UOP_NEXT = 40;
 export const UOP_BRANCH_SIZE_BYTES = 48;
 
-// Of OP_COLD, 32 bytes: an instruction as it was decoded, for the functions in integer.ts, strings.ts, system.ts, sse.ts and x87.ts.
+// Of OP_COLD, 32 bytes: an instruction as it was decoded, for the functions in integer.ts, strings.ts, jumps.ts, system.ts, sse.ts
+// and x87.ts.
 //
 // UOP_A is the address of the register that ModRM.reg names: a general one (of 8 bits: of its very byte), or XMM; for segment,
-// control and debug registers and for opcode groups it is the bare number. UOP_B is that of ModRM.rm's register, or the base of its
-// address when FORM_MEMORY is set. MMX registers are bare numbers, because what they are depends on the x87.
+// control and debug registers and for opcode groups it is the bare number. UOP_B is that of ModRM.rm's register, or of the one that the
+// opcode names instead, or the base of an address when FORM_MEMORY is set. MMX registers are bare numbers, because what they are
+// depends on the x87.
 /** u16: which instruction: its opcode, see `code` in decode.ts: map << 8 | byte. */
 export const COLD_CODE = 16;
 /** u8: size of the operand in bytes: 1, 2, 4 or 8. */
