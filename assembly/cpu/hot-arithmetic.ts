@@ -8,10 +8,10 @@ import { getA, setA, setM } from "./hot-operands.ts";
 import { addWithCarry, subtractWithBorrow } from "./integer-arithmetic.ts";
 import { multiply32, multiply64 } from "./integer-multiply.ts";
 import { setRotateFlags, setShiftFlagsSAR, setShiftFlagsSHL, setShiftFlagsSHR } from "./integer-shifts.ts";
-import { CPU_FLAG_FIRST, CPU_FLAG_KIND, CPU_FLAG_RESULT, CPU_GPRS } from "./layout.ts";
+import { CPU_FLAG_FIRST, CPU_FLAG_KIND, CPU_FLAG_RESULT } from "./layout.ts";
+import { RCX } from "./registers.ts";
 import { registerA, UOP_IMMEDIATE, UOP_SIZE_BYTES } from "./uop.ts";
 
-const CPU_RCX = CPU_GPRS + 8;
 
 /** As `setLazyFlags`, for operands of T. */
 @inline
@@ -171,7 +171,7 @@ export function decM<T>(pc: usize, p: usize): usize {
 
 @inline
 export function countInCL<T>(c: usize): u8 {
-  return load<u8>(c, CPU_RCX) & <u8>(8 * sizeof<T>() - 1);
+  return load<u8>(c, RCX) & <u8>(8 * sizeof<T>() - 1);
 }
 
 @inline

@@ -4,12 +4,12 @@ import { isPlain } from "./access.ts";
 import { findCode, follow, jumpEntry } from "./blocks.ts";
 import { FLAGS_LOGIC, FLAGS_SUB } from "./flags.ts";
 import { lazy } from "./hot-arithmetic.ts";
-import { CPU_GLOBAL_EPOCH, CPU_GPRS, CPU_LINK_EPOCH } from "./layout.ts";
+import { CPU_GLOBAL_EPOCH, CPU_LINK_EPOCH } from "./layout.ts";
+import { RSP } from "./registers.ts";
 import { finishWrite } from "./slow-access.ts";
 import { UOP_INDEX, UOP_LINK, UOP_LINK_EPOCH, UOP_NEXT, UOP_NEXT_LINK, UOP_TARGET } from "./uop.ts";
 import { cpu } from "./vcpu.ts";
 
-const CPU_RSP = CPU_GPRS + 4 * 8;
 
 @inline
 export function linkIf(isTaken: bool): u32 {
@@ -49,7 +49,7 @@ export function jump(rip: u64, mode: u64): usize {
 export function pushNext(c: usize, pc: usize, p: usize, sp: u64): void {
   store<u64>(p, load<u64>(pc, UOP_NEXT));
   if (!isPlain(p)) finishWrite();
-  store<u64>(c, sp, CPU_RSP);
+  store<u64>(c, sp, RSP);
 }
 
 @inline

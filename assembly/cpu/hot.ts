@@ -48,8 +48,9 @@ import { exchange, getA, getB, getImmediate, getSecondImmediate, setA, setM } fr
 import { multiplyWide } from "./integer-multiply.ts";
 import { execInteger } from "./integer.ts";
 import { execJump } from "./jumps.ts";
-import { CPU_ADDRESS, CPU_FLAG_RESULT, CPU_GPRS, CPU_INSTRUCTIONS, CPU_RIP, CPU_TLB } from "./layout.ts";
+import { CPU_ADDRESS, CPU_FLAG_RESULT, CPU_INSTRUCTIONS, CPU_RIP, CPU_TLB } from "./layout.ts";
 import * as ops from "./ops.ts";
+import { RAX, RBP, RDX, RSP } from "./registers.ts";
 import { forgetRefusal } from "./slow-access.ts";
 import { execSse } from "./sse.ts";
 import { execString } from "./strings.ts";
@@ -66,10 +67,6 @@ import {
 import { cpu, raise } from "./vcpu.ts";
 import { execX87 } from "./x87.ts";
 
-const CPU_RAX = CPU_GPRS;
-const CPU_RDX = CPU_GPRS + 2 * 8;
-const CPU_RSP = CPU_GPRS + 4 * 8;
-const CPU_RBP = CPU_GPRS + 5 * 8;
 
 /** Runs about `budget` instructions from `start` on. */
 export function runHot(start: usize, budget: i32, mode: u64): void {
@@ -140,7 +137,7 @@ export function runHot(start: usize, budget: i32, mode: u64): void {
         pc = next;
         break;
       case ops.OP_CALL:
-        sp = load<u64>(c, CPU_RSP) - 8;
+        sp = load<u64>(c, RSP) - 8;
         p = toWriteIn(tlb, sp, 8);
         if (p == 0) return leave(pc, left);
         pushNext(c, pc, p, sp);
@@ -151,12 +148,12 @@ export function runHot(start: usize, budget: i32, mode: u64): void {
         pc = next;
         break;
       case ops.OP_RET:
-        sp = load<u64>(c, CPU_RSP);
+        sp = load<u64>(c, RSP);
         p = toReadIn(tlb, sp, 8);
         if (p == 0) return leave(pc, left);
         target = load<u64>(p);
         if (!isCanonical(target)) return refuse(pc, left);
-        store<u64>(c, sp + 8 + <u64>load<i32>(pc, UOP_IMMEDIATE), CPU_RSP);
+        store<u64>(c, sp + 8 + <u64>load<i32>(pc, UOP_IMMEDIATE), RSP);
         left -= load<u8>(pc, UOP_COUNT);
         if (left <= 0) return stop(target, left);
         pc = jump(target, mode);
@@ -182,7 +179,7 @@ export function runHot(start: usize, budget: i32, mode: u64): void {
         break;
       case ops.OP_CALL_R:
         target = getA<u64>(pc);
-        sp = load<u64>(c, CPU_RSP) - 8;
+        sp = load<u64>(c, RSP) - 8;
         p = toWriteIn(tlb, sp, 8);
         if (p == 0) return leave(pc, left);
         if (!isCanonical(target)) return refuse(pc, left);
@@ -196,7 +193,7 @@ export function runHot(start: usize, budget: i32, mode: u64): void {
         p = toReadM<u64>(tlb, pc);
         if (p == 0) return leave(pc, left);
         target = load<u64>(p);
-        sp = load<u64>(c, CPU_RSP) - 8;
+        sp = load<u64>(c, RSP) - 8;
         p = toWriteIn(tlb, sp, 8);
         if (p == 0) return leave(pc, left);
         if (!isCanonical(target)) return refuse(pc, left);
@@ -983,46 +980,46 @@ export function runHot(start: usize, budget: i32, mode: u64): void {
         break;
       // ── The stack ──
       case ops.OP_PUSH_R:
-        sp = load<u64>(c, CPU_RSP) - 8;
+        sp = load<u64>(c, RSP) - 8;
         p = toWriteIn(tlb, sp, 8);
         if (p == 0) return leave(pc, left);
         pc = setM<u64>(pc, p, getA<u64>(pc));
-        store<u64>(c, sp, CPU_RSP);
+        store<u64>(c, sp, RSP);
         if (finishAndCheck(p)) return leave(pc, left);
         break;
       case ops.OP_PUSH_I:
-        sp = load<u64>(c, CPU_RSP) - 8;
+        sp = load<u64>(c, RSP) - 8;
         p = toWriteIn(tlb, sp, 8);
         if (p == 0) return leave(pc, left);
         pc = setM<u64>(pc, p, getImmediate<u64>(pc));
-        store<u64>(c, sp, CPU_RSP);
+        store<u64>(c, sp, RSP);
         if (finishAndCheck(p)) return leave(pc, left);
         break;
       case ops.OP_PUSH_M: {
         p = toReadM<u64>(tlb, pc);
         if (p == 0) return leave(pc, left);
         const value = load<u64>(p);
-        sp = load<u64>(c, CPU_RSP) - 8;
+        sp = load<u64>(c, RSP) - 8;
         p = toWriteIn(tlb, sp, 8);
         if (p == 0) return leave(pc, left);
         pc = setM<u64>(pc, p, value);
-        store<u64>(c, sp, CPU_RSP);
+        store<u64>(c, sp, RSP);
         if (finishAndCheck(p)) return leave(pc, left);
         break;
       }
       case ops.OP_POP_R:
-        sp = load<u64>(c, CPU_RSP);
+        sp = load<u64>(c, RSP);
         p = toReadIn(tlb, sp, 8);
         if (p == 0) return leave(pc, left);
-        store<u64>(c, sp + 8, CPU_RSP);
+        store<u64>(c, sp + 8, RSP);
         pc = setA<u64>(pc, load<u64>(p));
         break;
       case ops.OP_LEAVE:
-        sp = load<u64>(c, CPU_RBP);
+        sp = load<u64>(c, RBP);
         p = toReadIn(tlb, sp, 8);
         if (p == 0) return leave(pc, left);
-        store<u64>(c, load<u64>(p), CPU_RBP);
-        store<u64>(c, sp + 8, CPU_RSP);
+        store<u64>(c, load<u64>(p), RBP);
+        store<u64>(c, sp + 8, RSP);
         pc += UOP_SIZE_BYTES;
         break;
       // ── Conditions, exchanges, sign extension ──
@@ -1049,19 +1046,19 @@ export function runHot(start: usize, budget: i32, mode: u64): void {
         pc = setA<u32>(pc, bswap<u32>(getA<u32>(pc)));
         break;
       case ops.OP_CDQE:
-        store<u64>(c, <i64>load<i32>(c, CPU_RAX), CPU_RAX);
+        store<u64>(c, <i64>load<i32>(c, RAX), RAX);
         pc += UOP_SIZE_BYTES;
         break;
       case ops.OP_CWDE:
-        store<u64>(c, <u64><u32><i32>load<i16>(c, CPU_RAX), CPU_RAX);
+        store<u64>(c, <u64><u32><i32>load<i16>(c, RAX), RAX);
         pc += UOP_SIZE_BYTES;
         break;
       case ops.OP_CQO:
-        store<u64>(c, load<i64>(c, CPU_RAX) >> 63, CPU_RDX);
+        store<u64>(c, load<i64>(c, RAX) >> 63, RDX);
         pc += UOP_SIZE_BYTES;
         break;
       case ops.OP_CDQ:
-        store<u64>(c, <u64><u32>(load<i32>(c, CPU_RAX) >> 31), CPU_RDX);
+        store<u64>(c, <u64><u32>(load<i32>(c, RAX) >> 31), RDX);
         pc += UOP_SIZE_BYTES;
         break;
       // ── With carry, and MUL ──
@@ -1090,7 +1087,7 @@ export function runHot(start: usize, budget: i32, mode: u64): void {
         pc = sbbA<u32>(pc, getImmediate<u32>(pc));
         break;
       case ops.OP_MUL64:
-        multiplyWide(load<u64>(c, CPU_RAX), getB<u64>(pc));
+        multiplyWide(load<u64>(c, RAX), getB<u64>(pc));
         pc += UOP_SIZE_BYTES;
         break;
       // ── SSE: MOVUPS and PXOR ──

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Moves and conversions: MOV, MOVZX, MOVSX, MOVSXD, CMOVcc, CBW and CWD with their likes, XLAT, BSWAP of 16 bits.
+// Moves and conversions: MOV, MOVZX, MOVSX, MOVSXD, CMOVcc, CBW and CWD with their likes, XLAT, BSWAP.
 import { readValue } from "./access.ts";
 import { size, source } from "./cold-operands.ts";
 import { condition } from "./flags.ts";
@@ -53,8 +53,9 @@ export function execTranslate(pc: usize): bool {
   return true;
 }
 
-/** BSWAP of 16 bits is undefined; it gives 0. */
+/** BSWAP of 16 or 32 bits. That of 16 is undefined; it gives 0. */
 export function execSwapBytes(pc: usize): bool {
-  store<u16>(registerB(pc), 0);
+  const sizeBytes = size(pc);
+  setRegister(registerB(pc), sizeBytes, sizeBytes == 2 ? 0 : bswap<u32>(load<u32>(registerB(pc))));
   return true;
 }
