@@ -71,7 +71,7 @@ function updatePath(): CheckResult {
     }
     if (!file.startsWith("src/") && !file.startsWith("ffi/")) continue;
     const text = readFileSync(join(root, file), "utf8");
-    for (const [, target = ""] of text.matchAll(/^(?:import|export) (?!type )[^"]*?"(\.[^"]+)"/gm)) {
+    for (const [, target = ""] of text.matchAll(/^(?:import|export) (?!type )[^"();]*?"(\.[^"]+)"/gm)) {
       const path = relative(root, join(root, dirname(file), target));
       if (!importers.has(path)) importers.set(path, file);
     }

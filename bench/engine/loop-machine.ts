@@ -2,8 +2,7 @@
 // The engine with nothing around it: one vCPU on the calling thread, RAM with a program in it, and one port.
 import { CACHE_CPUID, CPU_INSTRUCTIONS } from "../../assembly/cpu/layout.ts";
 import { CPU_CACHES_BASE, CPU_STATE_BASE, RAM_MIN_BASE, WASM_PAGE_SIZE_BYTES } from "../../assembly/layout.ts";
-import * as abi from "../../ffi/kvm/abi.ts";
-import { encodeRegs, patchSregs } from "../../src/accel/state/boot-state.ts";
+import { setBootState } from "../../src/accel/state/boot-state.ts";
 import { type CpuExports, instantiateCpu } from "../../src/accel/wasm/cpu-module.ts";
 import { engineCpuid } from "../../src/accel/wasm/cpuid.ts";
 import { createMachine } from "../../src/accel/wasm/machine.ts";
@@ -35,13 +34,7 @@ export class LoopMachine {
     const { vcpus, irqchip } = createMachine(memory, [cpuid]);
     bytes.set(cpuid, CPU_CACHES_BASE + CACHE_CPUID);
     bytes.set(program, RAM_MIN_BASE + gpa);
-    const boot = protectedModeState(gpa, {});
-    const vcpu = vcpus[0]!;
-    const sregs = new Uint8Array(abi.KVM_SREGS_SIZE_BYTES);
-    vcpu.transfer("KVM_GET_SREGS", abi.KVM_GET_SREGS, sregs);
-    patchSregs(sregs, boot.sregs);
-    vcpu.transfer("KVM_SET_SREGS", abi.KVM_SET_SREGS, sregs);
-    vcpu.transfer("KVM_SET_REGS", abi.KVM_SET_REGS, encodeRegs(boot.regs));
+    setBootState(vcpus[0]!, protectedModeState(gpa, {}));
     const ports: Pick<IoBus, "read" | "write"> = {
       read: () => 0xff,
       write: (port, _sizeBytes, value) => onWrite(port, value),

@@ -6,6 +6,9 @@ import { spawnWorker } from "../runtime/entry.ts";
 import type { VcpuWorkerStart } from "./kvm/vcpu-worker.ts";
 import type { EngineWorkerStart } from "./wasm/vcpu-worker.ts";
 
+/** What a worker is told to run. */
+export type WorkerStart = VcpuWorkerStart | EngineWorkerStart;
+
 export class VcpuWorker {
   readonly #worker: Worker;
   #death: VmmError | undefined;
@@ -24,7 +27,7 @@ export class VcpuWorker {
     if (this.#death !== undefined) handler(this.#death);
   }
 
-  start(message: VcpuWorkerStart | EngineWorkerStart): void {
+  start(message: WorkerStart): void {
     this.#worker.postMessage(message);
   }
 

@@ -6,7 +6,8 @@ import type { MachineSpec } from "../config/types.ts";
 import { createMemory, mapRam, ramBackend } from "../memory/ram.ts";
 import { DeviceSet } from "./device-set.ts";
 import { deviceTable } from "./device-table.ts";
-import { Vm, type VmParts } from "./vm.ts";
+import type { VmParts } from "./parts.ts";
+import { Vm } from "./vm.ts";
 
 /** What a restored VM takes over instead of making it. */
 export type Inherited = Pick<KvmVmOptions, "cpuids" | "isFromElsewhere" | "workers"> & {

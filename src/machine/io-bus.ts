@@ -172,3 +172,12 @@ function isWhole(target: PortTarget | undefined, port: number, sizeBytes: number
   if (sizeBytes === 1) return true;
   return target?.isWide === true && port + sizeBytes <= target.device.ioBase + target.device.ioSizeBytes;
 }
+
+/** Gives the calling thread's bus, which is made when it is first asked for: that compiles all device modules. */
+export function busOnDemand(...parts: ConstructorParameters<typeof IoBus>): () => IoBus {
+  let bus: IoBus | undefined;
+  return () => {
+    bus ??= new IoBus(...parts);
+    return bus;
+  };
+}

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A running VM: what the guest asks of the machine, what the operator asks of it, and the run state between them.
 import {
-  CONTROL_DOORBELL,
-  CONTROL_EVENTS,
   EVENT_CHARDEV,
   EVENT_DEBUG_EXIT,
   EVENT_MODULE_REFUSED,
@@ -15,7 +13,7 @@ import {
 import type { AcceleratedVm } from "../accel/types.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
-import { type MappedRam, releaseRam } from "../memory/ram.ts";
+import type { MappedRam } from "../memory/ram.ts";
 import type { HeldRam } from "../migration/held-ram.ts";
 import { QmpEventSource } from "../qmp/events.ts";
 import type { RunState, ShutdownCause } from "../qmp/schema/machine.ts";
@@ -23,7 +21,10 @@ import { importEntry } from "../runtime/entry.ts";
 import type { DeviceSet } from "./device-set.ts";
 import { FdTable } from "./fd-table.ts";
 import { guestRequest } from "./guest-request.ts";
+import { GUEST_REQUESTS, GuestSignals } from "./guest-signals.ts";
 import { Lifeline } from "./lifeline.ts";
+import { Ownership } from "./ownership.ts";
+import { flushOutput, parkParts, releaseParts, runParts, type VmParts } from "./parts.ts";
 
 /** How a VM ended. */
 export interface VmExit {
@@ -32,31 +33,13 @@ export interface VmExit {
   exitCode: number;
 }
 
-/** What a VM is made of once it is built. */
-export interface VmParts {
-  memory: WebAssembly.Memory;
-  ram: MappedRam;
-  accel: AcceleratedVm;
-  devices: DeviceSet;
+/** What there is once the guest is here, or about to come. */
+interface Built extends VmParts {
+  signals: GuestSignals;
 }
-
-/** Events that end or change the run state: the vCPU that raised one expects it to be served. */
-const GUEST_REQUESTS = EVENT_DEBUG_EXIT | EVENT_RESET | EVENT_SHUTDOWN | EVENT_SUSPEND | EVENT_VCPU_ERROR;
-
-/** A reset loads the guest anew, which takes tens of milliseconds. */
-const SETTLE_TIMEOUT_MS = 5000;
-const SETTLE_POLL_MS = 1;
 
 /** A vCPU leaves the guest within microseconds, unless it waits for what will never come. */
 const LOST_PARK_TIMEOUT_MS = 100;
-
-/** Run states from which `cont` may not start the guest, with the reason. */
-const CANNOT_RUN: Partial<Record<RunState, string>> = {
-  "finish-migrate": "Migration is not finalized yet",
-  "internal-error": "Resetting the Virtual Machine is required",
-  "guest-panicked": "Resetting the Virtual Machine is required",
-  shutdown: "Resetting the Virtual Machine is required",
-};
 
 const guestStart = (): Promise<typeof import("./guest-start.ts")> => importEntry("machine/guest-start.ts");
 
@@ -76,27 +59,18 @@ export class Vm {
   #spec: MachineSpec;
   /** What it was made with; while it is built for a guest that comes, `#spec` is the guest's. */
   readonly #ownSpec: MachineSpec;
-  #parts: VmParts | undefined;
-  #controlWords: Int32Array | undefined;
+  #parts: Built | undefined;
   /** Fds that an operator has given to this VM; a migration to `fd:NAME` takes its own out of here. */
   readonly fds = new FdTable();
   readonly #exit = Promise.withResolvers<VmExit>();
   #state: RunState;
   /** While `inmigrate`: whether the guest is to run when it has come, as `-S`, `stop` and `cont` say. */
   #startsWhenComplete: boolean;
-  /** Why the guest may not run in this process any more. */
-  #fence: string | undefined;
-  #lossReason: string | undefined;
+  readonly #ownership = new Ownership();
   #failure: string | undefined;
   #lives = 1;
-  /** RAM of a guest that has been saved, when it ends with this process. */
-  #held: HeldRam | undefined;
-  /** What that guest has written and no console has got, of each serial port: it is in its state, too. */
-  #heldOutput: Uint8Array[] = [];
   #lifeline: Lifeline | undefined;
   #isClosed = false;
-  /** Resets, ends and sleeps that are being carried out. */
-  #changesUnderWay = 0;
   /** Set by `quit`: the end waits for the reply that announces it. */
   #pendingExit: VmExit | undefined;
 
@@ -143,14 +117,11 @@ export class Vm {
     if (parts === undefined) return;
     this.#parts = undefined;
     this.#spec = this.#ownSpec;
-    parts.devices.stopTimers();
-    await parts.accel.close();
-    releaseRam(parts.memory, parts.ram);
+    await releaseParts(parts);
   }
 
   #take(parts: VmParts): void {
-    this.#parts = parts;
-    this.#controlWords = new Int32Array(parts.memory.buffer);
+    this.#parts = { ...parts, signals: new GuestSignals(parts.memory) };
   }
 
   get spec(): MachineSpec {
@@ -158,13 +129,9 @@ export class Vm {
   }
 
   /** @throws VmmError "inmigrate" while there is no guest */
-  get #built(): VmParts {
+  get #built(): Built {
     if (this.#parts === undefined) throw new VmmError("inmigrate", "Guest is waiting for an incoming migration");
     return this.#parts;
-  }
-
-  get #words(): Int32Array {
-    return this.#controlWords!;
   }
 
   /** False while the VM waits for a guest. Then `memory`, `ram`, `accel` and `devices` throw. */
@@ -213,8 +180,7 @@ export class Vm {
 
   /** The guest has asked for its end, a reset or sleep, and has not got it yet. */
   get hasGuestRequest(): boolean {
-    if (!this.isBuilt) return false;
-    return this.#changesUnderWay > 0 || (Atomics.load(this.#words, CONTROL_EVENTS >> 2) & GUEST_REQUESTS) !== 0;
+    return this.#parts?.signals.hasRequest ?? false;
   }
 
   /** @throws VmmError "guest-request" */
@@ -224,16 +190,7 @@ export class Vm {
 
   /** Resolves when the guest has got what it asked for. @throws VmmError "guest-busy" when that takes too long */
   async whenSettled(): Promise<void> {
-    const deadlineMs = performance.now() + SETTLE_TIMEOUT_MS;
-    while (this.hasGuestRequest && this.#state !== "shutdown") {
-      if (performance.now() > deadlineMs) {
-        throw new VmmError(
-          "guest-busy",
-          `The guest's reset, end or sleep was not done within ${SETTLE_TIMEOUT_MS} ms: try again after it`,
-        );
-      }
-      await new Promise((resolve) => setTimeout(resolve, SETTLE_POLL_MS));
-    }
+    await this.#parts?.signals.whenSettled(() => this.#state === "shutdown");
   }
 
   /** Guest RAM, from guest physical address 0. */
@@ -243,7 +200,7 @@ export class Vm {
 
   /** Starts heeding what the guest and its devices signal. Called once, when the guest may run. */
   serve(): void {
-    void this.#serveDoorbell();
+    void this.#built.signals.serve((events) => this.#serveEvents(events));
   }
 
   /** Power-on: loads the guest and resets everything. */
@@ -271,14 +228,12 @@ export class Vm {
    * and no console has got yet went along with it. To be called before anything else of this process runs.
    */
   fence(reason: string): void {
-    this.#fence = reason;
-    for (const port of this.devices.serialPorts) port.discardOutput();
+    this.#ownership.fence(reason, this.devices.serialPorts);
   }
 
   /** Part of the guest will never be here: what there is is kept to be looked at, and never runs again. */
   lose(reason: string): void {
-    this.#lossReason = reason;
-    this.fence(reason);
+    this.#ownership.lose(reason, this.devices.serialPorts);
     report(reason);
     this.#state = "internal-error";
     this.devices.freezeOutput();
@@ -289,29 +244,17 @@ export class Vm {
 
   /** @throws VmmError "lost" after `lose` */
   refuseLost(): void {
-    if (this.#lossReason !== undefined) throw new VmmError("lost", this.#lossReason);
+    this.#ownership.refuseLost();
   }
 
   /** The guest has been saved, but its RAM is here until the kernel is replaced; `cont` takes it back. */
   holdRam(held: HeldRam): void {
-    this.#held = held;
-    this.#heldOutput = this.devices.serialPorts.map((port) => port.pendingOutput());
-    for (const port of this.devices.serialPorts) port.discardOutput();
+    this.#ownership.hold(held, this.devices.serialPorts);
   }
 
   /** @throws VmmError "ram-retained" the first time, when the end of this process would lose the guest */
   refuseToLoseRam(): void {
-    this.#held?.refuseFirstQuit();
-  }
-
-  #takeRamBack(): void {
-    if (this.#held === undefined) return;
-    this.#held.release();
-    this.#held = undefined;
-    for (const [index, port] of this.devices.serialPorts.entries()) {
-      port.restoreOutput(this.#heldOutput[index]!);
-      port.flush();
-    }
+    this.#ownership.refuseToLoseRam();
   }
 
   stop(): void {
@@ -331,30 +274,14 @@ export class Vm {
       this.#startsWhenComplete = true;
       return;
     }
-    const reason = this.#fence ?? CANNOT_RUN[this.#state];
-    if (reason !== undefined) throw new VmmError("cannot-run", reason);
-    this.#takeRamBack();
-    this.#refuseFenced();
+    this.#ownership.refuseToRun(this.#state);
+    this.#ownership.takeBack(this.devices.serialPorts);
     this.resumeFrom();
-  }
-
-  /** @throws VmmError when the guest is on its way to or from somebody, or is somebody else's */
-  #refuseFenced(): void {
-    if (this.#fence !== undefined) throw new VmmError("fenced", this.#fence);
-    if (this.#held !== undefined) throw new VmmError("ram-retained", this.#held.reason);
-    if (this.#state === "inmigrate") throw new VmmError("inmigrate", "Guest is waiting for an incoming migration");
-    if (this.#state === "finish-migrate") throw new VmmError("cannot-run", "Migration is not finalized yet");
   }
 
   /** Parks the vCPUs, without a change of state or an event. */
   park(timeoutMs?: number): void {
-    try {
-      this.accel.park(() => this.devices.freezeOutput(), timeoutMs);
-    } catch (error) {
-      this.devices.thawOutput();
-      throw error;
-    }
-    this.devices.stopTimers();
+    parkParts(this.#built, timeoutMs);
   }
 
   /**
@@ -370,25 +297,13 @@ export class Vm {
       this.refuseRequested();
       return action();
     } finally {
-      this.#run();
+      runParts(this.#built);
     }
   }
 
   /** Gives the consoles what the guest has written. */
   flushOutput(): void {
-    for (const port of this.devices.serialPorts) {
-      try {
-        port.flush();
-      } catch (error) {
-        report(describeError(error));
-      }
-    }
-  }
-
-  #run(): void {
-    this.devices.thawOutput();
-    this.accel.run();
-    this.devices.armTimers();
+    flushOutput(this.#built);
   }
 
   /** Parks the vCPUs and says so. */
@@ -401,7 +316,7 @@ export class Vm {
   /** Runs the vCPUs and says so. */
   resumeFrom(): void {
     this.#state = "running";
-    this.#run();
+    runParts(this.#built);
     this.events.emit("RESUME");
   }
 
@@ -418,35 +333,25 @@ export class Vm {
   }
 
   async reset(reason: ShutdownCause, isByGuest: boolean): Promise<void> {
-    this.#refuseFenced();
+    this.#ownership.refuseToChange(this.#state);
     this.park();
     if (this.spec.noReboot) {
       this.#end({ reason, exitCode: 0 }, isByGuest);
       return;
     }
-    // What the guest asked for before it stopped, it asked for in its former life.
-    Atomics.and(this.#words, CONTROL_EVENTS >> 2, ~GUEST_REQUESTS);
-    await this.#whileChanging(() => this.powerOn());
+    const { signals } = this.#built;
+    signals.forgetRequests();
+    await signals.whileChanging(() => this.powerOn());
     this.events.emit("RESET", { guest: isByGuest, reason });
     // Read now: somebody may have stopped or ended the VM while the guest was loaded.
     if (["running", "suspended", "internal-error"].includes(this.#state)) {
       this.#state = "running";
-      this.#run();
-    }
-  }
-
-  /** RAM and registers do not fit together while this runs: no update may start. */
-  async #whileChanging(change: () => Promise<void>): Promise<void> {
-    this.#changesUnderWay++;
-    try {
-      await change();
-    } finally {
-      this.#changesUnderWay--;
+      runParts(this.#built);
     }
   }
 
   powerdown(): void {
-    this.#refuseFenced();
+    this.#ownership.refuseToChange(this.#state);
     this.events.emit("POWERDOWN");
     this.devices.powerButton();
   }
@@ -454,7 +359,7 @@ export class Vm {
   async wakeup(): Promise<void> {
     const { stateAtWakingVector } = await guestStart();
     if (this.#state !== "suspended") return;
-    this.#refuseFenced();
+    this.#ownership.refuseToChange(this.#state);
     const boot = stateAtWakingVector(this.ramView());
     this.#lives++;
     this.devices.reset();
@@ -462,7 +367,7 @@ export class Vm {
     this.accel.reset(boot);
     this.events.emit("WAKEUP");
     this.#state = "running";
-    this.#run();
+    runParts(this.#built);
   }
 
   /** Ends the VM for an operator. The end itself waits for `finishQuit`, so that the reply can still be written. */
@@ -501,10 +406,10 @@ export class Vm {
     openVms.delete(this);
     this.fds.closeAll();
     this.leaveLifeline();
-    this.#held?.release();
+    this.#ownership.release();
     if (!this.isBuilt) return;
     this.devices.stopTimers();
-    this.#ring();
+    this.#built.signals.close();
     await this.accel.close();
   }
 
@@ -515,23 +420,7 @@ export class Vm {
     this.#exit.resolve(exit);
   }
 
-  #ring(): void {
-    Atomics.add(this.#words, CONTROL_DOORBELL >> 2, 1);
-    Atomics.notify(this.#words, CONTROL_DOORBELL >> 2);
-  }
-
-  async #serveDoorbell(): Promise<void> {
-    const words = this.#words;
-    while (!this.#isClosed) {
-      const seen = Atomics.load(words, CONTROL_DOORBELL >> 2);
-      await this.#serveEvents(Atomics.exchange(words, CONTROL_EVENTS >> 2, 0));
-      const { async, value } = Atomics.waitAsync(words, CONTROL_DOORBELL >> 2, seen);
-      if (async) await value;
-    }
-  }
-
   async #serveEvents(events: number): Promise<void> {
-    if (events === 0) return;
     if ((events & EVENT_CHARDEV) !== 0) this.flushOutput();
     try {
       if ((events & EVENT_MODULE_REFUSED) !== 0) this.devices.settleModules?.();
@@ -541,7 +430,7 @@ export class Vm {
     }
     if ((events & GUEST_REQUESTS) === 0) return;
     try {
-      await this.#whileChanging(() => this.#serveGuestRequests(events));
+      await this.#built.signals.whileChanging(() => this.#serveGuestRequests(events));
     } catch (error) {
       this.#failInternally(describeError(error));
     }

@@ -15,8 +15,9 @@ import { memfdCreate } from "../../ffi/memfd.ts";
 import type { MachineSpec } from "../config/types.ts";
 import { describeError, VmmError } from "../errors.ts";
 import { buildParts } from "../machine/build.ts";
-import type { Vm, VmParts } from "../machine/vm.ts";
-import { type MappedRam, ramBackend, releaseRam } from "../memory/ram.ts";
+import { releaseParts, type VmParts } from "../machine/parts.ts";
+import type { Vm } from "../machine/vm.ts";
+import { type MappedRam, ramBackend } from "../memory/ram.ts";
 import { findRetention, nameOfSession, type RetrievedRam, retainRam, retrieveRam } from "../memory/retention.ts";
 import type { StateReader } from "../state/reader.ts";
 import { planGuest } from "./guest-image.ts";
@@ -136,9 +137,7 @@ async function rehearse({ spec, cpuids, reader }: RetainedGuest): Promise<void> 
     parts.devices.restoreState(reader);
     parts.accel.restoreState(reader);
   } finally {
-    parts.devices.stopTimers();
-    await parts.accel.close();
-    releaseRam(parts.memory, parts.ram);
+    await releaseParts(parts);
   }
   if (failures.length > 0) throw new VmmError("vcpu", failures.join("; "));
 }

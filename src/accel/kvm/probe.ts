@@ -10,7 +10,7 @@ import { KvmSystem, type KvmVcpu, type KvmVm } from "../../../ffi/kvm/kvm.ts";
 import { mapAnonymousOver } from "../../../ffi/mmap.ts";
 import { VmmError } from "../../errors.ts";
 import { protectedModeState } from "../../machine/boot/vcpu-state.ts";
-import { encodeRegs, patchSregs } from "../state/boot-state.ts";
+import { setBootState } from "../state/boot-state.ts";
 
 export type KvmFitness =
   /** Guests run on the CPU. */
@@ -70,7 +70,7 @@ function measure(system: KvmSystem, vm: KvmVm): number {
   const vcpu = vm.createVcpu(0);
   try {
     vcpu.mapRun(memory, PAGE_SIZE_BYTES, runSizeBytes);
-    powerOn(vcpu);
+    setBootState(vcpu, protectedModeState(0, {}));
     const view = new DataView(memory.buffer);
     let emptyMs = Number.POSITIVE_INFINITY;
     for (let round = 0; round < EMPTY_ROUNDS; round++) emptyMs = Math.min(emptyMs, timeRound(vcpu, view, 1));
@@ -86,15 +86,6 @@ function measure(system: KvmSystem, vm: KvmVm): number {
     mapAnonymousOver(memory, PAGE_SIZE_BYTES, runSizeBytes);
     vcpu.close();
   }
-}
-
-function powerOn(vcpu: KvmVcpu): void {
-  const { regs, sregs } = protectedModeState(0, {});
-  const bytes = new Uint8Array(abi.KVM_SREGS_SIZE_BYTES);
-  vcpu.transfer("KVM_GET_SREGS", abi.KVM_GET_SREGS, bytes);
-  patchSregs(bytes, sregs);
-  vcpu.transfer("KVM_SET_SREGS", abi.KVM_SET_SREGS, bytes);
-  vcpu.transfer("KVM_SET_REGS", abi.KVM_SET_REGS, encodeRegs(regs));
 }
 
 function timeRound(vcpu: KvmVcpu, view: DataView, loops: number): number {

@@ -21,12 +21,8 @@ import { getTid } from "../../../ffi/process.ts";
 import { consumeKickSignal, KickTimer, kickThread } from "../../../ffi/signal.ts";
 import { signalMain } from "../../machine/doorbell.ts";
 import type { IoBus } from "../../machine/io-bus.ts";
+import { sleepAfterSlice, THROTTLE_SLICE_MS } from "../throttle.ts";
 import type { VcpuControl } from "../vcpu-control.ts";
-
-/** How long a throttled vCPU runs at a time; as in QEMU. */
-const THROTTLE_SLICE_MS = 10;
-/** How long a throttled vCPU sleeps before it looks whether it is still throttled. */
-const THROTTLE_LOOK_MS = 50;
 
 const WARM_UP_ROUNDS = 20;
 /** No warming up takes so long. */
@@ -95,7 +91,7 @@ export class VcpuRunner {
     this.#control.state = VCPU_STATE_GONE;
   }
 
-  /** Runs the guest for a slice and then not, for as long as makes it the wanted share. A request ends either. */
+  /** A slice and the sleep after it. A request ends either. */
   #runThrottled(): void {
     const endMs = performance.now() + THROTTLE_SLICE_MS;
     this.#kickTimer.arm(THROTTLE_SLICE_MS);
@@ -103,13 +99,7 @@ export class VcpuRunner {
     this.#kickTimer.disarm();
     // Takes back the timer's kick, which may have come between two runs.
     this.#unpark();
-    const percent = this.#control.throttlePercent;
-    const wakeMs = performance.now() + (THROTTLE_SLICE_MS * percent) / (100 - percent);
-    while (this.#control.request === VCPU_REQUEST_RUN && this.#control.throttlePercent !== 0) {
-      const leftMs = wakeMs - performance.now();
-      if (leftMs <= 0) return;
-      this.#control.sleepWhileRequest(VCPU_REQUEST_RUN, Math.min(leftMs, THROTTLE_LOOK_MS));
-    }
+    sleepAfterSlice(this.#control);
   }
 
   /**

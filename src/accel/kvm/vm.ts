@@ -8,11 +8,8 @@ import {
   KVM_RUN_BASE,
   KVM_RUN_STRIDE_BYTES,
   PAGE_SIZE_BYTES,
-  VCPU_REQUEST_EXIT,
-  VCPU_REQUEST_RUN,
   VCPU_STATE_GONE,
   VCPU_STATE_PARKED,
-  VCPU_STATE_RUNNING,
 } from "../../../assembly/layout.ts";
 import * as abi from "../../../ffi/kvm/abi.ts";
 import { KvmSystem, type KvmVcpu, type KvmVm } from "../../../ffi/kvm/kvm.ts";
@@ -23,13 +20,12 @@ import { describeError, VmmError } from "../../errors.ts";
 import { KVM_IDENTITY_MAP_GPA, KVM_TSS_GPA } from "../../machine/board.ts";
 import type { InitialVcpuState } from "../../machine/boot/types.ts";
 import type { RestoreOptions } from "../../machine/clock-origin.ts";
-import { IoBus } from "../../machine/io-bus.ts";
+import { busOnDemand } from "../../machine/io-bus.ts";
 import { importEntry } from "../../runtime/entry.ts";
 import type { StateReader } from "../../state/reader.ts";
 import type { BindSection, StateWriter } from "../../state/writer.ts";
 import { refuseMissingFeatures } from "../missing-features.ts";
-import { kick, PARK_TIMEOUT_MS, type ParkableVcpu, park, requestParking } from "../parking.ts";
-import { encodeRegs, patchSregs } from "../state/boot-state.ts";
+import { setBootState } from "../state/boot-state.ts";
 import { capturePowerOnState, type PowerOnState } from "../state/power-on.ts";
 import { createRehearsal } from "../state/rehearsal.ts";
 import { VmState } from "../state/saved-state.ts";
@@ -37,21 +33,15 @@ import { writeTsc } from "../state/tsc.ts";
 import { restoreVcpu, VCPU_SECTION } from "../state/vcpu-state.ts";
 import { restoreVm } from "../state/vm-state.ts";
 import type { AcceleratedVm, AcceleratorOptions, DirtyTracker, Rehearsal } from "../types.ts";
-import { VcpuControl } from "../vcpu-control.ts";
-import { VcpuWorker } from "../vcpu-worker-handle.ts";
+import { START_TIMEOUT_MS, VcpuThreads } from "../vcpu-threads.ts";
+import type { VcpuWorker } from "../vcpu-worker-handle.ts";
 import { leaveKvmRun, makeKickRehearsal } from "./kick.ts";
 import { cpuidsFor, createIrqchips, createScratch } from "./power-on.ts";
 import { VcpuRunner } from "./run-loop.ts";
+import type { VcpuWorkerStart } from "./vcpu-worker.ts";
 
+/** How long the guest runs on the main thread before that starts the first vCPU's own. */
 const FIRST_SLICE_MS = 2;
-/** A worker starts in 3 ms, but on a machine with more important things to do it may take seconds. The guest runs. */
-const LEND_TIMEOUT_MS = 60_000;
-
-interface VcpuThread extends ParkableVcpu {
-  vcpu: KvmVcpu;
-  /** Made with the first run. */
-  worker: VcpuWorker | undefined;
-}
 
 export interface KvmVmOptions extends AcceleratorOptions {
   /** CPUIDs to give the vCPUs: an update carries them. Made for this host when absent. */
@@ -70,16 +60,16 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   readonly #system: KvmSystem;
   readonly #vm: KvmVm;
   readonly #memory: Uint8Array;
-  readonly #threads: VcpuThread[] = [];
+  readonly #vcpus: KvmVcpu[] = [];
+  readonly #threads: VcpuThreads;
   readonly #runSizeBytes: number;
   readonly #cpuids: readonly Uint8Array[];
   readonly #state: VmState;
   #powerOn: PowerOnState | undefined;
-  #areWorkersStarted = false;
   /** The vCPUs have had another state than that of power-on. */
   #hasRestored = false;
-  /** All workers are there already: that of the first vCPU waits for it to be offered, the others are parked. */
-  #isPrepared = false;
+  /** The first vCPU's thread is there already, and waits for the vCPU to be offered. */
+  #awaitsOffer = false;
   /** Runs the first vCPU on the main thread: see `runLent`. */
   #lender: VcpuRunner | undefined;
   #tracker: DirtyTracker | undefined;
@@ -97,7 +87,6 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#vm.setTssAddr(KVM_TSS_GPA);
     this.#vm.setIdentityMapAddr(KVM_IDENTITY_MAP_GPA);
     createIrqchips(this.#vm);
-    const vcpus: KvmVcpu[] = [];
     const ringSizeBytes = this.#enableDirtyRing();
     for (let index = 0; index < options.cpuCount; index++) {
       const vcpu = this.#vm.createVcpu(index);
@@ -107,14 +96,23 @@ export class KvmAcceleratedVm implements AcceleratedVm {
         vcpu.mapDirtyRing(this.#memory, DIRTY_RING_BASE + index * DIRTY_RING_STRIDE_BYTES, ringSizeBytes);
       }
       vcpu.unblockSignalsInRun();
-      const control = new VcpuControl(options.memory, index);
-      control.clear();
-      const run = this.#memory.subarray(KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES);
-      const leaveGuest = (): void => leaveKvmRun(control, run);
-      this.#threads.push({ index, vcpu, control, leaveGuest, worker: options.workers?.[index] });
-      vcpus.push(vcpu);
+      this.#vcpus.push(vcpu);
     }
-    this.#state = new VmState({ system: this.#system, vm: this.#vm, vcpus, cpuids: this.#cpuids, tscOrigin: "host" });
+    this.#threads = new VcpuThreads({
+      ...options,
+      accelerator: "kvm",
+      makeKick: (control, index) => {
+        const run = this.#memory.subarray(KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES);
+        return () => leaveKvmRun(control, run);
+      },
+    });
+    this.#state = new VmState({
+      system: this.#system,
+      vm: this.#vm,
+      vcpus: this.#vcpus,
+      cpuids: this.#cpuids,
+      tscOrigin: "host",
+    });
   }
 
   #refuseMissingFeatures(): void {
@@ -155,15 +153,14 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   failures(): string[] {
-    return this.#threads
-      .filter(({ control }) => control.failure !== 0)
-      .map(
-        ({ index, control }) => `vCPU ${index}: KVM exit reason ${control.failure}, detail ${control.failureDetail}`,
-      );
+    return this.#vcpus.flatMap((_, index) => {
+      const { failure, failureDetail } = this.#threads.control(index);
+      return failure === 0 ? [] : [`vCPU ${index}: KVM exit reason ${failure}, detail ${failureDetail}`];
+    });
   }
 
   vcpuThreadIds(): number[] {
-    return this.#threads.map(({ control }) => control.tid);
+    return this.#threads.ids();
   }
 
   setIrqLine(gsi: number, level: number): void {
@@ -174,17 +171,12 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#hasRestored = true;
     const { reader } = this.#getPowerOn();
     restoreVm(reader, this.#vm);
-    for (const [index, { vcpu }] of this.#threads.entries()) {
+    for (const [index, vcpu] of this.#vcpus.entries()) {
       restoreVcpu(vcpu, reader.section(VCPU_SECTION, index));
       // The offset was that of a TSC at the host's frequency.
       if (this.#state.scaledTscKhz !== undefined) writeTsc(vcpu, 0n);
     }
-    const first = this.#threads[0]!.vcpu;
-    const sregs = new Uint8Array(abi.KVM_SREGS_SIZE_BYTES);
-    first.transfer("KVM_GET_SREGS", abi.KVM_GET_SREGS, sregs);
-    patchSregs(sregs, boot.sregs);
-    first.transfer("KVM_SET_SREGS", abi.KVM_SET_SREGS, sregs);
-    first.transfer("KVM_SET_REGS", abi.KVM_SET_REGS, encodeRegs(boot.regs));
+    setBootState(this.#vcpus[0]!, boot);
     // The guest has been loaded anew, all over RAM.
     this.markDirty(0, this.#options.ramSizeBytes);
   }
@@ -201,48 +193,40 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   throttle(percent: number): void {
-    if (!(percent >= 0 && percent <= 99))
-      throw new RangeError(`A vCPU is throttled by 0 to 99 percent, not ${percent}`);
-    for (const thread of this.#threads) {
-      thread.control.throttlePercent = Math.floor(percent);
-      // One that runs without exits would not look.
-      kick(thread);
-    }
+    this.#threads.throttle(percent);
   }
 
   run(): void {
-    // Tells the guest's watchdogs that it was stopped for as long as it was. Only of parked vCPUs: the ioctl would wait for
-    // one that runs until it leaves the guest by itself.
-    for (const { vcpu, control } of this.#threads) if (control.state === VCPU_STATE_PARKED) vcpu.notePause();
-    for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
-    if (this.#areWorkersStarted) return;
-    if (this.#isPrepared) this.#offerFirst();
-    else for (const index of this.#threads.keys()) this.#startWorker(index);
-    this.#areWorkersStarted = true;
+    this.#threads.notePause(this.#vcpus);
+    this.#threads.requestRun();
+    this.#offerUnlent();
+    this.#threads.start((index) => this.#startOf(index));
   }
 
   allRun(): boolean {
-    return this.#threads.every(({ control: { state } }) => state === VCPU_STATE_RUNNING || state === VCPU_STATE_GONE);
+    return this.#threads.allRun();
   }
 
-  /** The first vCPU's worker, which waits for the main thread to have run it, gets it without that. */
-  #offerFirst(): void {
-    const { control } = this.#threads[0]!;
+  /** The first vCPU's thread, if it waits for the main thread to have run the vCPU, gets it without that. */
+  #offerUnlent(): void {
+    if (!this.#awaitsOffer) return;
+    this.#awaitsOffer = false;
+    const control = this.#threads.control(0);
     control.state = VCPU_STATE_PARKED;
     control.offer();
   }
 
   runLent(): void {
-    const { control } = this.#threads[0]!;
+    const control = this.#threads.control(0);
     this.#lender ??= this.#makeLender();
-    for (const { control } of this.#threads) control.request = VCPU_REQUEST_RUN;
-    if (!this.#isPrepared) for (let index = 1; index < this.#threads.length; index++) this.#startWorker(index);
+    this.#threads.requestRun();
+    this.#threads.start((index) => this.#startOf(index), { from: 1 });
     try {
       // Making a worker takes the main thread 0.5 ms. The guest has stood long enough: it runs for a moment first. One that is
       // late takes the vCPU, parked by then, when it comes; one that dies reports that itself.
-      this.#lender.lend(FIRST_SLICE_MS, LEND_TIMEOUT_MS, () => {
-        this.#areWorkersStarted = true;
-        if (!this.#isPrepared) this.#startWorker(0, { isLent: true, isWarm: true });
+      this.#lender.lend(FIRST_SLICE_MS, START_TIMEOUT_MS, () => {
+        this.#threads.start((index) => this.#startOf(index, { isLent: true, isWarm: true }));
+        this.#awaitsOffer = false;
         control.offer();
       });
     } catch (error) {
@@ -257,29 +241,18 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     blockKickSignal();
     consumeKickSignal();
     const { memory, devices } = this.#options;
-    const { vcpu, control } = this.#threads[0]!;
+    const control = this.#threads.control(0);
     control.tid = getTid();
-    let bus: IoBus | undefined;
-    return new VcpuRunner(vcpu, 0, memory, control, () => {
-      bus ??= new IoBus(memory, devices, (gsi, level) => this.#vm.setIrqLine(gsi, level));
-      return bus;
-    });
+    const bus = busOnDemand(memory, devices, (gsi, level) => this.#vm.setIrqLine(gsi, level));
+    return new VcpuRunner(this.#vcpus[0]!, 0, memory, control, bus);
   }
 
   park(onRequested?: () => void, timeoutMs?: number): void {
-    // Before the first run there are no threads, and one that died will never answer.
-    const vcpus: VcpuThread[] = [];
-    for (const thread of this.#threads) {
-      if (this.#areWorkersStarted && thread.control.state !== VCPU_STATE_GONE) vcpus.push(thread);
-    }
-    park(this.#options.memory, vcpus, onRequested, timeoutMs);
+    this.#threads.park(onRequested, timeoutMs);
   }
 
   parkSoon(timeoutMs: number): void {
-    requestParking(this.#threads);
-    for (const { control } of this.#threads) {
-      if (control.state === VCPU_STATE_RUNNING) control.waitForState(VCPU_STATE_PARKED, timeoutMs);
-    }
+    this.#threads.parkSoon(timeoutMs);
   }
 
   planState(writer: StateWriter): BindSection {
@@ -298,35 +271,17 @@ export class KvmAcceleratedVm implements AcceleratedVm {
   }
 
   async prepareToRun(): Promise<void> {
-    const [first, ...others] = this.#threads;
-    this.#startWorker(0, { isLent: true, isWarm: true });
-    for (const { index } of others) this.#startWorker(index, { isWarm: true });
-    this.#isPrepared = true;
+    this.#threads.start((index) => this.#startOf(index, { isLent: index === 0, isWarm: true }));
+    this.#awaitsOffer = true;
     this.#lender = this.#makeLender();
     this.#lender.warmUp();
-    const deadlineMs = performance.now() + LEND_TIMEOUT_MS;
-    const isReady = ({ control }: VcpuThread): boolean => control.state === VCPU_STATE_PARKED;
-    while (!first!.control.isOfferAwaited || !others.every(isReady)) {
-      if (performance.now() > deadlineMs) {
-        throw new VmmError("vcpu-stuck", `A vCPU's thread did not start within ${LEND_TIMEOUT_MS / 1000} s`);
-      }
-      await new Promise((resolve) => setTimeout(resolve, 1));
-    }
+    await this.#threads.whenReady();
   }
 
   async close(): Promise<void> {
-    for (const thread of this.#threads) {
-      kick(thread);
-      thread.control.request = VCPU_REQUEST_EXIT;
-    }
-    if (this.#isPrepared && !this.#areWorkersStarted) this.#offerFirst();
-    for (const { control, worker } of this.#threads) {
-      // Its fd number and its kvm_run must not become something else while the thread still uses them.
-      if (this.#areWorkersStarted || this.#isPrepared) control.waitForState(VCPU_STATE_GONE, PARK_TIMEOUT_MS);
-      worker?.terminate();
-    }
+    this.#threads.end(() => this.#offerUnlent());
     this.#lender?.close();
-    for (const [index, { vcpu }] of this.#threads.entries()) {
+    for (const [index, vcpu] of this.#vcpus.entries()) {
       mapAnonymousOver(this.#memory, KVM_RUN_BASE + index * KVM_RUN_STRIDE_BYTES, this.#runSizeBytes);
       const { dirtyRingEntries = 0 } = this.#options;
       if (dirtyRingEntries > 0) {
@@ -339,12 +294,9 @@ export class KvmAcceleratedVm implements AcceleratedVm {
     this.#system.close();
   }
 
-  #startWorker(index: number, { isLent = false, isWarm = false } = {}): void {
-    const thread = this.#threads[index]!;
-    const { memory, devices, onVcpuError } = this.#options;
-    thread.worker ??= new VcpuWorker("kvm");
-    thread.worker.onDeath((error) => onVcpuError(index, describeError(error)));
-    thread.worker.start({ memory, index, vcpuFd: thread.vcpu.fd, vmFd: this.#vm.fd, devices, isLent, isWarm });
+  #startOf(index: number, { isLent = false, isWarm = false } = {}): VcpuWorkerStart {
+    const { memory, devices } = this.#options;
+    return { memory, index, vcpuFd: this.#vcpus[index]!.fd, vmFd: this.#vm.fd, devices, isLent, isWarm };
   }
 
   #getPowerOn(): PowerOnState {

@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes a boot protocol's initial registers into KVM's structs (https://docs.kernel.org/virt/kvm/api.html#kvm-set-regs).
-import { KVM_REGS_SIZE_BYTES } from "../../../ffi/kvm/abi.ts";
+import {
+  KVM_GET_SREGS,
+  KVM_REGS_SIZE_BYTES,
+  KVM_SET_REGS,
+  KVM_SET_SREGS,
+  KVM_SREGS_SIZE_BYTES,
+} from "../../../ffi/kvm/abi.ts";
 import type { DescriptorTable, InitialVcpuState, Registers, Segment } from "../../machine/boot/types.ts";
+import type { StateVcpu } from "./types.ts";
 
 export const REGISTER_ORDER: readonly (keyof Registers)[] = [
   "rax",
@@ -29,8 +36,17 @@ const SEGMENT_SIZE_BYTES = 24;
 /** Size of struct kvm_dtable. */
 const DTABLE_SIZE_BYTES = 16;
 
+/** Has a vCPU that is in its power-on state start as a boot protocol says. */
+export function setBootState(vcpu: Pick<StateVcpu, "transfer">, { regs, sregs }: InitialVcpuState): void {
+  const bytes = new Uint8Array(KVM_SREGS_SIZE_BYTES);
+  vcpu.transfer("KVM_GET_SREGS", KVM_GET_SREGS, bytes);
+  patchSregs(bytes, sregs);
+  vcpu.transfer("KVM_SET_SREGS", KVM_SET_SREGS, bytes);
+  vcpu.transfer("KVM_SET_REGS", KVM_SET_REGS, encodeRegs(regs));
+}
+
 /** struct kvm_regs. */
-export function encodeRegs(regs: Registers): Uint8Array {
+function encodeRegs(regs: Registers): Uint8Array {
   const bytes = new Uint8Array(KVM_REGS_SIZE_BYTES);
   const view = new DataView(bytes.buffer);
   for (const [index, name] of REGISTER_ORDER.entries()) view.setBigUint64(index * 8, regs[name], true);
@@ -38,7 +54,7 @@ export function encodeRegs(regs: Registers): Uint8Array {
 }
 
 /** Puts the initial special registers into a struct kvm_sregs (or kvm_sregs2: the same up to efer). */
-export function patchSregs(bytes: Uint8Array, sregs: InitialVcpuState["sregs"]): void {
+function patchSregs(bytes: Uint8Array, sregs: InitialVcpuState["sregs"]): void {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let offset = 0;
   for (const name of SEGMENT_ORDER) {

@@ -15,6 +15,7 @@ import {
 } from "../../../assembly/layout.ts";
 import { getTid } from "../../../ffi/process.ts";
 import { signalMain } from "../../machine/doorbell.ts";
+import { sleepAfterSlice, THROTTLE_SLICE_MS } from "../throttle.ts";
 import type { VcpuControl } from "../vcpu-control.ts";
 import type { CpuExports } from "./cpu-module.ts";
 import type { IrqchipExports } from "./irqchip-state.ts";
@@ -30,10 +31,6 @@ const RAN_REQUESTED = 3;
 const BUDGET = 1 << 22;
 /** Instructions of a throttled vCPU between two looks at the clock. */
 const THROTTLED_BUDGET = 1 << 16;
-/** How long a throttled vCPU runs at a time; as in QEMU. */
-const THROTTLE_SLICE_MS = 10;
-/** How long a throttled vCPU sleeps before it looks whether it is still throttled. */
-const THROTTLE_LOOK_MS = 50;
 /** An idle vCPU looks up now and then: a clock may have been stepped. */
 const LONGEST_SLEEP_MS = 1000;
 
@@ -149,20 +146,14 @@ export class EngineRunner {
     if (isInit || isSipi) this.#cpu.stateChanged();
   }
 
-  /** Runs the guest for a slice and then not, for as long as makes it the wanted share. A request ends either. */
+  /** A slice and the sleep after it. A request ends either. */
   #runThrottled(): void {
     const endMs = performance.now() + THROTTLE_SLICE_MS;
     while (this.#control.request === VCPU_REQUEST_RUN && performance.now() < endMs) {
       this.#runOnce(THROTTLED_BUDGET);
       Atomics.and(this.#words, this.#pendingWord, ~layout.CPU_PENDING_REQUEST);
     }
-    const percent = this.#control.throttlePercent;
-    const wakeMs = performance.now() + (THROTTLE_SLICE_MS * percent) / (100 - percent);
-    while (this.#control.request === VCPU_REQUEST_RUN && this.#control.throttlePercent !== 0) {
-      const leftMs = wakeMs - performance.now();
-      if (leftMs <= 0) return;
-      this.#control.sleepWhileRequest(VCPU_REQUEST_RUN, Math.min(leftMs, THROTTLE_LOOK_MS));
-    }
+    sleepAfterSlice(this.#control);
   }
 
   /** Asks the main thread to act; the request has this vCPU park. */

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Worker of one vCPU on the engine: it gets one message, and from then on heeds only the shared control block.
-import { VCPU_STATE_GONE } from "../../../assembly/layout.ts";
+// Worker of one vCPU on the engine.
 import { deviceClock } from "../../machine/clock-origin.ts";
 import type { DeviceInstance } from "../../machine/device-table.ts";
-import { IoBus } from "../../machine/io-bus.ts";
-import { VcpuControl } from "../vcpu-control.ts";
+import { busOnDemand } from "../../machine/io-bus.ts";
+import { serveVcpu } from "../vcpu-worker-scope.ts";
 import { compileCpu, instantiateCpu } from "./cpu-module.ts";
 import { instantiateIrqchip } from "./irqchip-state.ts";
 import { EngineRunner } from "./run-loop.ts";
@@ -20,34 +19,14 @@ export interface EngineWorkerStart {
   hasTime: boolean;
 }
 
-function serve({ memory, index, ramBase, ramSizeBytes, devices, hasTime }: EngineWorkerStart): void {
-  const control = new VcpuControl(memory, index);
-  try {
-    const irqchip = instantiateIrqchip(memory, deviceClock(memory));
-    let bus: IoBus | undefined;
-    const cpu = instantiateCpu(memory, {
-      irqchip,
-      bus: () => {
-        bus ??= new IoBus(memory, devices, (gsi, level) => irqchip.setIrq(gsi, level));
-        return bus;
-      },
-      onAccess: () => control.countExit(),
-    });
-    cpu.select(index, ramBase, BigInt(ramSizeBytes));
-    cpu.prepare();
-    if (hasTime) warmUp(control);
-    new EngineRunner(memory, index, { cpu, irqchip, control }).serve();
-  } catch (error) {
-    // Nobody may wait for this vCPU to park; the main thread hears of the error itself.
-    control.state = VCPU_STATE_GONE;
-    throw error;
-  }
-}
-
 // The main thread has much to do before it sends its message.
 compileCpu();
-const scope = globalThis as unknown as { onmessage: (event: { data: EngineWorkerStart }) => void; close(): void };
-scope.onmessage = ({ data }) => {
-  serve(data);
-  scope.close();
-};
+serveVcpu<EngineWorkerStart>(({ memory, index, ramBase, ramSizeBytes, devices, hasTime }, control) => {
+  const irqchip = instantiateIrqchip(memory, deviceClock(memory));
+  const bus = busOnDemand(memory, devices, (gsi, level) => irqchip.setIrq(gsi, level));
+  const cpu = instantiateCpu(memory, { irqchip, bus, onAccess: () => control.countExit() });
+  cpu.select(index, ramBase, BigInt(ramSizeBytes));
+  cpu.prepare();
+  if (hasTime) warmUp(control);
+  new EngineRunner(memory, index, { cpu, irqchip, control }).serve();
+});

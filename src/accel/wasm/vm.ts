@@ -8,38 +8,27 @@ import {
   CPU_CACHES_STRIDE_BYTES,
   CPU_STATE_BASE,
   CPU_STATE_STRIDE_BYTES,
-  VCPU_REQUEST_EXIT,
-  VCPU_REQUEST_RUN,
   VCPU_STATE_GONE,
-  VCPU_STATE_PARKED,
   VCPU_STATE_RUNNING,
 } from "../../../assembly/layout.ts";
-import * as abi from "../../../ffi/kvm/abi.ts";
-import { describeError, VmmError } from "../../errors.ts";
+import { VmmError } from "../../errors.ts";
 import type { InitialVcpuState } from "../../machine/boot/types.ts";
 import type { RestoreOptions } from "../../machine/clock-origin.ts";
 import type { StateReader } from "../../state/reader.ts";
 import type { BindSection, StateWriter } from "../../state/writer.ts";
-import { kick, makeParkingRehearsal, PARK_TIMEOUT_MS, type ParkableVcpu, park, requestParking } from "../parking.ts";
-import { encodeRegs, patchSregs } from "../state/boot-state.ts";
+import { makeParkingRehearsal } from "../parking.ts";
+import { setBootState } from "../state/boot-state.ts";
 import { capturePowerOnState, type PowerOnState } from "../state/power-on.ts";
 import { createRehearsal } from "../state/rehearsal.ts";
 import { VmState } from "../state/saved-state.ts";
 import type { AcceleratedVm, AcceleratorOptions, DirtyTracker, Rehearsal } from "../types.ts";
-import { VcpuControl } from "../vcpu-control.ts";
-import { VcpuWorker } from "../vcpu-worker-handle.ts";
+import { START_TIMEOUT_MS, VcpuThreads } from "../vcpu-threads.ts";
+import type { VcpuWorker } from "../vcpu-worker-handle.ts";
 import { engineCpuid, engineCpuids } from "./cpuid.ts";
 import { EngineDirtyTracker, PageFlags } from "./dirty.ts";
 import { refuseOtherCpus, refuseSmpOfOtherHosts } from "./features.ts";
 import { createMachine, createScratch, type EngineMachine, powerOn } from "./machine.ts";
 import { setPending } from "./sleep.ts";
-
-/** A worker starts in some milliseconds, but on a machine with more important things to do it may take seconds. */
-const START_TIMEOUT_MS = 60_000;
-
-interface EngineThread extends ParkableVcpu {
-  worker: VcpuWorker | undefined;
-}
 
 export interface EngineVmOptions extends AcceleratorOptions {
   /** CPUIDs to give the vCPUs: an update carries them. The engine's own when absent. */
@@ -56,9 +45,8 @@ export class EngineVm implements AcceleratedVm {
   readonly #machine: EngineMachine;
   readonly #state: VmState;
   readonly #pageFlags: PageFlags;
-  readonly #threads: EngineThread[] = [];
+  readonly #threads: VcpuThreads;
   #powerOn: PowerOnState | undefined;
-  #areWorkersStarted = false;
   #tracker: EngineDirtyTracker | undefined;
 
   /** @throws VmmError "cpu-features" for a guest that may use what the engine does not have, "smp" for one of several vCPUs */
@@ -75,12 +63,14 @@ export class EngineVm implements AcceleratedVm {
     for (const [index, cpuid] of this.#cpuids.entries()) {
       if (cpuid.length > CPUID_MAX_SIZE_BYTES) throw new VmmError("state-refused", "The guest's CPUID is too long");
       new Uint8Array(memory.buffer).set(cpuid, CPU_CACHES_BASE + index * CPU_CACHES_STRIDE_BYTES + CACHE_CPUID);
-      const control = new VcpuControl(memory, index);
-      control.clear();
-      this.#threads.push({ index, control, leaveGuest: makeKick(memory, index), worker: options.workers?.[index] });
     }
+    this.#threads = new VcpuThreads({
+      ...options,
+      accelerator: "wasm",
+      makeKick: (_, index) => makeKick(memory, index),
+    });
     // Their threads come as far as the guest's first instruction while it gets its state.
-    if (options.workers?.length === cpuCount) this.#startWorkers();
+    if (options.workers?.length === cpuCount) this.#startThreads();
   }
 
   failures(): string[] {
@@ -88,7 +78,7 @@ export class EngineVm implements AcceleratedVm {
   }
 
   vcpuThreadIds(): number[] {
-    return this.#threads.map(({ control }) => control.tid);
+    return this.#threads.ids();
   }
 
   setIrqLine(gsi: number, level: number): void {
@@ -97,12 +87,7 @@ export class EngineVm implements AcceleratedVm {
 
   reset(boot: InitialVcpuState): void {
     powerOn(this.#machine);
-    const first = this.#machine.vcpus[0]!;
-    const sregs = new Uint8Array(abi.KVM_SREGS_SIZE_BYTES);
-    first.transfer("KVM_GET_SREGS", abi.KVM_GET_SREGS, sregs);
-    patchSregs(sregs, boot.sregs);
-    first.transfer("KVM_SET_SREGS", abi.KVM_SET_SREGS, sregs);
-    first.transfer("KVM_SET_REGS", abi.KVM_SET_REGS, encodeRegs(boot.regs));
+    setBootState(this.#machine.vcpus[0]!, boot);
     // The guest has been loaded anew, all over RAM.
     this.markDirty(0, this.#options.ramSizeBytes);
   }
@@ -118,47 +103,33 @@ export class EngineVm implements AcceleratedVm {
   }
 
   throttle(percent: number): void {
-    if (!(percent >= 0 && percent <= 99))
-      throw new RangeError(`A vCPU is throttled by 0 to 99 percent, not ${percent}`);
-    for (const thread of this.#threads) {
-      thread.control.throttlePercent = Math.floor(percent);
-      // One that runs would not look.
-      kick(thread);
-    }
+    this.#threads.throttle(percent);
   }
 
   run(): void {
-    for (const { index, control } of this.#threads) {
-      // Tells the guest's watchdogs that it was stopped for as long as it was.
-      if (control.state === VCPU_STATE_PARKED) this.#machine.vcpus[index]!.notePause();
-      control.request = VCPU_REQUEST_RUN;
-    }
-    this.#startWorkers();
+    this.#threads.notePause(this.#machine.vcpus);
+    this.#threads.requestRun();
+    this.#startThreads();
   }
 
   allRun(): boolean {
-    return this.#threads.every(({ control: { state } }) => state === VCPU_STATE_RUNNING || state === VCPU_STATE_GONE);
+    return this.#threads.allRun();
   }
 
   runLent(): void {
     this.run();
-    const { control } = this.#threads[0]!;
+    const control = this.#threads.control(0);
     if (!control.waitForState(VCPU_STATE_RUNNING, START_TIMEOUT_MS) && control.state !== VCPU_STATE_GONE) {
       this.#options.onVcpuError(0, `Its thread did not start within ${START_TIMEOUT_MS / 1000} s`);
     }
   }
 
   park(onRequested?: () => void, timeoutMs?: number): void {
-    // Before the first run there are no threads, and one that died will never answer.
-    const vcpus = this.#threads.filter(({ control }) => this.#areWorkersStarted && control.state !== VCPU_STATE_GONE);
-    park(this.#options.memory, vcpus, onRequested, timeoutMs);
+    this.#threads.park(onRequested, timeoutMs);
   }
 
   parkSoon(timeoutMs: number): void {
-    requestParking(this.#threads);
-    for (const { control } of this.#threads) {
-      if (control.state === VCPU_STATE_RUNNING) control.waitForState(VCPU_STATE_PARKED, timeoutMs);
-    }
+    this.#threads.parkSoon(timeoutMs);
   }
 
   planState(writer: StateWriter): BindSection {
@@ -175,38 +146,17 @@ export class EngineVm implements AcceleratedVm {
   }
 
   async prepareToRun(): Promise<void> {
-    this.#startWorkers({ hasTime: true });
-    const deadlineMs = performance.now() + START_TIMEOUT_MS;
-    while (!this.#threads.every(({ control }) => control.state === VCPU_STATE_PARKED)) {
-      if (performance.now() > deadlineMs) {
-        throw new VmmError("vcpu-stuck", `A vCPU's thread did not start within ${START_TIMEOUT_MS / 1000} s`);
-      }
-      await new Promise((resolve) => setTimeout(resolve, 1));
-    }
+    this.#startThreads({ hasTime: true });
+    await this.#threads.whenReady();
   }
 
   async close(): Promise<void> {
-    for (const thread of this.#threads) {
-      thread.control.request = VCPU_REQUEST_EXIT;
-      kick(thread);
-    }
-    for (const { control, worker } of this.#threads) {
-      // Nobody may map something else over the memory that it uses.
-      if (this.#areWorkersStarted) control.waitForState(VCPU_STATE_GONE, PARK_TIMEOUT_MS);
-      worker?.terminate();
-    }
+    this.#threads.end();
   }
 
-  #startWorkers({ hasTime = false } = {}): void {
-    if (this.#areWorkersStarted) return;
-    this.#areWorkersStarted = true;
-    const { memory, ramBase, ramSizeBytes, devices, onVcpuError } = this.#options;
-    for (const thread of this.#threads) {
-      const { index } = thread;
-      thread.worker ??= new VcpuWorker("wasm");
-      thread.worker.onDeath((error) => onVcpuError(index, describeError(error)));
-      thread.worker.start({ memory, index, ramBase, ramSizeBytes, devices, hasTime });
-    }
+  #startThreads({ hasTime = false } = {}): void {
+    const { memory, ramBase, ramSizeBytes, devices } = this.#options;
+    this.#threads.start((index) => ({ memory, index, ramBase, ramSizeBytes, devices, hasTime }));
   }
 
   #getPowerOn(): PowerOnState {
