@@ -12,7 +12,6 @@ import { CPU_FLAG_FIRST, CPU_FLAG_KIND, CPU_FLAG_RESULT } from "./layout.ts";
 import { RCX } from "./registers.ts";
 import { registerA, UOP_IMMEDIATE, UOP_SIZE_BYTES } from "./uop.ts";
 
-
 /** As `setLazyFlags`, for operands of T. */
 @inline
 export function lazy<T>(c: usize, kind: u32, result: u64, first: u64): void {

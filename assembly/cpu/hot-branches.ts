@@ -10,7 +10,6 @@ import { finishWrite } from "./slow-access.ts";
 import { UOP_INDEX, UOP_LINK, UOP_LINK_EPOCH, UOP_NEXT, UOP_NEXT_LINK, UOP_TARGET } from "./uop.ts";
 import { cpu } from "./vcpu.ts";
 
-
 @inline
 export function linkIf(isTaken: bool): u32 {
   return isTaken ? 0 : UOP_NEXT_LINK - UOP_LINK;

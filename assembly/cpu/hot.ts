@@ -67,7 +67,6 @@ import {
 import { cpu, raise } from "./vcpu.ts";
 import { execX87 } from "./x87.ts";
 
-
 /** Runs about `budget` instructions from `start` on. */
 export function runHot(start: usize, budget: i32, mode: u64): void {
   const c = cpu;
