@@ -48,10 +48,11 @@ export function execPushAll(pc: usize): bool {
 export function execPopAll(pc: usize): bool {
   const sizeBytes = size(pc);
   const old = stackPointer();
-  // All of it can be read, or none is.
-  readStack(old + 7 * sizeBytes, sizeBytes);
-  readStack(old, sizeBytes);
-  if (hasFaulted()) return false;
+  // All of it can be read, or none is. The lowest that cannot is what a page fault tells.
+  for (let number: u32 = 0; number < 8; number++) {
+    readStack(old + number * sizeBytes, sizeBytes);
+    if (hasFaulted()) return false;
+  }
   for (let number: i32 = 7; number >= 0; number--) {
     const value = pop(sizeBytes);
     if (number != NUMBER_OF_RSP) setRegister(cpu + CPU_GPRS + number * 8, sizeBytes, value);
