@@ -133,9 +133,9 @@ export function emitCold(): void {
       cold(0, 0, stackSize());
       return;
     case 0x63:
-      // In 64-bit mode MOVSXD; else ARPL, which is not here.
+      // In 64-bit mode MOVSXD, else ARPL.
       if (d.codeSize == MODE_64) cold(gpr(d.reg, size), gpr(d.rm, 4), size);
-      else putRaise(UD);
+      else coldModrm(2);
       return;
     case 0x69:
     case 0x6b:

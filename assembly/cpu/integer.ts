@@ -34,13 +34,13 @@ import {
 import { execMultiply, execMultiplySigned, execMultiplyTo } from "./integer-multiply.ts";
 import { execDoubleShift, execShift } from "./integer-shifts.ts";
 import { execEnter, execLeave, execPop, execPopAll, execPush, execPushAll } from "./integer-stack.ts";
-import { SEGMENT_SELECTOR_U16 } from "./layout.ts";
-import { segment } from "./modes.ts";
+import { CPU_MODE, SEGMENT_SELECTOR_U16 } from "./layout.ts";
+import { MODE_64, segment } from "./modes.ts";
 import { loadAt } from "./registers.ts";
-import { loadDescriptorRights } from "./segments.ts";
+import { adjustPrivilege, loadDescriptorRights } from "./segments.ts";
 import { push } from "./stack.ts";
 import { COLD_CODE, MAP_0F, registerA } from "./uop.ts";
-import { unsupported } from "./vcpu.ts";
+import { cpu, unsupported } from "./vcpu.ts";
 
 /** False: an exception was raised. */
 export function execInteger(pc: usize): bool {
@@ -75,7 +75,7 @@ function execInteger1(pc: usize, code: u32): bool {
     case 0x61:
       return execPopAll(pc);
     case 0x63:
-      return execMoveExtended(pc, 4, true);
+      return load<u32>(cpu, CPU_MODE) & MODE_64 ? execMoveExtended(pc, 4, true) : adjustPrivilege(pc);
     case 0x68:
     case 0x6a:
       return push(immediate(pc), size(pc));
