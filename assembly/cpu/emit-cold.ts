@@ -52,11 +52,12 @@ function portSize(): u32 {
   return min<u32>(sizeByOpcode(), 4);
 }
 
-/** "i64" in table A-2: segments on the stack, BCD, PUSHA and POPA, far pointers. */
+/** "i64" in table A-2: segments on the stack, BCD, PUSHA and POPA, BOUND, far pointers. */
 function isNotIn64(code: u32): bool {
   switch (code) {
     case 0x60:
     case 0x61:
+    case 0x62:
     case 0x82:
     case 0x9a:
     case 0xc4:
@@ -131,6 +132,11 @@ export function emitCold(): void {
     case 0xc8:
     case 0xc9:
       cold(0, 0, stackSize());
+      return;
+    case 0x62:
+      // With a register EVEX, which is not here.
+      if (d.hasMemory) coldModrm(size);
+      else putRaise(UD);
       return;
     case 0x63:
       // In 64-bit mode MOVSXD, else ARPL.

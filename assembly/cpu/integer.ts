@@ -3,7 +3,7 @@
 // volume 2, appendix A. How it is done is in integer-*.ts.
 import { group, immediate, moveTo, size } from "./cold-operands.ts";
 import { condition, rflags } from "./flags.ts";
-import { execAlu, execAluImmediate, execIncrement, execNegate, execTest } from "./integer-arithmetic.ts";
+import { execAlu, execAluImmediate, execBound, execIncrement, execNegate, execTest } from "./integer-arithmetic.ts";
 import { execBit, execBitImmediate, execBitScan, execPopulationCount } from "./integer-bits.ts";
 import { execAdjustDecimal, execAdjustProduct } from "./integer-decimal.ts";
 import { execDivide, execDivideSigned } from "./integer-divide.ts";
@@ -74,6 +74,8 @@ function execInteger1(pc: usize, code: u32): bool {
       return execPushAll(pc);
     case 0x61:
       return execPopAll(pc);
+    case 0x62:
+      return execBound(pc);
     case 0x63:
       return load<u32>(cpu, CPU_MODE) & MODE_64 ? execMoveExtended(pc, 4, true) : adjustPrivilege(pc);
     case 0x68:
