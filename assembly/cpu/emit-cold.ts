@@ -52,7 +52,7 @@ function portSize(): u32 {
   return min<u32>(sizeByOpcode(), 4);
 }
 
-/** "i64" in table A-2: segments on the stack, BCD, PUSHA and POPA, BOUND, far pointers. */
+/** "i64" in table A-2: segments on the stack, BCD, PUSHA and POPA, BOUND, far pointers; and SALC. */
 function isNotIn64(code: u32): bool {
   switch (code) {
     case 0x60:
@@ -65,6 +65,7 @@ function isNotIn64(code: u32): bool {
     case 0xce:
     case 0xd4:
     case 0xd5:
+    case 0xd6:
     case 0xea:
       return true;
     default:
@@ -117,6 +118,7 @@ export function emitCold(): void {
     case 0x9f:
     case 0xd4:
     case 0xd5:
+    case 0xd6:
     case 0xd7:
     case 0xf5:
     case 0xf8:

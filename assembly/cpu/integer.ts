@@ -18,6 +18,7 @@ import {
   execClearInterruptFlag,
   execComplementCarry,
   execLoadFlags,
+  execSetByCarry,
   execSetCarry,
   execSetDirection,
   execStoreFlags,
@@ -139,6 +140,8 @@ function execInteger1(pc: usize, code: u32): bool {
     case 0xd4:
     case 0xd5:
       return execAdjustProduct(pc, code == 0xd5);
+    case 0xd6:
+      return execSetByCarry();
     case 0xd7:
       return execTranslate(pc);
     case 0xf5:
