@@ -7,14 +7,14 @@ import { type Case, readCorpus } from "./oracle/cases.ts";
 import { type Difference, Replayer } from "./oracle/replay.ts";
 import { Report } from "./oracle/report.ts";
 import { Sequencer } from "./oracle/sequence.ts";
-import { Rig } from "./rig.ts";
+import { type Bits, Rig } from "./rig.ts";
 
 const test = describe("cpu oracle");
 
 const SHOWN = 20;
 
-function check(file: string, minCases: number, compare: (found: Case) => Difference[]): void {
-  const report = new Report();
+function check(file: string, bits: Bits, minCases: number, compare: (found: Case) => Difference[]): void {
+  const report = new Report(bits);
   const corpus = new Uint8Array(readFileSync(new URL(file, import.meta.url)));
   for (const found of readCorpus(corpus)) report.add(found, compare(found));
   assert.ok(report.total >= minCases, `only ${report.total} cases`);
@@ -23,12 +23,12 @@ function check(file: string, minCases: number, compare: (found: Case) => Differe
 
 test("every instruction does what the real CPU did", () => {
   const replayer = new Replayer(new Rig(loadEngine()));
-  check("oracle/corpus.bin", 50_000, (found) => replayer.replay(found));
+  check("oracle/corpus.bin", 64, 50_000, (found) => replayer.replay(found));
 });
 
 test("sequences of instructions do in blocks what they do one by one", () => {
   const sequencer = new Sequencer(new Rig(loadEngine()));
-  check("oracle/sequences.bin", 5_000, (found) => sequencer.compareRuns(found));
+  check("oracle/sequences.bin", 64, 5_000, (found) => sequencer.compareRuns(found));
 });
 
 test.run();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One vCPU of the engine with a little RAM and nothing else, in 64-bit mode at privilege level 3, as Linux runs a program.
+// One vCPU of the engine with a little RAM and nothing else, at privilege level 3 as Linux runs a program: in 64-bit mode, or a
+// 32-bit one in compatibility mode.
 
 import {
   CPU_APIC_BASE,
@@ -27,6 +28,8 @@ import {
   SEGMENT_ATTRIBUTES_U32,
   SEGMENT_BASE_U64,
   SEGMENT_CS,
+  SEGMENT_DS,
+  SEGMENT_ES,
   SEGMENT_FS,
   SEGMENT_GS,
   SEGMENT_LDTR,
@@ -37,6 +40,9 @@ import {
   SEGMENT_TR,
 } from "../../../assembly/cpu/layout.ts";
 import { CPU_CACHES_BASE, CPU_CACHES_STRIDE_BYTES, CPU_STATE_BASE } from "../../../assembly/layout.ts";
+
+/** Of code: in 64-bit mode, or in compatibility mode. */
+export type Bits = 32 | 64;
 
 export interface Engine {
   select(index: number, ramBase: number, ramSizeBytes: bigint): void;
@@ -82,7 +88,14 @@ const EFER_SCE_LME_LMA_NXE = 0xd01n;
 
 // Selectors and descriptors as in Linux.
 const USER_CODE = 0x33;
+const USER_CODE_32 = 0x23;
 const USER_DATA = 0x2b;
+// oracle.c has them in an LDT.
+const USER_FS_32 = 0x07;
+const USER_GS_32 = 0x0f;
+const CODE_ATTRIBUTES = 0xa0fb;
+const CODE_32_ATTRIBUTES = 0xc0fb;
+const DATA_ATTRIBUTES = 0xc0f3;
 const KERNEL_CODE = 0x10;
 const INTERRUPT_GATE = 0x8e00n;
 // biome-ignore format: a table
@@ -104,6 +117,7 @@ const FLAGS_INC = 4;
 
 export class Rig {
   readonly engine: Engine;
+  readonly bits: Bits;
   /** The state page. */
   readonly state: Uint8Array;
   readonly view: DataView;
@@ -112,7 +126,8 @@ export class Rig {
   readonly #ramView: DataView;
   #nextTable = FIRST_TABLE;
 
-  constructor(wasm: Uint8Array<ArrayBuffer>) {
+  constructor(wasm: Uint8Array<ArrayBuffer>, bits: Bits = 64) {
+    this.bits = bits;
     const pages = (RAM_BASE + RAM_SIZE_BYTES) / WASM_PAGE_SIZE_BYTES;
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
     const module = new WebAssembly.Module(wasm);
@@ -244,8 +259,9 @@ export class Rig {
   }
 
   #enterUserMode(): void {
-    this.#setSegment(SEGMENT_CS, USER_CODE, 0xa0fb);
-    this.#setSegment(SEGMENT_SS, USER_DATA, 0xc0f3);
+    if (this.bits === 64) this.#setSegment(SEGMENT_CS, USER_CODE, CODE_ATTRIBUTES);
+    else this.#setSegment(SEGMENT_CS, USER_CODE_32, CODE_32_ATTRIBUTES);
+    this.#setSegment(SEGMENT_SS, USER_DATA, DATA_ATTRIBUTES);
   }
 
   #setMode(): void {
@@ -263,7 +279,11 @@ export class Rig {
     }
     for (let number = 0; number <= SEGMENT_GS; number++) this.#setSegment(number, 0, 0x1_0000);
     this.#enterUserMode();
-    this.#setSegment(SEGMENT_FS, 0, 0x1_0000);
+    if (this.bits === 32) {
+      for (const number of [SEGMENT_ES, SEGMENT_DS]) this.#setSegment(number, USER_DATA, DATA_ATTRIBUTES);
+      this.#setSegment(SEGMENT_FS, USER_FS_32, DATA_ATTRIBUTES);
+      this.#setSegment(SEGMENT_GS, USER_GS_32, DATA_ATTRIBUTES);
+    }
     this.#setSegment(SEGMENT_LDTR, 0, 0x1_0000);
     this.#setSegment(SEGMENT_TR, 0x40, 0x008b);
     this.setBase(SEGMENT_TR, KERNEL + BigInt(TSS));

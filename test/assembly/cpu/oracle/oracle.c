@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Has this machine's CPU run random instructions, one at a time, and writes down what each did: cases for the engine.
 //
-//   gcc -O2 -o oracle oracle.c && ./oracle --cases 1000000 [--seed 7] [--per-form 12] [--tries 5000000] [--row 3] > cases
+//   gcc -O2 -o oracle oracle.c && ./oracle --cases 1000000 [--bits 32] [--seed 7] [--per-form 12] [--tries 5000000] [--row 3] > cases
 //
 // A worker process goes from case to case inside of its signal handler: the handler makes registers and an instruction, and
 // returns with RFLAGS.TF set. The kernel loads those registers, the CPU runs the one instruction, and #DB, or whatever
@@ -9,8 +9,12 @@
 // That takes two ways through the kernel for a case, and no switch to another process. A worker that an instruction has
 // killed is replaced.
 //
+// With 32 bits the handler returns to compatibility mode: to a CS that the kernel has for 32-bit programs. Exceptions come to
+// it in 64-bit mode all the same.
+//
 // The form of a case: cases.ts.
 #define _GNU_SOURCE
+#include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <errno.h>
 #include <signal.h>
@@ -26,6 +30,11 @@
 #include "sequence.h"
 
 #define NO_VECTOR 0xff
+/** Selectors of the kernel's, and in our LDT; rig.ts has the same. */
+#define CODE_32 0x23
+#define DATA_32 0x2b
+#define FS_32 0x07
+#define GS_32 0x0f
 /** Iterations of a string instruction: those of longer ones are no cases. */
 #define MAX_STEPS 64
 #define BATCH_SIZE (256 << 10)
@@ -262,6 +271,7 @@ static void load(ucontext_t *context) {
   struct fxsave *fp = (struct fxsave *)context->uc_mcontext.fpregs;
   for (int n = 0; n < 16; n++) gregs[GREGS[n]] = start.gpr[n];
   gregs[REG_RIP] = start.rip;
+  if (isCompatibility) gregs[REG_CSGSFS] = (gregs[REG_CSGSFS] & ~0xffffll) | CODE_32;
   // A sequence runs up to the HLT behind it.
   gregs[REG_EFL] = shared->areSequences ? start.rflags : start.rflags | 0x100;
   fp->fcw = start.fcw;
@@ -280,7 +290,9 @@ static void store(const ucontext_t *context) {
   const greg_t *gregs = context->uc_mcontext.gregs;
   const struct fxsave *fp = (struct fxsave *)context->uc_mcontext.fpregs;
   outcome = start;
-  for (int n = 0; n < 16; n++) outcome.gpr[n] = gregs[GREGS[n]];
+  // What 32-bit code makes of upper halves, and of the registers that it does not see, is undefined.
+  uint64_t defined = isCompatibility ? 0xffffffff : ~0ull;
+  for (int n = 0; n < (isCompatibility ? 8 : 16); n++) outcome.gpr[n] = (start.gpr[n] & ~defined) | (gregs[GREGS[n]] & defined);
   outcome.rip = gregs[REG_RIP];
   outcome.rflags = gregs[REG_EFL];
   if (fp->components & 1) {
@@ -365,7 +377,7 @@ static void prepare(void) {
   for (;;) {
     shared->tried++;
     startRandom();
-    int row = oneOf(10) ? ROW_COUNT : (int)(random32() % ROW_COUNT);
+    int row = oneOf(10) ? ROW_COUNT : (int)(random32() % rowCount());
     if (shared->onlyRow >= 0) row = shared->onlyRow;
     profile = pickProfile(row == ROW_COUNT ? NULL : &ROWS[row]);
     deriveState(seed, profile, &start, before, pattern);
@@ -384,7 +396,9 @@ static void prepare(void) {
   }
   memcpy(dataAlias, before, DATA_SIZE);
   placeCode(instruction.bytes, instruction.length);
-  if (fate == WITHOUT_F3) codeAlias[start.rip - CODE + instruction.parsed.f3At] = 0x3e;
+  // Outside of 64-bit mode every segment prefix counts: the one that it has, once more.
+  uint8_t segment = isCompatibility && instruction.parsed.segment ? instruction.parsed.segment : 0x3e;
+  if (fate == WITHOUT_F3) codeAlias[start.rip - CODE + instruction.parsed.f3At] = segment;
   uint32_t op = instruction.parsed.opcode;
   isRepeated = (instruction.parsed.hasF2 || instruction.parsed.hasF3) && ((op >= 0xa4 && op <= 0xa7) || (op >= 0xaa && op <= 0xaf));
   steps = 0;
@@ -439,9 +453,19 @@ static void work(void) {
   seed = lastSeed + 1;
   // The kernel puts pages into its tables when somebody reads them; a page fault of a write would say that there is none.
   for (uint32_t at = 0; at < DATA_SIZE; at += 4096) *(volatile uint8_t *)(uintptr_t)(DATA + at);
-  rawSyscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE, 0);
-  rawSyscall(SYS_arch_prctl, ARCH_SET_FS, FS_BASE, 0);
+  if (isCompatibility) {
+    __asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %1, %%fs; mov %2, %%gs" ::"r"(DATA_32), "r"(FS_32), "r"(GS_32));
+  } else {
+    rawSyscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE, 0);
+    rawSyscall(SYS_arch_prctl, ARCH_SET_FS, FS_BASE, 0);
+  }
   __asm__ volatile("int3");
+}
+
+/** A data segment in the LDT, from `base` on without an end. */
+static bool makeSegment(uint32_t selector, uint32_t base) {
+  struct user_desc descriptor = {.entry_number = selector >> 3, .base_addr = base, .limit = 0xfffff, .seg_32bit = 1, .limit_in_pages = 1, .useable = 1};
+  return syscall(SYS_modify_ldt, 1, &descriptor, sizeof descriptor) == 0;
 }
 
 static uint8_t *mapTwice(const char *name, uint32_t address, uint32_t size, int protection) {
@@ -464,6 +488,7 @@ int main(int argc, char **argv) {
     else if (strcmp(argv[i], "--tries") == 0) shared->mostTries = value;
     else if (strcmp(argv[i], "--sequences") == 0) shared->areSequences = value;
     else if (strcmp(argv[i], "--row") == 0) shared->onlyRow = value;
+    else if (strcmp(argv[i], "--bits") == 0) isCompatibility = value == 32;
     else return fprintf(stderr, "oracle: what is %s?\n", argv[i]), 1;
   }
   shared->lastSeed = shared->seed << 20;
@@ -471,6 +496,7 @@ int main(int argc, char **argv) {
   dataAlias = mapTwice("data", DATA, DATA_SIZE, PROT_READ | PROT_WRITE);
   if (codeAlias == NULL || dataAlias == NULL) return perror("oracle: mmap"), 1;
   mprotect((void *)(uintptr_t)(DATA + DATA_WRITABLE), DATA_SIZE - DATA_WRITABLE, PROT_READ);
+  if (isCompatibility && !(makeSegment(FS_32, FS_BASE) && makeSegment(GS_32, GS_BASE))) return perror("oracle: modify_ldt"), 1;
   fillPattern(pattern);
   memset(codeAlias, FILLER, CODE_SIZE);
   int deaths = 0;

@@ -141,14 +141,15 @@ export class Sequencer {
       const offset = Number(view.getBigUint64(CPU_RIP, true)) - start;
       if (offset === code.length && start + offset < CODE + CODE_SIZE_BYTES) return isKnown;
       const one = instructionAt(code, lengths, offset);
-      const parsed = parse(one);
+      const parsed = parse(one, this.#rig.bits);
       this.#now.bytes.set(state.subarray(CPU_GPRS, CPU_GPRS + 128), STATE_GPRS);
       engine.step();
       const hasRaised = view.getUint32(CPU_EXCEPTION, true) !== NO_EXCEPTION;
       const loose = undefinedBy(one, parsed, this.#now);
       isKnown &&= !loose.result && !isLoose(parsed);
       if (hasRaised) {
-        return isKnown && !loose.address && !DIFFERENCES.some(({ matches }) => matches(parsed, vector, after));
+        const raised = { vector: view.getUint32(CPU_EXCEPTION, true), address: view.getBigUint64(CPU_CR2, true) };
+        return isKnown && !loose.address && !DIFFERENCES.some(({ matches }) => matches(parsed, vector, after, raised));
       }
       const flags = this.#rig.rflags();
       this.#rig.setRflags(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a case does not tell: results that the SDM leaves undefined, or that are only nearly so. The other such places are
 // features.h, of instructions that never become cases, and DIFFERENCES below.
+import type { Bits } from "../rig.ts";
 import { STATE_GPRS, STATE_MXCSR, type State } from "./state.ts";
 
 const CF = 1;
@@ -24,12 +25,17 @@ export interface Parsed {
   hasF3: boolean;
   hasLock: boolean;
   hasRexW: boolean;
-  /** FS or GS. */
+  /** FS or GS, in 64-bit mode. */
   hasSegment: boolean;
+  /** CS, which means nothing in 64-bit mode: outside of it. */
+  hasCodeSegment: boolean;
 }
 
+const SEGMENT_PREFIXES = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65];
+const CS_PREFIX = 0x2e;
+
 /** Prefixes, opcode and ModRM, if it has one. */
-export function parse(code: Uint8Array): Parsed {
+export function parse(code: Uint8Array, bits: Bits = 64): Parsed {
   const parsed: Parsed = {
     opcode: 0,
     modrm: 0,
@@ -39,21 +45,24 @@ export function parse(code: Uint8Array): Parsed {
     hasLock: false,
     hasRexW: false,
     hasSegment: false,
+    hasCodeSegment: false,
   };
   let at = 0;
   for (; at < code.length; at++) {
     const byte = code[at]!;
-    if ((byte & 0xf0) === 0x40) {
+    if ((byte & 0xf0) === 0x40 && bits === 64) {
       parsed.hasRexW = (byte & 8) !== 0;
       continue;
     }
-    if (byte === 0x64 || byte === 0x65) parsed.hasSegment = true;
+    if (bits === 64 && (byte === 0x64 || byte === 0x65)) parsed.hasSegment = true;
+    // Of several segment prefixes the last one counts.
+    if (bits !== 64 && SEGMENT_PREFIXES.includes(byte)) parsed.hasCodeSegment = byte === CS_PREFIX;
     if (byte === 0x66) parsed.has66 = true;
     else if (byte === 0xf0) parsed.hasLock = true;
     else if (byte === 0xf2 || byte === 0xf3) {
       parsed.hasF2 = byte === 0xf2;
       parsed.hasF3 = byte === 0xf3;
-    } else if (![0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x67].includes(byte)) break;
+    } else if (byte !== 0x67 && !SEGMENT_PREFIXES.includes(byte)) break;
     parsed.hasRexW = false;
   }
   parsed.opcode = code[at++] ?? 0;
@@ -94,6 +103,9 @@ export function undefinedBy(code: Uint8Array, parsed: Parsed, before: State): Un
   }
   if (isTranscendental(parsed)) return { ...NOTHING, status: UE_PE_C1 };
   if (opcode < 0x40) {
+    // DAA and DAS; AAA and AAS.
+    if (opcode === 0x27 || opcode === 0x2f) return { ...NOTHING, flags: OF };
+    if (opcode === 0x37 || opcode === 0x3f) return { ...NOTHING, flags: OF | SF | ZF | PF };
     const operation = opcode >> 3;
     return (opcode & 7) < 6 && (operation === 1 || operation === 4 || operation === 6)
       ? { ...NOTHING, flags: AF }
@@ -105,6 +117,7 @@ export function undefinedBy(code: Uint8Array, parsed: Parsed, before: State): Un
     // AND, OR and XOR with immediates; TEST.
     case 0x80:
     case 0x81:
+    case 0x82:
     case 0x83:
       return { ...NOTHING, flags: group === 1 || group === 4 || group === 6 ? AF : 0 };
     case 0x84:
@@ -130,6 +143,10 @@ export function undefinedBy(code: Uint8Array, parsed: Parsed, before: State): Un
     case 0xd2:
     case 0xd3:
       return shift(group, countIn(cl), opcode & 1 ? operandBits(has66, hasRexW) : 8);
+    // AAM, AAD.
+    case 0xd4:
+    case 0xd5:
+      return { ...NOTHING, flags: OF | AF | CF };
     // SHLD, SHRD.
     case MAP_0F | 0xa4:
     case MAP_0F | 0xac:
@@ -191,10 +208,19 @@ const STACK_VECTOR = 12;
 const GENERAL_PROTECTION_VECTOR = 13;
 const PAGE_FAULT_VECTOR = 14;
 
+/** The last page that an address of 32 bits can be in. */
+const LAST_PAGE = 0xffff_f000n;
+
+/** An exception that the engine has raised, and the address of a page fault. */
+export interface Raised {
+  vector: number;
+  address: bigint;
+}
+
 /** Where the engine is not to be as this machine's CPU, and why. */
 export const DIFFERENCES: readonly {
   why: string;
-  matches: (parsed: Parsed, vector: number, after: State) => boolean;
+  matches: (parsed: Parsed, vector: number, after: State, raised: Raised) => boolean;
 }[] = [
   {
     why: "The engine checks no alignment: CR0.AM has no effect, and nobody sets RFLAGS.AC but to see that it can be set",
@@ -217,5 +243,22 @@ export const DIFFERENCES: readonly {
     why: "Where both operands of CMPS fault, Zen 4 looks at the second one first, Zen 5 and the engine at the first",
     matches: ({ opcode }, vector) =>
       (opcode === 0xa6 || opcode === 0xa7) && (vector === GENERAL_PROTECTION_VECTOR || vector === PAGE_FAULT_VECTOR),
+  },
+  {
+    why: "The engine checks no limits of segments: what lies across 4 GiB is a page fault",
+    matches: (_, vector, __, raised) =>
+      (vector === GENERAL_PROTECTION_VECTOR || vector === STACK_VECTOR) &&
+      raised.vector === PAGE_FAULT_VECTOR &&
+      raised.address >= LAST_PAGE,
+  },
+  {
+    why: "AMD's POPA has loaded some registers when it faults. The SDM says nothing; the engine loads all or none",
+    matches: ({ opcode }, vector, _, raised) =>
+      opcode === 0x61 && vector === PAGE_FAULT_VECTOR && raised.vector === PAGE_FAULT_VECTOR,
+  },
+  {
+    why: "Nor does it check types of segments: a code segment can be written, if its page can",
+    matches: ({ hasCodeSegment }, vector, _, raised) =>
+      hasCodeSegment && vector === GENERAL_PROTECTION_VECTOR && raised.vector !== GENERAL_PROTECTION_VECTOR,
   },
 ];
