@@ -67,7 +67,8 @@ export function execEnter(pc: usize): bool {
   const oldStack = stackPointer();
   const oldFrame = load<u64>(cpu, RBP);
   if (!push(oldFrame, sizeBytes)) return false;
-  const frame = stackPointer();
+  // As wide as the operand, whatever of it the stack uses.
+  const frame = load<u64>(cpu, RSP);
   for (let above: u32 = 1; above <= level; above++) {
     let link = frame;
     if (above < level) {
