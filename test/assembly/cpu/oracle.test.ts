@@ -21,14 +21,23 @@ function check(file: string, bits: Bits, minCases: number, compare: (found: Case
   assert.is(report.failed, 0, report.failed === 0 ? "" : report.text(SHOWN));
 }
 
-test("every instruction does what the real CPU did", () => {
-  const replayer = new Replayer(new Rig(loadEngine()));
-  check("oracle/corpus.bin", 64, 50_000, (found) => replayer.replay(found));
-});
+// biome-ignore format: a table
+const CORPORA = [
+  { bits: 64, suffix: "", instructions: 50_000, sequences: 5_000 },
+  { bits: 32, suffix: "32", instructions: 5_000, sequences: 500 },
+  { bits: 16, suffix: "16", instructions: 2_000, sequences: 200 },
+] as const;
 
-test("sequences of instructions do in blocks what they do one by one", () => {
-  const sequencer = new Sequencer(new Rig(loadEngine()));
-  check("oracle/sequences.bin", 64, 5_000, (found) => sequencer.compareRuns(found));
-});
+for (const { bits, suffix, instructions, sequences } of CORPORA) {
+  test(`every instruction of ${bits}-bit code does what the real CPU did`, () => {
+    const replayer = new Replayer(new Rig(loadEngine(), bits));
+    check(`oracle/corpus${suffix}.bin`, bits, instructions, (found) => replayer.replay(found));
+  });
+
+  test(`sequences of instructions of ${bits}-bit code do in blocks what they do one by one`, () => {
+    const sequencer = new Sequencer(new Rig(loadEngine(), bits));
+    check(`oracle/sequences${suffix}.bin`, bits, sequences, (found) => sequencer.compareRuns(found));
+  });
+}
 
 test.run();

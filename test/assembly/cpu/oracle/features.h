@@ -9,8 +9,10 @@
 #define MAP_0F3A 0x300
 #define MAP_END 0x400
 
-/** 32-bit code in compatibility mode, not 64-bit code. */
-static bool isCompatibility;
+/** Of 64-bit mode 64; else compatibility mode, with code of 32 or 16 bits. */
+static int codeBits = 64;
+
+static bool isLegacy(void) { return codeBits != 64; }
 
 struct parsed {
   uint32_t opcode;
@@ -27,7 +29,7 @@ static struct parsed parse(const uint8_t *bytes, int length) {
   int at = 0;
   for (; at < length; at++) {
     uint8_t byte = bytes[at];
-    if ((byte & 0xf0) == 0x40 && !isCompatibility) {
+    if ((byte & 0xf0) == 0x40 && !isLegacy()) {
       p.hasRexW = byte & 8;
       continue;
     }
@@ -75,10 +77,10 @@ static enum fate fateOf(const struct parsed *p) {
   // In 64-bit mode AMD's near branches obey 66, Intel's and the engine's do not.
   bool isBranch = (op & ~0xfu) == 0x70 || (op & ~0xfu) == (MAP_0F | 0x80) || op == 0xc2 || op == 0xc3 || op == 0xeb ||
                   op == 0xe8 || op == 0xe9 || (op >= 0xe0 && op <= 0xe3) || (op == 0xff && (group == 2 || group == 4));
-  if (isBranch && p->has66 && !isCompatibility) return SKIP;
+  if (isBranch && p->has66 && !isLegacy()) return SKIP;
   // Zen 5 takes F3 and F2 before LOOPNE and LOOPE for another condition; for the SDM they mean nothing.
   if ((op == 0xe0 || op == 0xe1) && (p->hasF2 || p->hasF3)) return SKIP;
-  if (isCompatibility) {
+  if (isLegacy()) {
     switch (op) {
     // BOUND, which is EVEX with a register; LES and LDS, which load segments.
     case 0x62: return isRegister ? ABSENT : RUN;
@@ -94,6 +96,8 @@ static enum fate fateOf(const struct parsed *p) {
   // Segments: what they find is in the operating system's tables. INT3, INT, IRET, ICEBP.
   case 0x8e: case 0xcc: case 0xca: case 0xcb: case 0xcd: case 0xcf: case 0xf1: return SKIP;
   case 0xff: return group == 3 || group == 5 ? SKIP : RUN;
+  // XOP, of which even this CPU, which has none, wants all bytes.
+  case 0x8f: return group != 0 ? ABSENT : RUN;
   // Limited by CR4.UMIP, which the engine does not have.
   case MAP_0F | 0x00: return group == 2 || group == 3 ? RUN : SKIP;
   case MAP_0F | 0x01: return !isRegister && (group == 2 || group == 3 || group >= 6) ? RUN : SKIP;

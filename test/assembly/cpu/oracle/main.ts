@@ -5,7 +5,7 @@
 //   bun test/assembly/cpu/oracle/main.ts --corpus 400000 [--per-form N] [--tries N]                  makes corpus.bin anew
 //   bun test/assembly/cpu/oracle/main.ts --check                                           the engine against corpus.bin
 //
-// With --sequences all of that is about sequences of instructions, and sequences.bin; with --bits 32 about 32-bit code in
+// With --sequences all of that is about sequences of instructions, and sequences.bin; with --bits 32 or 16 about code in
 // compatibility mode, and corpus32.bin or sequences32.bin.
 import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -39,8 +39,14 @@ const { values: options } = parseArgs({
   },
 });
 
-const bits: Bits = options.bits === "32" ? 32 : 64;
+const bits = parseBits(options.bits);
 const corpusFile = join(here, `${options.sequences ? "sequences" : "corpus"}${bits === 64 ? "" : bits}.bin`);
+
+function parseBits(text: string): Bits {
+  const bits = ([64, 32, 16] as const).find((number) => `${number}` === text);
+  if (bits === undefined) throw new Error("--bits is 64, 32 or 16");
+  return bits;
+}
 
 function loadRig(): Rig {
   return new Rig(options.wasm === undefined ? loadEngine() : new Uint8Array(readFileSync(options.wasm)), bits);

@@ -9,8 +9,8 @@
 // That takes two ways through the kernel for a case, and no switch to another process. A worker that an instruction has
 // killed is replaced.
 //
-// With 32 bits the handler returns to compatibility mode: to a CS that the kernel has for 32-bit programs. Exceptions come to
-// it in 64-bit mode all the same.
+// With 32 bits the handler returns to compatibility mode: to a CS that the kernel has for 32-bit programs, with 16 bits to one in
+// an LDT of ours. Exceptions come to it in 64-bit mode all the same.
 //
 // The form of a case: cases.ts.
 #define _GNU_SOURCE
@@ -33,8 +33,10 @@
 /** Selectors of the kernel's, and in our LDT; rig.ts has the same. */
 #define CODE_32 0x23
 #define DATA_32 0x2b
-#define FS_32 0x07
-#define GS_32 0x0f
+#define FS_LEGACY 0x07
+#define GS_LEGACY 0x0f
+#define CODE_16 0x17
+#define DATA_16 0x1f
 /** Iterations of a string instruction: those of longer ones are no cases. */
 #define MAX_STEPS 64
 #define BATCH_SIZE (256 << 10)
@@ -266,12 +268,18 @@ struct fxsave {
   uint64_t components;
 };
 
+/** Of 16-bit code, RIP is an offset in CODE. */
+static uint64_t codeBase(void) { return codeBits == 16 ? CODE : 0; }
+
 static void load(ucontext_t *context) {
   greg_t *gregs = context->uc_mcontext.gregs;
   struct fxsave *fp = (struct fxsave *)context->uc_mcontext.fpregs;
   for (int n = 0; n < 16; n++) gregs[GREGS[n]] = start.gpr[n];
-  gregs[REG_RIP] = start.rip;
-  if (isCompatibility) gregs[REG_CSGSFS] = (gregs[REG_CSGSFS] & ~0xffffll) | CODE_32;
+  gregs[REG_RIP] = start.rip - codeBase();
+  // CS is the lowest of four, SS the highest.
+  uint64_t segments = gregs[REG_CSGSFS] & 0x0000ffffffff0000;
+  if (codeBits == 32) gregs[REG_CSGSFS] = segments | (uint64_t)DATA_32 << 48 | CODE_32;
+  if (codeBits == 16) gregs[REG_CSGSFS] = segments | (uint64_t)DATA_16 << 48 | CODE_16;
   // A sequence runs up to the HLT behind it.
   gregs[REG_EFL] = shared->areSequences ? start.rflags : start.rflags | 0x100;
   fp->fcw = start.fcw;
@@ -291,9 +299,9 @@ static void store(const ucontext_t *context) {
   const struct fxsave *fp = (struct fxsave *)context->uc_mcontext.fpregs;
   outcome = start;
   // What 32-bit code makes of upper halves, and of the registers that it does not see, is undefined.
-  uint64_t defined = isCompatibility ? 0xffffffff : ~0ull;
-  for (int n = 0; n < (isCompatibility ? 8 : 16); n++) outcome.gpr[n] = (start.gpr[n] & ~defined) | (gregs[GREGS[n]] & defined);
-  outcome.rip = gregs[REG_RIP];
+  uint64_t defined = isLegacy() ? 0xffffffff : ~0ull;
+  for (int n = 0; n < (isLegacy() ? 8 : 16); n++) outcome.gpr[n] = (start.gpr[n] & ~defined) | (gregs[GREGS[n]] & defined);
+  outcome.rip = gregs[REG_RIP] + codeBase();
   outcome.rflags = gregs[REG_EFL];
   if (fp->components & 1) {
     outcome.fcw = fp->fcw;
@@ -397,7 +405,7 @@ static void prepare(void) {
   memcpy(dataAlias, before, DATA_SIZE);
   placeCode(instruction.bytes, instruction.length);
   // Outside of 64-bit mode every segment prefix counts: the one that it has, once more.
-  uint8_t segment = isCompatibility && instruction.parsed.segment ? instruction.parsed.segment : 0x3e;
+  uint8_t segment = isLegacy() && instruction.parsed.segment ? instruction.parsed.segment : 0x3e;
   if (fate == WITHOUT_F3) codeAlias[start.rip - CODE + instruction.parsed.f3At] = segment;
   uint32_t op = instruction.parsed.opcode;
   isRepeated = (instruction.parsed.hasF2 || instruction.parsed.hasF3) && ((op >= 0xa4 && op <= 0xa7) || (op >= 0xaa && op <= 0xaf));
@@ -407,7 +415,7 @@ static void prepare(void) {
 
 /** What the instruction raised, NO_VECTOR for nothing. */
 static uint8_t vectorOf(int signal, const greg_t *gregs) {
-  if (shared->areSequences && gregs[REG_TRAPNO] == 13 && gregs[REG_RIP] == (greg_t)(start.rip + sequence.length)) return NO_VECTOR;
+  if (shared->areSequences && gregs[REG_TRAPNO] == 13 && gregs[REG_RIP] == (greg_t)(start.rip + sequence.length - codeBase())) return NO_VECTOR;
   // Of exceptions the kernel says which.
   return signal == SIGTRAP && gregs[REG_TRAPNO] == 1 ? NO_VECTOR : gregs[REG_TRAPNO];
 }
@@ -418,7 +426,7 @@ __attribute__((used)) static void handle(int signal, siginfo_t *info, ucontext_t
   if (isRunning) {
     uint8_t vector = vectorOf(signal, gregs);
     // TF is looked at after every iteration.
-    if (isRepeated && vector == NO_VECTOR && gregs[REG_RIP] == (greg_t)start.rip) {
+    if (isRepeated && vector == NO_VECTOR && gregs[REG_RIP] == (greg_t)(start.rip - codeBase())) {
       if (++steps < MAX_STEPS) return;
     } else {
       uint64_t address = vector == 14 ? gregs[REG_CR2] : 0, errorCode = vector >= 10 && vector <= 14 ? gregs[REG_ERR] : 0;
@@ -453,8 +461,9 @@ static void work(void) {
   seed = lastSeed + 1;
   // The kernel puts pages into its tables when somebody reads them; a page fault of a write would say that there is none.
   for (uint32_t at = 0; at < DATA_SIZE; at += 4096) *(volatile uint8_t *)(uintptr_t)(DATA + at);
-  if (isCompatibility) {
-    __asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %1, %%fs; mov %2, %%gs" ::"r"(DATA_32), "r"(FS_32), "r"(GS_32));
+  if (isLegacy()) {
+    __asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %1, %%fs; mov %2, %%gs" ::"r"(codeBits == 16 ? DATA_16 : DATA_32),
+                     "r"(FS_LEGACY), "r"(GS_LEGACY));
   } else {
     rawSyscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE, 0);
     rawSyscall(SYS_arch_prctl, ARCH_SET_FS, FS_BASE, 0);
@@ -462,9 +471,11 @@ static void work(void) {
   __asm__ volatile("int3");
 }
 
-/** A data segment in the LDT, from `base` on without an end. */
-static bool makeSegment(uint32_t selector, uint32_t base) {
-  struct user_desc descriptor = {.entry_number = selector >> 3, .base_addr = base, .limit = 0xfffff, .seg_32bit = 1, .limit_in_pages = 1, .useable = 1};
+/** A segment in the LDT, from `base` on without an end. */
+static bool makeSegment(uint32_t selector, uint32_t base, bool is32, bool isCode) {
+  struct user_desc descriptor = {.entry_number = selector >> 3, .base_addr = base, .limit = 0xfffff, .limit_in_pages = 1, .useable = 1};
+  descriptor.seg_32bit = is32;
+  descriptor.contents = isCode ? MODIFY_LDT_CONTENTS_CODE : MODIFY_LDT_CONTENTS_DATA;
   return syscall(SYS_modify_ldt, 1, &descriptor, sizeof descriptor) == 0;
 }
 
@@ -488,7 +499,7 @@ int main(int argc, char **argv) {
     else if (strcmp(argv[i], "--tries") == 0) shared->mostTries = value;
     else if (strcmp(argv[i], "--sequences") == 0) shared->areSequences = value;
     else if (strcmp(argv[i], "--row") == 0) shared->onlyRow = value;
-    else if (strcmp(argv[i], "--bits") == 0) isCompatibility = value == 32;
+    else if (strcmp(argv[i], "--bits") == 0) codeBits = value;
     else return fprintf(stderr, "oracle: what is %s?\n", argv[i]), 1;
   }
   shared->lastSeed = shared->seed << 20;
@@ -496,7 +507,10 @@ int main(int argc, char **argv) {
   dataAlias = mapTwice("data", DATA, DATA_SIZE, PROT_READ | PROT_WRITE);
   if (codeAlias == NULL || dataAlias == NULL) return perror("oracle: mmap"), 1;
   mprotect((void *)(uintptr_t)(DATA + DATA_WRITABLE), DATA_SIZE - DATA_WRITABLE, PROT_READ);
-  if (isCompatibility && !(makeSegment(FS_32, FS_BASE) && makeSegment(GS_32, GS_BASE))) return perror("oracle: modify_ldt"), 1;
+  if (isLegacy() && !(makeSegment(FS_LEGACY, FS_BASE, true, false) && makeSegment(GS_LEGACY, GS_BASE, true, false) &&
+                      makeSegment(CODE_16, CODE, false, true) && makeSegment(DATA_16, DATA, false, false))) {
+    return perror("oracle: modify_ldt"), 1;
+  }
   fillPattern(pattern);
   memset(codeAlias, FILLER, CODE_SIZE);
   int deaths = 0;

@@ -7,7 +7,6 @@ import {
   CPU_GPRS,
   CPU_HAS_ERROR_CODE,
   CPU_MXCSR,
-  CPU_RIP,
   CPU_X87_CONTROL,
   CPU_X87_REGISTERS,
   CPU_X87_STATUS,
@@ -103,7 +102,7 @@ export class Replayer {
     for (let step = 0; step < steps; step++) {
       engine.step();
       if (view.getUint32(CPU_EXCEPTION, true) !== NO_EXCEPTION) return;
-      if (view.getUint32(CPU_RIP, true) !== before.words[STATE_RIP / 4]) return;
+      if (this.#stage.rip() !== before.view.getBigUint64(STATE_RIP, true)) return;
     }
   }
 
@@ -128,10 +127,11 @@ export class Replayer {
     };
     if (!ignored.result) {
       const names = bits === 64 ? GPR_NAMES : GPR_NAMES.slice(0, LEGACY_GPR_COUNT);
-      for (const [n, name] of names.entries()) compare(name, STATE_GPRS + 8 * n, CPU_GPRS + 8 * n, bits / 8);
+      for (const [n, name] of names.entries()) compare(name, STATE_GPRS + 8 * n, CPU_GPRS + 8 * n, bits === 64 ? 8 : 4);
       this.#compareMemory(found, differ);
     }
-    compare("rip", STATE_RIP, CPU_RIP, 8);
+    const [rip, expectedRip] = [this.#stage.rip(), after.view.getBigUint64(STATE_RIP, true)];
+    if (rip !== expectedRip) differ("rip", expectedRip.toString(16), rip.toString(16));
     this.#compareFlags(found, ignored.flags, differ);
     for (let n = 0; n < 16; n++) compare(`xmm${n}`, STATE_XMMS + 16 * n, CPU_XMMS + 16 * n, 16);
     compare("mxcsr", STATE_MXCSR, CPU_MXCSR, 4);

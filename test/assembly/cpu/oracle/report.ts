@@ -42,7 +42,7 @@ function disassemble(code: Uint8Array, rip: number, bits: Bits): string {
   try {
     const file = join(directory, "code");
     writeFileSync(file, code);
-    const machine = bits === 64 ? "i386:x86-64" : "i386";
+    const machine = { 64: "i386:x86-64", 32: "i386", 16: "i8086" }[bits];
     const args = ["-D", "-b", "binary", "-m", machine, `--adjust-vma=${rip}`, file];
     const { status, stdout } = spawnSync("objdump", args, { encoding: "utf8" });
     if (status !== 0) return "";

@@ -138,7 +138,7 @@ export class Sequencer {
     const start = before.words[STATE_RIP / 4]!;
     let isKnown = true;
     for (let steps = 0; steps < BUDGET; steps++) {
-      const offset = Number(view.getBigUint64(CPU_RIP, true)) - start;
+      const offset = Number(this.#stage.rip()) - start;
       if (offset === code.length && start + offset < CODE + CODE_SIZE_BYTES) return isKnown;
       const one = instructionAt(code, lengths, offset);
       const parsed = parse(one, this.#rig.bits);
@@ -162,7 +162,7 @@ export class Sequencer {
   /** The #GP of the HLT behind, where there was no room for a jump. */
   #forgetEnd({ code, before }: Case): void {
     const { view } = this.#rig;
-    const isAtEnd = view.getUint32(CPU_RIP, true) === before.words[STATE_RIP / 4]! + code.length;
+    const isAtEnd = Number(this.#stage.rip()) === before.words[STATE_RIP / 4]! + code.length;
     if (isAtEnd && view.getUint32(CPU_EXCEPTION, true) === GENERAL_PROTECTION_VECTOR) {
       view.setUint32(CPU_EXCEPTION, NO_EXCEPTION, true);
     }

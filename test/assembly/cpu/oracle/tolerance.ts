@@ -2,7 +2,7 @@
 // What a case does not tell: results that the SDM leaves undefined, or that are only nearly so. The other such places are
 // features.h, of instructions that never become cases, and DIFFERENCES below.
 import type { Bits } from "../rig.ts";
-import { STATE_GPRS, STATE_MXCSR, type State } from "./state.ts";
+import { DATA, STATE_GPRS, STATE_MXCSR, type State } from "./state.ts";
 
 const CF = 1;
 const PF = 4;
@@ -17,17 +17,20 @@ const MAP_0F38 = 0x200;
 const MAP_0F3A = 0x300;
 
 export interface Parsed {
+  bits: Bits;
   /** As in features.h. */
   opcode: number;
   modrm: number;
   has66: boolean;
+  /** Its operands have 16 bits, if they can. */
+  isWord: boolean;
   hasF2: boolean;
   hasF3: boolean;
   hasLock: boolean;
   hasRexW: boolean;
-  /** FS or GS, in 64-bit mode. */
+  /** FS or GS. */
   hasSegment: boolean;
-  /** CS, which means nothing in 64-bit mode: outside of it. */
+  /** CS. */
   hasCodeSegment: boolean;
 }
 
@@ -37,9 +40,11 @@ const CS_PREFIX = 0x2e;
 /** Prefixes, opcode and ModRM, if it has one. */
 export function parse(code: Uint8Array, bits: Bits = 64): Parsed {
   const parsed: Parsed = {
+    bits,
     opcode: 0,
     modrm: 0,
     has66: false,
+    isWord: false,
     hasF2: false,
     hasF3: false,
     hasLock: false,
@@ -54,9 +59,9 @@ export function parse(code: Uint8Array, bits: Bits = 64): Parsed {
       parsed.hasRexW = (byte & 8) !== 0;
       continue;
     }
-    if (bits === 64 && (byte === 0x64 || byte === 0x65)) parsed.hasSegment = true;
+    if (byte === 0x64 || byte === 0x65) parsed.hasSegment = true;
     // Of several segment prefixes the last one counts.
-    if (bits !== 64 && SEGMENT_PREFIXES.includes(byte)) parsed.hasCodeSegment = byte === CS_PREFIX;
+    if (SEGMENT_PREFIXES.includes(byte)) parsed.hasCodeSegment = byte === CS_PREFIX;
     if (byte === 0x66) parsed.has66 = true;
     else if (byte === 0xf0) parsed.hasLock = true;
     else if (byte === 0xf2 || byte === 0xf3) {
@@ -65,6 +70,7 @@ export function parse(code: Uint8Array, bits: Bits = 64): Parsed {
     } else if (byte !== 0x67 && !SEGMENT_PREFIXES.includes(byte)) break;
     parsed.hasRexW = false;
   }
+  parsed.isWord = parsed.has66 !== (bits === 16);
   parsed.opcode = code[at++] ?? 0;
   if (parsed.opcode === 0x0f) {
     const second = code[at++] ?? 0;
@@ -93,7 +99,7 @@ const UE_PE_C1 = 0x230;
 
 /** What the instruction leaves undefined in this state. */
 export function undefinedBy(code: Uint8Array, parsed: Parsed, before: State): Undefined {
-  const { opcode, modrm, has66, hasRexW } = parsed;
+  const { opcode, modrm, isWord, hasRexW } = parsed;
   const group = (modrm >> 3) & 7;
   // Of FXSAVE, FXRSTOR, FLDENV, FRSTOR, FNSTENV and FNSAVE it is not said which of their many bytes is looked at first.
   const isMemory = modrm < 0xc0;
@@ -136,13 +142,13 @@ export function undefinedBy(code: Uint8Array, parsed: Parsed, before: State): Un
       return { ...NOTHING, flags: SF | ZF | AF | PF };
     case 0xc0:
     case 0xc1:
-      return shift(group, countIn(code.at(-1)!), opcode & 1 ? operandBits(has66, hasRexW) : 8);
+      return shift(group, countIn(code.at(-1)!), opcode & 1 ? operandBits(isWord, hasRexW) : 8);
     case 0xd0:
     case 0xd1:
       return shift(group, 1, 64);
     case 0xd2:
     case 0xd3:
-      return shift(group, countIn(cl), opcode & 1 ? operandBits(has66, hasRexW) : 8);
+      return shift(group, countIn(cl), opcode & 1 ? operandBits(isWord, hasRexW) : 8);
     // AAM, AAD.
     case 0xd4:
     case 0xd5:
@@ -150,10 +156,10 @@ export function undefinedBy(code: Uint8Array, parsed: Parsed, before: State): Un
     // SHLD, SHRD.
     case MAP_0F | 0xa4:
     case MAP_0F | 0xac:
-      return doubleShift(countIn(code.at(-1)!), operandBits(has66, hasRexW));
+      return doubleShift(countIn(code.at(-1)!), operandBits(isWord, hasRexW));
     case MAP_0F | 0xa5:
     case MAP_0F | 0xad:
-      return doubleShift(countIn(cl), operandBits(has66, hasRexW));
+      return doubleShift(countIn(cl), operandBits(isWord, hasRexW));
     // BT, BTS, BTR, BTC.
     case MAP_0F | 0xa3:
     case MAP_0F | 0xab:
@@ -170,8 +176,8 @@ export function undefinedBy(code: Uint8Array, parsed: Parsed, before: State): Un
   }
 }
 
-function operandBits(has66: boolean, hasRexW: boolean): number {
-  return hasRexW ? 64 : has66 ? 16 : 32;
+function operandBits(isWord: boolean, hasRexW: boolean): number {
+  return hasRexW ? 64 : isWord ? 16 : 32;
 }
 
 function shift(group: number, count: number, bits: number): Undefined {
@@ -208,8 +214,9 @@ const STACK_VECTOR = 12;
 const GENERAL_PROTECTION_VECTOR = 13;
 const PAGE_FAULT_VECTOR = 14;
 
-/** The last page that an address of 32 bits can be in. */
-const LAST_PAGE = 0xffff_f000n;
+const PAGE_SIZE_BYTES = 0x1000n;
+/** Where segments end: of 16-bit code they begin at DATA. */
+const SEGMENT_ENDS = [0x1_0000_0000n, BigInt(DATA)];
 
 /** An exception that the engine has raised, and the address of a page fault. */
 export interface Raised {
@@ -232,7 +239,7 @@ export const DIFFERENCES: readonly {
   },
   {
     why: "Zen 5 wants an address to be canonical before the base of FS or GS is added, too",
-    matches: ({ hasSegment }, vector) => hasSegment && vector === GENERAL_PROTECTION_VECTOR,
+    matches: ({ bits, hasSegment }, vector) => bits === 64 && hasSegment && vector === GENERAL_PROTECTION_VECTOR,
   },
   {
     why: "MASKMOVQ and MASKMOVDQU may fault on bytes that they do not write, and need not",
@@ -245,20 +252,27 @@ export const DIFFERENCES: readonly {
       (opcode === 0xa6 || opcode === 0xa7) && (vector === GENERAL_PROTECTION_VECTOR || vector === PAGE_FAULT_VECTOR),
   },
   {
-    why: "The engine checks no limits of segments: what lies across 4 GiB is a page fault",
-    matches: (_, vector, __, raised) =>
-      (vector === GENERAL_PROTECTION_VECTOR || vector === STACK_VECTOR) &&
-      raised.vector === PAGE_FAULT_VECTOR &&
-      raised.address >= LAST_PAGE,
+    why: "The engine checks no limits of segments: what lies across their end, after 4 GiB, is a page fault",
+    matches: ({ bits }, vector, _, raised) => {
+      if (bits === 64) return false;
+      if (vector === STACK_VECTOR) return true;
+      if (vector !== GENERAL_PROTECTION_VECTOR || raised.vector !== PAGE_FAULT_VECTOR) return false;
+      return SEGMENT_ENDS.some(
+        (end) => raised.address >= end - PAGE_SIZE_BYTES && raised.address < end + PAGE_SIZE_BYTES,
+      );
+    },
+  },
+  {
+    why: "Nor does it check types of segments: a code segment can be written, if its page can",
+    matches: ({ bits, hasCodeSegment }, vector, _, raised) =>
+      bits !== 64 &&
+      hasCodeSegment &&
+      vector === GENERAL_PROTECTION_VECTOR &&
+      raised.vector !== GENERAL_PROTECTION_VECTOR,
   },
   {
     why: "AMD's POPA has loaded some registers when it faults. The SDM says nothing; the engine loads all or none",
     matches: ({ opcode }, vector, _, raised) =>
       opcode === 0x61 && vector === PAGE_FAULT_VECTOR && raised.vector === PAGE_FAULT_VECTOR,
-  },
-  {
-    why: "Nor does it check types of segments: a code segment can be written, if its page can",
-    matches: ({ hasCodeSegment }, vector, _, raised) =>
-      hasCodeSegment && vector === GENERAL_PROTECTION_VECTOR && raised.vector !== GENERAL_PROTECTION_VECTOR,
   },
 ];
