@@ -252,11 +252,13 @@ export const DIFFERENCES: readonly {
       (opcode === 0xa6 || opcode === 0xa7) && (vector === GENERAL_PROTECTION_VECTOR || vector === PAGE_FAULT_VECTOR),
   },
   {
-    why: "The engine checks no limits of segments: what lies across their end, after 4 GiB, is a page fault",
-    matches: ({ bits }, vector, _, raised) => {
+    why: "The engine checks no limits of segments: what lies across their end, after 4 GiB, is a page fault, or with a base in DATA nothing",
+    matches: ({ bits, hasSegment }, vector, _, raised) => {
       if (bits === 64) return false;
       if (vector === STACK_VECTOR) return true;
-      if (vector !== GENERAL_PROTECTION_VECTOR || raised.vector !== PAGE_FAULT_VECTOR) return false;
+      if (vector !== GENERAL_PROTECTION_VECTOR || raised.vector === GENERAL_PROTECTION_VECTOR) return false;
+      if (hasSegment) return true;
+      if (raised.vector !== PAGE_FAULT_VECTOR) return false;
       return SEGMENT_ENDS.some(
         (end) => raised.address >= end - PAGE_SIZE_BYTES && raised.address < end + PAGE_SIZE_BYTES,
       );
