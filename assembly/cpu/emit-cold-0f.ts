@@ -137,8 +137,9 @@ export function emitCold0f(): void {
       else coldGroup(size);
       return;
     case 0xc3:
+      // MOVNTI: there is none of 16 bits.
       if (!d.hasMemory || d.form & PREFIXES) putRaise(UD);
-      else coldModrm(size);
+      else coldModrm(max<u32>(size, 4));
       return;
     case 0xc7:
       if (group() == 1 && d.hasMemory) coldGroup(d.form & FORM_REX_W ? 8 : 4);

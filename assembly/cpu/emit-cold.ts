@@ -52,11 +52,12 @@ function portSize(): u32 {
   return min<u32>(sizeByOpcode(), 4);
 }
 
-/** "i64" in table A-2: segments on the stack, BCD, PUSHA and POPA, far pointers. */
+/** "i64" in table A-2: segments on the stack, BCD, PUSHA and POPA, BOUND, far pointers; and SALC. */
 function isNotIn64(code: u32): bool {
   switch (code) {
     case 0x60:
     case 0x61:
+    case 0x62:
     case 0x82:
     case 0x9a:
     case 0xc4:
@@ -64,6 +65,7 @@ function isNotIn64(code: u32): bool {
     case 0xce:
     case 0xd4:
     case 0xd5:
+    case 0xd6:
     case 0xea:
       return true;
     default:
@@ -116,6 +118,7 @@ export function emitCold(): void {
     case 0x9f:
     case 0xd4:
     case 0xd5:
+    case 0xd6:
     case 0xd7:
     case 0xf5:
     case 0xf8:
@@ -132,10 +135,15 @@ export function emitCold(): void {
     case 0xc9:
       cold(0, 0, stackSize());
       return;
-    case 0x63:
-      // In 64-bit mode MOVSXD; else ARPL, which is not here.
-      if (d.codeSize == MODE_64) cold(gpr(d.reg, size), gpr(d.rm, 4), size);
+    case 0x62:
+      // With a register EVEX, which is not here.
+      if (d.hasMemory) coldModrm(size);
       else putRaise(UD);
+      return;
+    case 0x63:
+      // In 64-bit mode MOVSXD, else ARPL.
+      if (d.codeSize == MODE_64) cold(gpr(d.reg, size), gpr(d.rm, 4), size);
+      else coldModrm(2);
       return;
     case 0x69:
     case 0x6b:

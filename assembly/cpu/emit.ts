@@ -163,14 +163,16 @@ export function prepareAddress(isSegmented: bool): void {
   }
   displacement = base == made ? 0 : <i32>offset;
   if (d.addressSize != 8) {
+    // Outside of 64-bit mode linear addresses have 32 bits, too; in it a base is added to what was cut.
+    const isLegacy = d.codeSize != MODE_64;
     const uop = put(d.addressSize == 4 ? OP_ADDRESS32 : OP_ADDRESS16, UOP_SIZE_BYTES);
-    store<u16>(uop, <u16>segment, UOP_A);
+    store<u16>(uop, <u16>(isLegacy ? segment : zero), UOP_A);
     setAddress(uop);
     base = made;
     index = zero;
     scale = 0;
     displacement = 0;
-    return;
+    if (isLegacy) return;
   }
   if (segment == zero) return;
   if (base == zero && index == zero) base = segment;

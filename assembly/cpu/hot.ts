@@ -296,11 +296,11 @@ export function runHot(start: usize, budget: i32, mode: u64): void {
         pc += UOP_SIZE_BYTES;
         break;
       case ops.OP_ADDRESS32:
-        store<u64>(c, <u64><u32>address(pc) + getA<u64>(pc), CPU_ADDRESS);
+        store<u64>(c, <u64><u32>(address(pc) + getA<u64>(pc)), CPU_ADDRESS);
         pc += UOP_SIZE_BYTES;
         break;
       case ops.OP_ADDRESS16:
-        store<u64>(c, <u64><u16>address(pc) + getA<u64>(pc), CPU_ADDRESS);
+        store<u64>(c, <u64><u32>(<u64><u16>address(pc) + getA<u64>(pc)), CPU_ADDRESS);
         pc += UOP_SIZE_BYTES;
         break;
       case ops.OP_ADDRESS_FAR:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The eight operations of opcodes 00 to 3F and of group 1; TEST, NOT, NEG, INC and DEC.
+// The eight operations of opcodes 00 to 3F and of group 1; TEST, NOT, NEG, INC, DEC and BOUND.
+import { readValue } from "./access.ts";
 import { change, destination, group, immediate, size, source } from "./cold-operands.ts";
 import {
   AF,
@@ -17,9 +18,10 @@ import {
   setIncFlags,
   setLazyFlags,
 } from "./flags.ts";
-import { loadAt, maskOf, setRegister } from "./registers.ts";
+import { operandAt } from "./operands.ts";
+import { loadAt, maskOf, setRegister, signExtend } from "./registers.ts";
 import { registerA } from "./uop.ts";
-import { hasFaulted } from "./vcpu.ts";
+import { BR, hasFaulted, raise } from "./vcpu.ts";
 
 // Numbers of the operations. SDM volume 2, table A-6.
 export const ADD: u32 = 0;
@@ -177,4 +179,15 @@ export function execNegate(pc: usize, isNot: bool): bool {
     if (!isNot) setLazyFlags(FLAGS_SUB, sizeBytes, result, 0);
     return true;
   }
+}
+
+/** BOUND: the index in a register is to be between the two in memory. */
+export function execBound(pc: usize): bool {
+  const sizeBytes = size(pc);
+  const index = signExtend(loadAt(registerA(pc), sizeBytes), sizeBytes);
+  const lowest = signExtend(source(pc, sizeBytes), sizeBytes);
+  if (hasFaulted()) return false;
+  const highest = signExtend(readValue(operandAt(pc, sizeBytes), sizeBytes), sizeBytes);
+  if (hasFaulted()) return false;
+  return (index >= lowest && index <= highest) || raise(BR);
 }

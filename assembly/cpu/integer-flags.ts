@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Instructions whose one operand are flags: CLC, STC, CMC, CLD, STD, CLI, SAHF, LAHF. Flags themselves are in flags.ts.
-import { AF, arithmeticFlags, CF, DF, IF, IOPL, OF, PF, setFlag, setFlags, SF, ZF } from "./flags.ts";
+// Instructions whose one operand are flags: CLC, STC, CMC, CLD, STD, CLI, SAHF, LAHF, SALC. Flags themselves are in flags.ts.
+import { AF, arithmeticFlags, carry, CF, DF, IF, IOPL, OF, PF, setFlag, setFlags, SF, ZF } from "./flags.ts";
 import { CPU_RFLAGS } from "./layout.ts";
 import { privilegeLevel } from "./modes.ts";
 import { RAX } from "./registers.ts";
@@ -45,5 +45,11 @@ export function execStoreFlags(): bool {
 /** LAHF. */
 export function execLoadFlags(): bool {
   store<u8>(cpu, <u8>((arithmeticFlags() & 0xff) | BIT_1), AH);
+  return true;
+}
+
+/** SALC, which the SDM does not name: AL is all CF. */
+export function execSetByCarry(): bool {
+  store<u8>(cpu, carry() ? 0xff : 0, RAX);
   return true;
 }

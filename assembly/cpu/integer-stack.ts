@@ -48,10 +48,11 @@ export function execPushAll(pc: usize): bool {
 export function execPopAll(pc: usize): bool {
   const sizeBytes = size(pc);
   const old = stackPointer();
-  // All of it can be read, or none is.
-  readStack(old + 7 * sizeBytes, sizeBytes);
-  readStack(old, sizeBytes);
-  if (hasFaulted()) return false;
+  // All of it can be read, or none is. The lowest that cannot is what a page fault tells.
+  for (let number: u32 = 0; number < 8; number++) {
+    readStack(old + number * sizeBytes, sizeBytes);
+    if (hasFaulted()) return false;
+  }
   for (let number: i32 = 7; number >= 0; number--) {
     const value = pop(sizeBytes);
     if (number != NUMBER_OF_RSP) setRegister(cpu + CPU_GPRS + number * 8, sizeBytes, value);
@@ -66,7 +67,8 @@ export function execEnter(pc: usize): bool {
   const oldStack = stackPointer();
   const oldFrame = load<u64>(cpu, RBP);
   if (!push(oldFrame, sizeBytes)) return false;
-  const frame = stackPointer();
+  // As wide as the operand, whatever of it the stack uses.
+  const frame = load<u64>(cpu, RSP);
   for (let above: u32 = 1; above <= level; above++) {
     let link = frame;
     if (above < level) {

@@ -3,7 +3,7 @@
 // volume 2, appendix A. How it is done is in integer-*.ts.
 import { group, immediate, moveTo, size } from "./cold-operands.ts";
 import { condition, rflags } from "./flags.ts";
-import { execAlu, execAluImmediate, execIncrement, execNegate, execTest } from "./integer-arithmetic.ts";
+import { execAlu, execAluImmediate, execBound, execIncrement, execNegate, execTest } from "./integer-arithmetic.ts";
 import { execBit, execBitImmediate, execBitScan, execPopulationCount } from "./integer-bits.ts";
 import { execAdjustDecimal, execAdjustProduct } from "./integer-decimal.ts";
 import { execDivide, execDivideSigned } from "./integer-divide.ts";
@@ -18,6 +18,7 @@ import {
   execClearInterruptFlag,
   execComplementCarry,
   execLoadFlags,
+  execSetByCarry,
   execSetCarry,
   execSetDirection,
   execStoreFlags,
@@ -34,13 +35,13 @@ import {
 import { execMultiply, execMultiplySigned, execMultiplyTo } from "./integer-multiply.ts";
 import { execDoubleShift, execShift } from "./integer-shifts.ts";
 import { execEnter, execLeave, execPop, execPopAll, execPush, execPushAll } from "./integer-stack.ts";
-import { SEGMENT_SELECTOR_U16 } from "./layout.ts";
-import { segment } from "./modes.ts";
+import { CPU_MODE, SEGMENT_SELECTOR_U16 } from "./layout.ts";
+import { MODE_64, segment } from "./modes.ts";
 import { loadAt } from "./registers.ts";
-import { loadDescriptorRights } from "./segments.ts";
+import { adjustPrivilege, loadDescriptorRights } from "./segments.ts";
 import { push } from "./stack.ts";
 import { COLD_CODE, MAP_0F, registerA } from "./uop.ts";
-import { unsupported } from "./vcpu.ts";
+import { cpu, unsupported } from "./vcpu.ts";
 
 /** False: an exception was raised. */
 export function execInteger(pc: usize): bool {
@@ -74,8 +75,10 @@ function execInteger1(pc: usize, code: u32): bool {
       return execPushAll(pc);
     case 0x61:
       return execPopAll(pc);
+    case 0x62:
+      return execBound(pc);
     case 0x63:
-      return execMoveExtended(pc, 4, true);
+      return load<u32>(cpu, CPU_MODE) & MODE_64 ? execMoveExtended(pc, 4, true) : adjustPrivilege(pc);
     case 0x68:
     case 0x6a:
       return push(immediate(pc), size(pc));
@@ -137,6 +140,8 @@ function execInteger1(pc: usize, code: u32): bool {
     case 0xd4:
     case 0xd5:
       return execAdjustProduct(pc, code == 0xd5);
+    case 0xd6:
+      return execSetByCarry();
     case 0xd7:
       return execTranslate(pc);
     case 0xf5:

@@ -39,8 +39,9 @@ export const OP_TESTJ_RI64: u16 = 25;
 export const OP_TESTJ_RI32: u16 = 26;
 /** CPU_ADDRESS becomes the address plus the base in A. */
 export const OP_ADDRESS: u16 = 27;
-/** The same, of which 32 bits count before the base. */
+/** The same, of which 32 bits count. */
 export const OP_ADDRESS32: u16 = 28;
+/** The same, of which 16 bits count before the base. */
 export const OP_ADDRESS16: u16 = 29;
 /** CPU_ADDRESS becomes the second immediate. */
 export const OP_ADDRESS_FAR: u16 = 30;

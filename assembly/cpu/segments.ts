@@ -2,7 +2,7 @@
 // Segment registers and descriptors, and transfers to other code segments. SDM volume 3, chapters 3 and 5; volume 2, MOV, CALL,
 // JMP, RET. Call gates, task switches and virtual 8086 mode are not here: no 64-bit kernel and no boot code uses them.
 import { isCanonical, readAsSupervisor, writeAsSupervisor } from "./access.ts";
-import { size, source } from "./cold-operands.ts";
+import { moveTo, size, source } from "./cold-operands.ts";
 import { CR0_PE, EFER_LMA } from "./control-bits.ts";
 import { setFlag, ZF } from "./flags.ts";
 import {
@@ -33,10 +33,10 @@ import {
   segment,
   updateMode,
 } from "./modes.ts";
-import { setRegister } from "./registers.ts";
+import { loadAt, setRegister } from "./registers.ts";
 import { push, readStack, setStackPointer, stackPointer } from "./stack.ts";
 import { registerA } from "./uop.ts";
-import { cpu, GP, hasFaulted, NP, raiseWith, SS } from "./vcpu.ts";
+import { cpu, GP, hasFaulted, NP, raise, raiseWith, SS, UD } from "./vcpu.ts";
 
 // Types of code and data segments: bit 3 code, 2 conforming or expand-down, 1 readable or writable, 0 accessed.
 const TYPE_ACCESSED: u32 = 1;
@@ -347,6 +347,18 @@ export function loadDescriptorRights(pc: usize, isLimit: bool): bool {
   if (found == 0) return true;
   const value: u64 = isLimit ? limitOf(found) : (found >> 32) & 0x00ff_ff00;
   setRegister(registerA(pc), size(pc), value);
+  return true;
+}
+
+/** ARPL: the RPL of a selector becomes no less than that of another. What is no less already is not written. */
+export function adjustPrivilege(pc: usize): bool {
+  if (!isProtected()) return raise(UD);
+  const selector = source(pc, 2);
+  if (hasFaulted()) return false;
+  const level = loadAt(registerA(pc), 2) & 3;
+  const isLower = (selector & 3) < level;
+  if (isLower && !moveTo(pc, 2, (selector & ~(<u64>3)) | level)) return false;
+  setFlag(ZF, isLower);
   return true;
 }
 

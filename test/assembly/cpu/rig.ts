@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One vCPU of the engine with a little RAM and nothing else, in 64-bit mode at privilege level 3, as Linux runs a program.
+// One vCPU of the engine with a little RAM and nothing else, at privilege level 3 as Linux runs a program: in 64-bit mode, or one of
+// 32 or 16 bits in compatibility mode.
 
 import {
   CPU_APIC_BASE,
@@ -27,6 +28,8 @@ import {
   SEGMENT_ATTRIBUTES_U32,
   SEGMENT_BASE_U64,
   SEGMENT_CS,
+  SEGMENT_DS,
+  SEGMENT_ES,
   SEGMENT_FS,
   SEGMENT_GS,
   SEGMENT_LDTR,
@@ -37,6 +40,9 @@ import {
   SEGMENT_TR,
 } from "../../../assembly/cpu/layout.ts";
 import { CPU_CACHES_BASE, CPU_CACHES_STRIDE_BYTES, CPU_STATE_BASE } from "../../../assembly/layout.ts";
+
+/** Of code: in 64-bit mode, or in compatibility mode. */
+export type Bits = 16 | 32 | 64;
 
 export interface Engine {
   select(index: number, ramBase: number, ramSizeBytes: bigint): void;
@@ -82,7 +88,18 @@ const EFER_SCE_LME_LMA_NXE = 0xd01n;
 
 // Selectors and descriptors as in Linux.
 const USER_CODE = 0x33;
+const USER_CODE_32 = 0x23;
 const USER_DATA = 0x2b;
+// oracle.c has them in an LDT.
+const USER_FS = 0x07;
+const USER_GS = 0x0f;
+const USER_CODE_16 = 0x17;
+const USER_DATA_16 = 0x1f;
+const CODE_ATTRIBUTES = 0xa0fb;
+const CODE_32_ATTRIBUTES = 0xc0fb;
+const CODE_16_ATTRIBUTES = 0x80fb;
+const DATA_ATTRIBUTES = 0xc0f3;
+const DATA_16_ATTRIBUTES = 0x80f3;
 const KERNEL_CODE = 0x10;
 const INTERRUPT_GATE = 0x8e00n;
 // biome-ignore format: a table
@@ -104,15 +121,19 @@ const FLAGS_INC = 4;
 
 export class Rig {
   readonly engine: Engine;
+  readonly bits: Bits;
   /** The state page. */
   readonly state: Uint8Array;
   readonly view: DataView;
   readonly caches: DataView;
   readonly ram: Uint8Array;
   readonly #ramView: DataView;
+  /** Of segments, where they do not begin at 0. */
+  readonly #bases: bigint[] = [];
   #nextTable = FIRST_TABLE;
 
-  constructor(wasm: Uint8Array<ArrayBuffer>) {
+  constructor(wasm: Uint8Array<ArrayBuffer>, bits: Bits = 64) {
+    this.bits = bits;
     const pages = (RAM_BASE + RAM_SIZE_BYTES) / WASM_PAGE_SIZE_BYTES;
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
     const module = new WebAssembly.Module(wasm);
@@ -159,6 +180,7 @@ export class Rig {
   }
 
   setBase(segment: number, base: bigint): void {
+    this.#bases[segment] = base;
     this.view.setBigUint64(CPU_SEGMENTS + segment * SEGMENT_SIZE_BYTES + SEGMENT_BASE_U64, base, true);
   }
 
@@ -244,8 +266,10 @@ export class Rig {
   }
 
   #enterUserMode(): void {
-    this.#setSegment(SEGMENT_CS, USER_CODE, 0xa0fb);
-    this.#setSegment(SEGMENT_SS, USER_DATA, 0xc0f3);
+    if (this.bits === 64) this.#setSegment(SEGMENT_CS, USER_CODE, CODE_ATTRIBUTES);
+    else if (this.bits === 32) this.#setSegment(SEGMENT_CS, USER_CODE_32, CODE_32_ATTRIBUTES);
+    else this.#setSegment(SEGMENT_CS, USER_CODE_16, CODE_16_ATTRIBUTES);
+    this.#setDataSegment(SEGMENT_SS);
   }
 
   #setMode(): void {
@@ -263,7 +287,11 @@ export class Rig {
     }
     for (let number = 0; number <= SEGMENT_GS; number++) this.#setSegment(number, 0, 0x1_0000);
     this.#enterUserMode();
-    this.#setSegment(SEGMENT_FS, 0, 0x1_0000);
+    if (this.bits !== 64) {
+      for (const number of [SEGMENT_ES, SEGMENT_DS]) this.#setDataSegment(number);
+      this.#setSegment(SEGMENT_FS, USER_FS, DATA_ATTRIBUTES);
+      this.#setSegment(SEGMENT_GS, USER_GS, DATA_ATTRIBUTES);
+    }
     this.#setSegment(SEGMENT_LDTR, 0, 0x1_0000);
     this.#setSegment(SEGMENT_TR, 0x40, 0x008b);
     this.setBase(SEGMENT_TR, KERNEL + BigInt(TSS));
@@ -274,9 +302,14 @@ export class Rig {
     this.setRflags(0x202);
   }
 
+  #setDataSegment(number: number): void {
+    if (this.bits === 16) this.#setSegment(number, USER_DATA_16, DATA_16_ATTRIBUTES);
+    else this.#setSegment(number, USER_DATA, DATA_ATTRIBUTES);
+  }
+
   #setSegment(number: number, selector: number, attributes: number): void {
     const at = CPU_SEGMENTS + number * SEGMENT_SIZE_BYTES;
-    this.view.setBigUint64(at + SEGMENT_BASE_U64, 0n, true);
+    this.view.setBigUint64(at + SEGMENT_BASE_U64, this.#bases[number] ?? 0n, true);
     this.view.setUint32(at + SEGMENT_LIMIT_U32, 0xffff_ffff, true);
     this.view.setUint16(at + SEGMENT_SELECTOR_U16, selector, true);
     this.view.setUint32(at + SEGMENT_ATTRIBUTES_U32, attributes, true);

@@ -9,12 +9,19 @@
 #define MAP_0F3A 0x300
 #define MAP_END 0x400
 
+/** Of 64-bit mode 64; else compatibility mode, with code of 32 or 16 bits. */
+static int codeBits = 64;
+
+static bool isLegacy(void) { return codeBits != 64; }
+
 struct parsed {
   uint32_t opcode;
   uint8_t modrm;
   bool has66, hasF2, hasF3, hasLock, hasRexW;
   /** Place of the last F3, and of the opcode's last byte. */
   int f3At, opcodeAt;
+  /** The last segment prefix, 0 for none. */
+  uint8_t segment;
 };
 
 static struct parsed parse(const uint8_t *bytes, int length) {
@@ -22,7 +29,7 @@ static struct parsed parse(const uint8_t *bytes, int length) {
   int at = 0;
   for (; at < length; at++) {
     uint8_t byte = bytes[at];
-    if ((byte & 0xf0) == 0x40) {
+    if ((byte & 0xf0) == 0x40 && !isLegacy()) {
       p.hasRexW = byte & 8;
       continue;
     }
@@ -32,7 +39,8 @@ static struct parsed parse(const uint8_t *bytes, int length) {
     case 0xf2: p.hasF2 = true, p.hasF3 = false; break;
     case 0xf3: p.hasF3 = true, p.hasF2 = false, p.f3At = at; break;
     case 0xf0: p.hasLock = true; break;
-    case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x67: break;
+    case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: p.segment = byte; break;
+    case 0x67: break;
     default: isPrefix = false;
     }
     if (!isPrefix) break;
@@ -66,18 +74,30 @@ static enum fate fateOf(const struct parsed *p) {
   bool isRegister = p->modrm >= 0xc0;
   bool hasAny = p->has66 || p->hasF2 || p->hasF3;
   uint32_t op = p->opcode;
-  // AMD's near branches obey 66, Intel's and the engine's do not.
+  // In 64-bit mode AMD's near branches obey 66, Intel's and the engine's do not.
   bool isBranch = (op & ~0xfu) == 0x70 || (op & ~0xfu) == (MAP_0F | 0x80) || op == 0xc2 || op == 0xc3 || op == 0xeb ||
                   op == 0xe8 || op == 0xe9 || (op >= 0xe0 && op <= 0xe3) || (op == 0xff && (group == 2 || group == 4));
-  if (isBranch && p->has66) return SKIP;
+  if (isBranch && p->has66 && !isLegacy()) return SKIP;
   // Zen 5 takes F3 and F2 before LOOPNE and LOOPE for another condition; for the SDM they mean nothing.
   if ((op == 0xe0 || op == 0xe1) && (p->hasF2 || p->hasF3)) return SKIP;
+  if (isLegacy()) {
+    switch (op) {
+    // BOUND, which is EVEX with a register; LES and LDS, which load segments.
+    case 0x62: return isRegister ? ABSENT : RUN;
+    case 0xc4: case 0xc5: return isRegister ? ABSENT : SKIP;
+    // POP of segments, far CALL and JMP: as below. INTO, which goes through the IDT without being an exception.
+    case 0x07: case 0x17: case 0x1f: case 0x9a: case 0xea: case 0xce: return SKIP;
+    default:;
+    }
+  }
   switch (op) {
   // VEX and EVEX.
   case 0x62: case 0xc4: case 0xc5: return ABSENT;
   // Segments: what they find is in the operating system's tables. INT3, INT, IRET, ICEBP.
   case 0x8e: case 0xcc: case 0xca: case 0xcb: case 0xcd: case 0xcf: case 0xf1: return SKIP;
   case 0xff: return group == 3 || group == 5 ? SKIP : RUN;
+  // XOP, of which even this CPU, which has none, wants all bytes.
+  case 0x8f: return group != 0 ? ABSENT : RUN;
   // Limited by CR4.UMIP, which the engine does not have.
   case MAP_0F | 0x00: return group == 2 || group == 3 ? RUN : SKIP;
   case MAP_0F | 0x01: return !isRegister && (group == 2 || group == 3 || group >= 6) ? RUN : SKIP;

@@ -29,6 +29,8 @@
 #define BITS 32768
 /** Operands in memory are aligned, most of the time. */
 #define A16 65536
+/** Only outside of 64-bit mode. */
+#define LEGACY 131072
 
 struct row {
   uint16_t first, last;
@@ -122,8 +124,21 @@ static const struct row ROWS[] = {
     // x87.
     {0xd8, 0xd8, M, PROFILE_X87, 0}, {0xd9, 0xd9, M, PROFILE_X87, 0}, {0xda, 0xdb, M, PROFILE_X87, 0}, {0xdc, 0xdd, M, PROFILE_X87, 0},
     {0xde, 0xdf, M, PROFILE_X87, 0}, {0xd8, 0xdf, MR, PROFILE_X87, 0}, {0xd9, 0xd9, MR, PROFILE_X87, 0}, {0xd9, 0xd9, MR, PROFILE_X87, 0},
+    // What 64-bit mode has no more: they are the last ones.
+    {0x40, 0x4f, LEGACY | V, 0, 0},
+    {0x06, 0x06, LEGACY | V, 0, 0}, {0x0e, 0x0e, LEGACY | V, 0, 0}, {0x16, 0x16, LEGACY | V, 0, 0}, {0x1e, 0x1e, LEGACY | V, 0, 0},
+    {0x27, 0x27, LEGACY, 0, 0}, {0x2f, 0x2f, LEGACY, 0, 0}, {0x37, 0x37, LEGACY, 0, 0}, {0x3f, 0x3f, LEGACY, 0, 0},
+    {0xd4, 0xd5, LEGACY | I8, 0, 0}, {0xd6, 0xd6, LEGACY, 0, 0}, {0x60, 0x61, LEGACY | V, 0, 0}, {0x62, 0x62, LEGACY | MM | V, PROFILE_EQUAL, 0},
+    {0x82, 0x82, LEGACY | M | I8 | L, 0, 0x7f}, {0x82, 0x82, LEGACY | M | I8, 0, 0x80},
 };
 #define ROW_COUNT (int)(sizeof ROWS / sizeof *ROWS)
+
+/** Of the rows, those that the mode has. */
+static int rowCount(void) {
+  int count = ROW_COUNT;
+  while (!isLegacy() && ROWS[count - 1].looks & LEGACY) count--;
+  return count;
+}
 
 static uint64_t randomState;
 
@@ -146,34 +161,57 @@ struct instruction {
   struct parsed parsed;
 };
 
+/** What addresses are made of: outside of 64-bit mode only the lower half of a register. */
+static uint64_t valueOf(const struct state *s, int n) { return isLegacy() ? (uint32_t)s->gpr[n] : s->gpr[n]; }
+
 static bool isPointer(uint64_t value) { return value >= DATA - 64 && value < DATA + DATA_SIZE + 64; }
 
 static int pickRegister(const struct state *s, bool wantsPointer) {
   int n = 0;
   for (int tries = 0; tries < 6; tries++) {
-    n = random32() & 15;
-    if (wantsPointer ? isPointer(s->gpr[n]) : s->gpr[n] < 0x1000) break;
+    n = random32() & (isLegacy() ? 7 : 15);
+    if (wantsPointer ? isPointer(valueOf(s, n)) : valueOf(s, n) < 0x1000) break;
   }
   return n;
 }
 
+/** ModRM with an address of 16 bits. It gets everywhere in its segment. */
+static int putMemory16(uint8_t *bytes, int at, const struct state *s, int reg, uint32_t want, uint64_t segmentBase) {
+  // SDM volume 2, table 2-1: BX + SI, BX + DI, BP + SI, BP + DI, SI, DI, BP, BX.
+  static const int8_t BASES[] = {3, 3, 5, 5, 6, 7, 5, 3}, INDEXES[] = {6, 7, 6, 7, -1, -1, -1, -1};
+  int rm = random32() & 7;
+  bool isDirect = oneOf(8);
+  uint32_t from = isDirect ? 0 : s->gpr[BASES[rm]] + (INDEXES[rm] < 0 ? 0 : s->gpr[INDEXES[rm]]);
+  int16_t displacement = want - segmentBase - from;
+  if (oneOf(10)) displacement = random32();
+  int mod = displacement == 0 && rm != 6 ? 0 : displacement == (int8_t)displacement ? 1 : 2;
+  if (isDirect) rm = 6, mod = 0;
+  bytes[at++] = mod << 6 | reg << 3 | rm;
+  int size = isDirect ? 2 : mod;
+  memcpy(bytes + at, &displacement, size);
+  return at + size;
+}
+
 /** ModRM with memory, SIB and displacement after `at`; the instruction goes on for `more` bytes behind. */
-static int putMemory(uint8_t *bytes, int at, const struct state *s, uint8_t *rex, int reg, uint64_t segmentBase, bool isAligned, int more) {
+static int putMemory(uint8_t *bytes, int at, const struct state *s, uint8_t *rex, int reg, uint64_t segmentBase, bool isShort, bool isAligned, int more) {
   uint32_t want = s->chunk[random32() & 3] + (oneOf(4) ? random32() & 15 : 0);
   if (isAligned && !oneOf(4)) want &= ~15u;
+  if (isShort) return putMemory16(bytes, at, s, reg < 0 ? (int)(random32() & 7) : reg, want, segmentBase);
   bool isAimed = !oneOf(10);
   int base = pickRegister(s, true), index = pickRegister(s, false), scale = random32() & 3;
   bool hasBase = !oneOf(8), hasIndex = oneOf(3) && index != 4;
   bool isRipRelative = !hasBase && !hasIndex && oneOf(2);
-  int64_t from = segmentBase + (hasBase ? s->gpr[base] : 0) + (hasIndex ? s->gpr[index] << scale : 0);
+  int64_t from = segmentBase + (hasBase ? valueOf(s, base) : 0) + (hasIndex ? valueOf(s, index) << scale : 0);
   int64_t displacement = (int64_t)want - from;
-  if (isRipRelative) displacement = (int64_t)want - (int64_t)(segmentBase + s->rip + at + 5 + more);
+  if (isLegacy()) displacement = (int32_t)displacement;
+  else if (isRipRelative) displacement = (int64_t)want - (int64_t)(segmentBase + s->rip + at + 5 + more);
   if (!isAimed || displacement != (int32_t)displacement) displacement = oneOf(2) ? (int8_t)random32() : oneOf(4) ? (int32_t)random32() : 0;
   // Without a displacement when possible, most of the time.
   int mod = displacement == 0 && (base & 7) != 5 && !oneOf(8) ? 0 : displacement == (int8_t)displacement && !oneOf(8) ? 1 : 2;
   *rex &= 0xc;
   if (reg < 0) reg = random32() & 7;
   if (isRipRelative) {
+    // Outside of 64-bit mode this is only a displacement.
     bytes[at++] = (reg << 3) | 5;
     mod = 2;
   } else if (!hasBase) {
@@ -207,6 +245,8 @@ static uint8_t pickGroup(uint8_t groups) {
 
 /** Prefixes that are asked for, and now and then others. */
 static int putPrefixes(uint8_t *bytes, uint32_t looks, uint64_t *segmentBase, bool *has67, bool *isWord, bool hasLock) {
+  // Of 16-bit code, segments begin where they make half of a pointer a pointer.
+  if (codeBits == 16) *segmentBase = DATA;
   int at = 0;
   uint8_t mandatory = 0, kinds[4];
   int kindCount = 0;
@@ -216,20 +256,26 @@ static int putPrefixes(uint8_t *bytes, uint32_t looks, uint64_t *segmentBase, bo
   if (looks & PF2) kinds[kindCount++] = 0xf2;
   if (kindCount > 0) mandatory = kinds[random32() % kindCount];
   if (looks & REP && !oneOf(3)) mandatory = oneOf(2) ? 0xf3 : 0xf2;
-  if (oneOf(20)) {
-    bool isFs = oneOf(2);
+  // Where addresses of 32-bit code have 16 bits, only FS gets to DATA.
+  *has67 = isLegacy() && oneOf(12);
+  bool isShort = *has67 && codeBits == 32;
+  if (isShort ? !oneOf(8) : oneOf(20)) {
+    bool isFs = isShort || oneOf(2);
     bytes[at++] = isFs ? 0x64 : 0x65;
     *segmentBase = isFs ? FS_BASE : GS_BASE;
   } else if (oneOf(40)) {
     static const uint8_t NULL_PREFIXES[] = {0x26, 0x2e, 0x36, 0x3e};
     bytes[at++] = NULL_PREFIXES[random32() & 3];
+    if (codeBits == 16 && bytes[at - 1] == 0x2e) *segmentBase = CODE;
   }
-  if (oneOf(20)) bytes[at++] = 0x67, *has67 = true;
+  if (!isLegacy() && oneOf(20)) *has67 = true;
+  if (*has67) bytes[at++] = 0x67;
   *isWord = mandatory == 0x66;
   if ((looks & V && !(looks & (P66 | PF3 | PF2)) && oneOf(4)) || (mandatory != 0x66 && oneOf(60))) bytes[at++] = 0x66, *isWord = true;
   if (hasLock) bytes[at++] = 0xf0;
   if (mandatory == 0 && oneOf(60)) mandatory = oneOf(2) ? 0xf3 : 0xf2;
   if (mandatory != 0) bytes[at++] = mandatory;
+  if (codeBits == 16) *isWord = !*isWord;
   return at;
 }
 
@@ -263,13 +309,17 @@ static void makeInstruction(struct instruction *made, const struct state *s, int
   uint8_t rex = random32() & 0xf;
   if (!(looks & V) && !oneOf(8)) rex &= ~8;
   if (looks & V && (opcode & ~0xfu) == 0x50) rex &= ~8;
+  if (isLegacy()) rex = 0;
   bool isWide = rex & 8;
   int immediate = 0;
   if (looks & IZ) immediate = looks & V && isWord && !isWide ? 2 : 4;
-  // Branches have 32 bits whatever is before them.
+  // In 64-bit mode branches have 32 bits whatever is before them.
+  if (looks & IZ && isLegacy() && isWord) immediate = 2;
   if (looks & IV) immediate = isWide ? 8 : isWord ? 2 : 4;
   if (looks & I16) immediate = 2;
-  if (looks & MOFFS) immediate = has67 ? 4 : 8;
+  int addressSize = codeBits / 8;
+  if (has67) addressSize = codeBits == 32 ? 2 : 4;
+  if (looks & MOFFS) immediate = addressSize;
   if (looks & I8) immediate += 1;
   int size = 0;
   if (opcode >= MAP_0F) opcodeAndMore[size++] = 0x0f;
@@ -285,7 +335,7 @@ static void makeInstruction(struct instruction *made, const struct state *s, int
     }
     if (isMemory) {
       // A REX prefix is counted in, wrongly at times.
-      size = putMemory(opcodeAndMore, size, s, &rex, reg, segmentBase, looks & A16, immediate + at + 1);
+      size = putMemory(opcodeAndMore, size, s, &rex, reg, segmentBase, addressSize == 2, looks & A16, immediate + at + 1);
     } else {
       uint8_t modrm = 0xc0 | (random32() & 0x3f);
       if (reg >= 0) modrm = (modrm & 0xc7) | reg << 3;
@@ -293,15 +343,15 @@ static void makeInstruction(struct instruction *made, const struct state *s, int
     }
   }
   // Of REX registers' bits nobody has need; AH to BH exist only without.
-  bool hasRex = rex != 0 ? !(isByte && oneOf(2)) || isWide : oneOf(4);
+  bool hasRex = isLegacy() ? false : rex != 0 ? !(isByte && oneOf(2)) || isWide : oneOf(4);
   if (!hasRex && looks & (IZ | IV) && isWide) hasRex = true;
   if (hasRex) bytes[at++] = 0x40 | rex;
   memcpy(bytes + at, opcodeAndMore, size);
   at += size;
   if (looks & MOFFS && !oneOf(10)) {
     uint64_t want = s->chunk[random32() & 3] - segmentBase;
-    memcpy(bytes + at, &want, 8);
-    at += has67 ? 4 : 8;
+    memcpy(bytes + at, &want, addressSize);
+    at += addressSize;
   } else {
     for (int k = 0; k < immediate; k++) bytes[at++] = random32() >> 9;
     if (looks & (IZ | IV) && oneOf(3)) memset(bytes + at - immediate + 1, oneOf(2) ? 0xff : 0, immediate - 1);

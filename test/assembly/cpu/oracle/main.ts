@@ -5,7 +5,8 @@
 //   bun test/assembly/cpu/oracle/main.ts --corpus 400000 [--per-form N] [--tries N]                  makes corpus.bin anew
 //   bun test/assembly/cpu/oracle/main.ts --check                                           the engine against corpus.bin
 //
-// With --sequences all of that is about sequences of instructions, and sequences.bin.
+// With --sequences all of that is about sequences of instructions, and sequences.bin; with --bits 32 or 16 about code in
+// compatibility mode, and corpus32.bin or sequences32.bin.
 import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,15 +15,13 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { brotliCompressSync, constants } from "node:zlib";
 import { loadEngine } from "../engine.ts";
-import { Rig } from "../rig.ts";
+import { type Bits, Rig } from "../rig.ts";
 import { type Case, CaseReader, codeOf, readCorpus } from "./cases.ts";
 import { type Difference, Replayer } from "./replay.ts";
 import { Report } from "./report.ts";
 import { Sequencer } from "./sequence.ts";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
-const corpusFile = join(here, "corpus.bin");
-const sequencesFile = join(here, "sequences.bin");
 const { values: options } = parseArgs({
   options: {
     cases: { type: "string" },
@@ -34,13 +33,23 @@ const { values: options } = parseArgs({
     tries: { type: "string", default: "3000000" },
     show: { type: "string", default: "40" },
     sequences: { type: "boolean" },
+    bits: { type: "string", default: "64" },
     /** A module that is not of this build. */
     wasm: { type: "string" },
   },
 });
 
+const bits = parseBits(options.bits);
+const corpusFile = join(here, `${options.sequences ? "sequences" : "corpus"}${bits === 64 ? "" : bits}.bin`);
+
+function parseBits(text: string): Bits {
+  const bits = ([64, 32, 16] as const).find((number) => `${number}` === text);
+  if (bits === undefined) throw new Error("--bits is 64, 32 or 16");
+  return bits;
+}
+
 function loadRig(): Rig {
-  return new Rig(options.wasm === undefined ? loadEngine() : new Uint8Array(readFileSync(options.wasm)));
+  return new Rig(options.wasm === undefined ? loadEngine() : new Uint8Array(readFileSync(options.wasm)), bits);
 }
 
 function build(directory: string): string {
@@ -56,7 +65,7 @@ function build(directory: string): string {
 async function* casesOf(args: string[]): AsyncGenerator<Uint8Array> {
   const directory = mkdtempSync(join(tmpdir(), "oracle-"));
   try {
-    const child = spawn(build(directory), args, { stdio: ["ignore", "pipe", "inherit"] });
+    const child = spawn(build(directory), ["--bits", options.bits, ...args], { stdio: ["ignore", "pipe", "inherit"] });
     const ended = new Promise<number | null>((resolve) => child.on("close", resolve));
     yield* child.stdout as AsyncIterable<Uint8Array>;
     const code = await ended;
@@ -88,7 +97,7 @@ function comparerOfSequences(): Compare {
 async function stream(): Promise<boolean> {
   const seed = Number(options.seed);
   const compare = options.sequences ? comparerOfSequences() : comparerOfCases();
-  const report = new Report();
+  const report = new Report(bits);
   const reader = new CaseReader(seed * 2 ** 20);
   const drain = (isLast: boolean): void => {
     for (let found = reader.next(isLast); found !== undefined; found = reader.next(isLast))
@@ -120,7 +129,7 @@ async function makeCorpus(): Promise<void> {
   const cases = Buffer.concat(pieces);
   let count = 0;
   for (const _ of casesIn(cases)) count++;
-  writeCorpus(corpusFile, cases, count);
+  writeCorpus(cases, count);
 }
 
 function* casesIn(bytes: Uint8Array): Generator<Case> {
@@ -129,13 +138,13 @@ function* casesIn(bytes: Uint8Array): Generator<Case> {
   for (let found = reader.next(true); found !== undefined; found = reader.next(true)) yield found;
 }
 
-function writeCorpus(file: string, cases: Uint8Array, count: number): void {
+function writeCorpus(cases: Uint8Array, count: number): void {
   const header = Buffer.alloc(8);
   header.writeUInt32LE(Number(options.seed) * 2 ** 20, 0);
   header.writeUInt32LE(count, 4);
   const params = { [constants.BROTLI_PARAM_QUALITY]: 11, [constants.BROTLI_PARAM_LGWIN]: 24 };
   const compressed = brotliCompressSync(Buffer.concat([header, cases]), { params });
-  writeFileSync(file, compressed);
+  writeFileSync(corpusFile, compressed);
   console.log(`${count} cases, ${cases.length} bytes, compressed ${compressed.length}`);
 }
 
@@ -150,18 +159,18 @@ async function makeSequences(): Promise<void> {
     cases.push(codeOf(found, found.seed - seed));
     seed = found.seed;
   }
-  writeCorpus(sequencesFile, Buffer.concat(cases), cases.length);
+  writeCorpus(Buffer.concat(cases), cases.length);
 }
 
 function check(): boolean {
-  const report = new Report();
+  const report = new Report(bits);
+  const corpus = new Uint8Array(readFileSync(corpusFile));
   if (options.sequences) {
     const sequencer = new Sequencer(loadRig());
-    for (const found of readCorpus(new Uint8Array(readFileSync(sequencesFile))))
-      report.add(found, sequencer.compareRuns(found));
+    for (const found of readCorpus(corpus)) report.add(found, sequencer.compareRuns(found));
   } else {
     const replayer = new Replayer(loadRig());
-    for (const found of readCorpus(new Uint8Array(readFileSync(corpusFile)))) report.add(found, replayer.replay(found));
+    for (const found of readCorpus(corpus)) report.add(found, replayer.replay(found));
   }
   report.print(Number(options.show));
   return report.failed === 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Has this machine's CPU run random instructions, one at a time, and writes down what each did: cases for the engine.
 //
-//   gcc -O2 -o oracle oracle.c && ./oracle --cases 1000000 [--seed 7] [--per-form 12] [--tries 5000000] [--row 3] > cases
+//   gcc -O2 -o oracle oracle.c && ./oracle --cases 1000000 [--bits 32] [--seed 7] [--per-form 12] [--tries 5000000] [--row 3] > cases
 //
 // A worker process goes from case to case inside of its signal handler: the handler makes registers and an instruction, and
 // returns with RFLAGS.TF set. The kernel loads those registers, the CPU runs the one instruction, and #DB, or whatever
@@ -9,8 +9,12 @@
 // That takes two ways through the kernel for a case, and no switch to another process. A worker that an instruction has
 // killed is replaced.
 //
+// With 32 bits the handler returns to compatibility mode: to a CS that the kernel has for 32-bit programs, with 16 bits to one in
+// an LDT of ours. Exceptions come to it in 64-bit mode all the same.
+//
 // The form of a case: cases.ts.
 #define _GNU_SOURCE
+#include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <errno.h>
 #include <signal.h>
@@ -26,6 +30,13 @@
 #include "sequence.h"
 
 #define NO_VECTOR 0xff
+/** Selectors of the kernel's, and in our LDT; rig.ts has the same. */
+#define CODE_32 0x23
+#define DATA_32 0x2b
+#define FS_LEGACY 0x07
+#define GS_LEGACY 0x0f
+#define CODE_16 0x17
+#define DATA_16 0x1f
 /** Iterations of a string instruction: those of longer ones are no cases. */
 #define MAX_STEPS 64
 #define BATCH_SIZE (256 << 10)
@@ -257,11 +268,18 @@ struct fxsave {
   uint64_t components;
 };
 
+/** Of 16-bit code, RIP is an offset in CODE. */
+static uint64_t codeBase(void) { return codeBits == 16 ? CODE : 0; }
+
 static void load(ucontext_t *context) {
   greg_t *gregs = context->uc_mcontext.gregs;
   struct fxsave *fp = (struct fxsave *)context->uc_mcontext.fpregs;
   for (int n = 0; n < 16; n++) gregs[GREGS[n]] = start.gpr[n];
-  gregs[REG_RIP] = start.rip;
+  gregs[REG_RIP] = start.rip - codeBase();
+  // CS is the lowest of four, SS the highest.
+  uint64_t segments = gregs[REG_CSGSFS] & 0x0000ffffffff0000;
+  if (codeBits == 32) gregs[REG_CSGSFS] = segments | (uint64_t)DATA_32 << 48 | CODE_32;
+  if (codeBits == 16) gregs[REG_CSGSFS] = segments | (uint64_t)DATA_16 << 48 | CODE_16;
   // A sequence runs up to the HLT behind it.
   gregs[REG_EFL] = shared->areSequences ? start.rflags : start.rflags | 0x100;
   fp->fcw = start.fcw;
@@ -280,8 +298,10 @@ static void store(const ucontext_t *context) {
   const greg_t *gregs = context->uc_mcontext.gregs;
   const struct fxsave *fp = (struct fxsave *)context->uc_mcontext.fpregs;
   outcome = start;
-  for (int n = 0; n < 16; n++) outcome.gpr[n] = gregs[GREGS[n]];
-  outcome.rip = gregs[REG_RIP];
+  // What 32-bit code makes of upper halves, and of the registers that it does not see, is undefined.
+  uint64_t defined = isLegacy() ? 0xffffffff : ~0ull;
+  for (int n = 0; n < (isLegacy() ? 8 : 16); n++) outcome.gpr[n] = (start.gpr[n] & ~defined) | (gregs[GREGS[n]] & defined);
+  outcome.rip = gregs[REG_RIP] + codeBase();
   outcome.rflags = gregs[REG_EFL];
   if (fp->components & 1) {
     outcome.fcw = fp->fcw;
@@ -365,7 +385,7 @@ static void prepare(void) {
   for (;;) {
     shared->tried++;
     startRandom();
-    int row = oneOf(10) ? ROW_COUNT : (int)(random32() % ROW_COUNT);
+    int row = oneOf(10) ? ROW_COUNT : (int)(random32() % rowCount());
     if (shared->onlyRow >= 0) row = shared->onlyRow;
     profile = pickProfile(row == ROW_COUNT ? NULL : &ROWS[row]);
     deriveState(seed, profile, &start, before, pattern);
@@ -384,7 +404,9 @@ static void prepare(void) {
   }
   memcpy(dataAlias, before, DATA_SIZE);
   placeCode(instruction.bytes, instruction.length);
-  if (fate == WITHOUT_F3) codeAlias[start.rip - CODE + instruction.parsed.f3At] = 0x3e;
+  // Outside of 64-bit mode every segment prefix counts: the one that it has, once more.
+  uint8_t segment = isLegacy() && instruction.parsed.segment ? instruction.parsed.segment : 0x3e;
+  if (fate == WITHOUT_F3) codeAlias[start.rip - CODE + instruction.parsed.f3At] = segment;
   uint32_t op = instruction.parsed.opcode;
   isRepeated = (instruction.parsed.hasF2 || instruction.parsed.hasF3) && ((op >= 0xa4 && op <= 0xa7) || (op >= 0xaa && op <= 0xaf));
   steps = 0;
@@ -393,7 +415,7 @@ static void prepare(void) {
 
 /** What the instruction raised, NO_VECTOR for nothing. */
 static uint8_t vectorOf(int signal, const greg_t *gregs) {
-  if (shared->areSequences && gregs[REG_TRAPNO] == 13 && gregs[REG_RIP] == (greg_t)(start.rip + sequence.length)) return NO_VECTOR;
+  if (shared->areSequences && gregs[REG_TRAPNO] == 13 && gregs[REG_RIP] == (greg_t)(start.rip + sequence.length - codeBase())) return NO_VECTOR;
   // Of exceptions the kernel says which.
   return signal == SIGTRAP && gregs[REG_TRAPNO] == 1 ? NO_VECTOR : gregs[REG_TRAPNO];
 }
@@ -404,7 +426,7 @@ __attribute__((used)) static void handle(int signal, siginfo_t *info, ucontext_t
   if (isRunning) {
     uint8_t vector = vectorOf(signal, gregs);
     // TF is looked at after every iteration.
-    if (isRepeated && vector == NO_VECTOR && gregs[REG_RIP] == (greg_t)start.rip) {
+    if (isRepeated && vector == NO_VECTOR && gregs[REG_RIP] == (greg_t)(start.rip - codeBase())) {
       if (++steps < MAX_STEPS) return;
     } else {
       uint64_t address = vector == 14 ? gregs[REG_CR2] : 0, errorCode = vector >= 10 && vector <= 14 ? gregs[REG_ERR] : 0;
@@ -439,9 +461,22 @@ static void work(void) {
   seed = lastSeed + 1;
   // The kernel puts pages into its tables when somebody reads them; a page fault of a write would say that there is none.
   for (uint32_t at = 0; at < DATA_SIZE; at += 4096) *(volatile uint8_t *)(uintptr_t)(DATA + at);
-  rawSyscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE, 0);
-  rawSyscall(SYS_arch_prctl, ARCH_SET_FS, FS_BASE, 0);
+  if (isLegacy()) {
+    __asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %1, %%fs; mov %2, %%gs" ::"r"(codeBits == 16 ? DATA_16 : DATA_32),
+                     "r"(FS_LEGACY), "r"(GS_LEGACY));
+  } else {
+    rawSyscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE, 0);
+    rawSyscall(SYS_arch_prctl, ARCH_SET_FS, FS_BASE, 0);
+  }
   __asm__ volatile("int3");
+}
+
+/** A segment in the LDT, from `base` on without an end. */
+static bool makeSegment(uint32_t selector, uint32_t base, bool is32, bool isCode) {
+  struct user_desc descriptor = {.entry_number = selector >> 3, .base_addr = base, .limit = 0xfffff, .limit_in_pages = 1, .useable = 1};
+  descriptor.seg_32bit = is32;
+  descriptor.contents = isCode ? MODIFY_LDT_CONTENTS_CODE : MODIFY_LDT_CONTENTS_DATA;
+  return syscall(SYS_modify_ldt, 1, &descriptor, sizeof descriptor) == 0;
 }
 
 static uint8_t *mapTwice(const char *name, uint32_t address, uint32_t size, int protection) {
@@ -464,6 +499,7 @@ int main(int argc, char **argv) {
     else if (strcmp(argv[i], "--tries") == 0) shared->mostTries = value;
     else if (strcmp(argv[i], "--sequences") == 0) shared->areSequences = value;
     else if (strcmp(argv[i], "--row") == 0) shared->onlyRow = value;
+    else if (strcmp(argv[i], "--bits") == 0) codeBits = value;
     else return fprintf(stderr, "oracle: what is %s?\n", argv[i]), 1;
   }
   shared->lastSeed = shared->seed << 20;
@@ -471,6 +507,10 @@ int main(int argc, char **argv) {
   dataAlias = mapTwice("data", DATA, DATA_SIZE, PROT_READ | PROT_WRITE);
   if (codeAlias == NULL || dataAlias == NULL) return perror("oracle: mmap"), 1;
   mprotect((void *)(uintptr_t)(DATA + DATA_WRITABLE), DATA_SIZE - DATA_WRITABLE, PROT_READ);
+  if (isLegacy() && !(makeSegment(FS_LEGACY, FS_BASE, true, false) && makeSegment(GS_LEGACY, GS_BASE, true, false) &&
+                      makeSegment(CODE_16, CODE, false, true) && makeSegment(DATA_16, DATA, false, false))) {
+    return perror("oracle: modify_ldt"), 1;
+  }
   fillPattern(pattern);
   memset(codeAlias, FILLER, CODE_SIZE);
   int deaths = 0;

@@ -7,7 +7,6 @@ import {
   CPU_GPRS,
   CPU_HAS_ERROR_CODE,
   CPU_MXCSR,
-  CPU_RIP,
   CPU_X87_CONTROL,
   CPU_X87_REGISTERS,
   CPU_X87_STATUS,
@@ -53,6 +52,9 @@ const TASK_END = 0x7fff_ffff_f000n;
 /** Iterations of string instructions, each of which may be a step. */
 const MAX_STEPS = 64;
 
+/** 32-bit code sees only so many, and of each the lower half. */
+const LEGACY_GPR_COUNT = 8;
+
 export const GPR_NAMES = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split(" ");
 // biome-ignore format: a table
 const FLAG_NAMES = [[1, "CF"], [4, "PF"], [0x10, "AF"], [0x40, "ZF"], [0x80, "SF"], [0x200, "IF"], [0x400, "DF"], [0x800, "OF"],
@@ -85,27 +87,29 @@ export class Replayer {
       this.#rig.engine.stateChanged();
       return [{ what: "engine", expected: "returns", got: `${error}` }];
     }
-    const parsed = parse(found.code);
-    if (DIFFERENCES.some(({ matches }) => matches(parsed, found.vector, found.after))) return [];
+    const parsed = parse(found.code, this.#rig.bits);
+    const { view } = this.#rig;
+    const raised = { vector: view.getUint32(CPU_EXCEPTION, true), address: view.getBigUint64(CPU_CR2, true) };
+    if (DIFFERENCES.some(({ matches }) => matches(parsed, found.vector, found.after, raised))) return [];
     return this.compare(found, parsed, undefinedBy(found.code, parsed, found.before));
   }
 
   #run({ before, code }: Case): void {
     const { engine, view } = this.#rig;
-    const { opcode, hasF2, hasF3 } = parse(code);
+    const { opcode, hasF2, hasF3 } = parse(code, this.#rig.bits);
     const isString = (opcode >= 0xa4 && opcode <= 0xa7) || (opcode >= 0xaa && opcode <= 0xaf);
     const steps = isString && (hasF2 || hasF3) ? MAX_STEPS : 1;
     for (let step = 0; step < steps; step++) {
       engine.step();
       if (view.getUint32(CPU_EXCEPTION, true) !== NO_EXCEPTION) return;
-      if (view.getUint32(CPU_RIP, true) !== before.words[STATE_RIP / 4]) return;
+      if (this.#stage.rip() !== before.view.getBigUint64(STATE_RIP, true)) return;
     }
   }
 
   /** What of the rig is not as the CPU left it. `parsed`: the instruction that may have been nearly right only. */
   compare(found: Case, parsed: Parsed, ignored: Undefined): Difference[] {
     const { after } = found;
-    const { state, view } = this.#rig;
+    const { bits, state, view } = this.#rig;
     const differences: Difference[] = [];
     const differ = (what: string, expected: string, got: string): void =>
       void differences.push({ what, expected, got });
@@ -122,10 +126,12 @@ export class Replayer {
       }
     };
     if (!ignored.result) {
-      for (const [n, name] of GPR_NAMES.entries()) compare(name, STATE_GPRS + 8 * n, CPU_GPRS + 8 * n, 8);
+      const names = bits === 64 ? GPR_NAMES : GPR_NAMES.slice(0, LEGACY_GPR_COUNT);
+      for (const [n, name] of names.entries()) compare(name, STATE_GPRS + 8 * n, CPU_GPRS + 8 * n, bits === 64 ? 8 : 4);
       this.#compareMemory(found, differ);
     }
-    compare("rip", STATE_RIP, CPU_RIP, 8);
+    const [rip, expectedRip] = [this.#stage.rip(), after.view.getBigUint64(STATE_RIP, true)];
+    if (rip !== expectedRip) differ("rip", expectedRip.toString(16), rip.toString(16));
     this.#compareFlags(found, ignored.flags, differ);
     for (let n = 0; n < 16; n++) compare(`xmm${n}`, STATE_XMMS + 16 * n, CPU_XMMS + 16 * n, 16);
     compare("mxcsr", STATE_MXCSR, CPU_MXCSR, 4);

@@ -4,6 +4,7 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Bits } from "../rig.ts";
 import { type Case, NO_VECTOR } from "./cases.ts";
 import type { Difference } from "./replay.ts";
 import { STATE_GPRS, STATE_RFLAGS, STATE_RIP, type State } from "./state.ts";
@@ -36,12 +37,13 @@ function describe(state: State): string {
 }
 
 /** AT&T disassembly, when objdump is there. */
-function disassemble(code: Uint8Array, rip: number): string {
+function disassemble(code: Uint8Array, rip: number, bits: Bits): string {
   const directory = mkdtempSync(join(tmpdir(), "oracle-"));
   try {
     const file = join(directory, "code");
     writeFileSync(file, code);
-    const args = ["-D", "-b", "binary", "-m", "i386:x86-64", `--adjust-vma=${rip}`, file];
+    const machine = { 64: "i386:x86-64", 32: "i386", 16: "i8086" }[bits];
+    const args = ["-D", "-b", "binary", "-m", machine, `--adjust-vma=${rip}`, file];
     const { status, stdout } = spawnSync("objdump", args, { encoding: "utf8" });
     if (status !== 0) return "";
     return /:\t[0-9a-f ]+\t(.*)/.exec(stdout)?.[1]?.trim() ?? "";
@@ -55,7 +57,12 @@ function disassemble(code: Uint8Array, rip: number): string {
 export class Report {
   total = 0;
   failed = 0;
+  readonly #bits: Bits;
   readonly #kinds = new Map<string, Kind>();
+
+  constructor(bits: Bits) {
+    this.#bits = bits;
+  }
 
   add(found: Case, differences: readonly Difference[]): void {
     this.total++;
@@ -68,7 +75,7 @@ export class Report {
     // With another exception, everything else is other, too.
     const summary =
       differences[0]!.what === "exception" ? whats[0]! : whats.join(" ").replace(/\bx(mm|87\.r)\d+/g, "x$1");
-    const key = `${nameOf(parse(code))}: ${summary}`;
+    const key = `${nameOf(parse(code, this.#bits))}: ${summary}`;
     const kind = this.#kinds.get(key);
     if (kind !== undefined) {
       kind.count++;
@@ -86,7 +93,7 @@ export class Report {
     const kinds = [...this.#kinds].sort(([, a], [, b]) => b.count - a.count).slice(0, count);
     const texts = kinds.map(
       ([key, { count, code, rip, example }]) =>
-        `${count} x ${key}\n    ${hexOf(code)}  ${disassemble(code, rip)}\n${example}`,
+        `${count} x ${key}\n    ${hexOf(code)}  ${disassemble(code, rip, this.#bits)}\n${example}`,
     );
     return [`${this.failed} of ${this.total} cases differ, in ${this.#kinds.size} ways`, ...texts].join("\n");
   }

@@ -17,6 +17,10 @@ static bool isBranch(uint32_t op) { return (op & ~0xfu) == 0x70 || (op & ~0xfu) 
 /** What would go anywhere, and what changes how instructions are run. */
 static bool isUnfitForSequence(const struct parsed *p) {
   int group = (p->modrm >> 3) & 7;
+  // Outside of 64-bit mode these leave the lower 64 KiB only for a fault.
+  if (isBranch(p->opcode) && p->has66) return true;
+  // Writes to the code segment: tolerance.ts.
+  if (isLegacy() && p->segment == 0x2e) return true;
   switch (p->opcode) {
   // RET, LOOP, indirect branches; POPF, which may set TF.
   case 0xc2: case 0xc3: case 0xe0: case 0xe1: case 0xe2: case 0xe3: case 0x9d: return true;
@@ -54,10 +58,12 @@ static int pickRow(bool isAfterComparison, bool isDense) {
   if (oneOf(isAfterComparison ? 2 : 12)) return rowOf(oneOf(2) ? 0x70 : MAP_0F | 0x80);
   // SETcc, CMOVcc, ADC and SBB are interested, too.
   if (oneOf(10)) return rowOf(oneOf(2) ? MAP_0F | 0x40 : MAP_0F | 0x90);
+  // INC and DEC of their own.
+  if (isLegacy() && oneOf(16)) return rowOf(0x40);
   // Arithmetic and moves are in front of double shifts, all that is about integers in front of strings.
   if (isDense) return random32() % rowOf(MAP_0F | 0xa4);
   if (!oneOf(4)) return random32() % rowOf(0xa4);
-  return random32() % ROW_COUNT;
+  return random32() % rowCount();
 }
 
 /** Not between registers of 32 or 64 bits: what the engine has no uop of its own for, or what may raise an exception. */
@@ -95,7 +101,7 @@ static void makeSequence(struct sequence *made, const struct state *start) {
     int32_t distance = 0;
     for (int over = random32() % (made->count - k), m = k + 1; m <= k + over; m++) distance += made->lengths[m];
     if (p.opcode < 0x80 || p.opcode == 0xeb) made->bytes[end - 1] = distance;
-    else memcpy(made->bytes + end - 4, &distance, 4);
+    else memcpy(made->bytes + end - (codeBits == 16 ? 2 : 4), &distance, codeBits == 16 ? 2 : 4);
   }
 }
 

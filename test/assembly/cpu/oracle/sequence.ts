@@ -138,17 +138,18 @@ export class Sequencer {
     const start = before.words[STATE_RIP / 4]!;
     let isKnown = true;
     for (let steps = 0; steps < BUDGET; steps++) {
-      const offset = Number(view.getBigUint64(CPU_RIP, true)) - start;
+      const offset = Number(this.#stage.rip()) - start;
       if (offset === code.length && start + offset < CODE + CODE_SIZE_BYTES) return isKnown;
       const one = instructionAt(code, lengths, offset);
-      const parsed = parse(one);
+      const parsed = parse(one, this.#rig.bits);
       this.#now.bytes.set(state.subarray(CPU_GPRS, CPU_GPRS + 128), STATE_GPRS);
       engine.step();
       const hasRaised = view.getUint32(CPU_EXCEPTION, true) !== NO_EXCEPTION;
       const loose = undefinedBy(one, parsed, this.#now);
       isKnown &&= !loose.result && !isLoose(parsed);
       if (hasRaised) {
-        return isKnown && !loose.address && !DIFFERENCES.some(({ matches }) => matches(parsed, vector, after));
+        const raised = { vector: view.getUint32(CPU_EXCEPTION, true), address: view.getBigUint64(CPU_CR2, true) };
+        return isKnown && !loose.address && !DIFFERENCES.some(({ matches }) => matches(parsed, vector, after, raised));
       }
       const flags = this.#rig.rflags();
       this.#rig.setRflags(
@@ -161,7 +162,7 @@ export class Sequencer {
   /** The #GP of the HLT behind, where there was no room for a jump. */
   #forgetEnd({ code, before }: Case): void {
     const { view } = this.#rig;
-    const isAtEnd = view.getUint32(CPU_RIP, true) === before.words[STATE_RIP / 4]! + code.length;
+    const isAtEnd = Number(this.#stage.rip()) === before.words[STATE_RIP / 4]! + code.length;
     if (isAtEnd && view.getUint32(CPU_EXCEPTION, true) === GENERAL_PROTECTION_VECTOR) {
       view.setUint32(CPU_EXCEPTION, NO_EXCEPTION, true);
     }

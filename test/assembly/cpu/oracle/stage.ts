@@ -17,8 +17,12 @@ import {
   CPU_X87_TOP,
   CPU_X87_VALID,
   CPU_XMMS,
+  SEGMENT_CS,
+  SEGMENT_DS,
+  SEGMENT_ES,
   SEGMENT_FS,
   SEGMENT_GS,
+  SEGMENT_SS,
   TLB_ENTRY_COUNT,
   TLB_ENTRY_SIZE_BYTES,
   TLB_FETCH_U64,
@@ -59,10 +63,13 @@ export class Stage {
   readonly dataPages: readonly Uint8Array[];
   readonly #rig: Rig;
   readonly #codeEntries: number[];
+  /** Of 16-bit code, RIP is an offset in CODE. */
+  readonly #codeBase: bigint;
   #place = 0;
 
   constructor(rig: Rig) {
     this.#rig = rig;
+    this.#codeBase = rig.bits === 16 ? BigInt(CODE) : 0n;
     this.#codeEntries = [0, PAGE_SIZE_BYTES].map((offset) =>
       rig.map(BigInt(CODE + offset), CODE_PLACES, PRESENT | USER),
     );
@@ -77,6 +84,10 @@ export class Stage {
     });
     rig.setBase(SEGMENT_FS, BigInt(FS_BASE));
     rig.setBase(SEGMENT_GS, BigInt(GS_BASE));
+    if (rig.bits === 16) {
+      rig.setBase(SEGMENT_CS, BigInt(CODE));
+      for (const segment of [SEGMENT_ES, SEGMENT_SS, SEGMENT_DS]) rig.setBase(segment, BigInt(DATA));
+    }
     rig.ram.fill(FILLER, CODE_PLACES, CODE_PLACES + CODE_PLACE_COUNT * CODE_SIZE_BYTES);
     rig.engine.stateChanged();
   }
@@ -111,12 +122,17 @@ export class Stage {
     view.setUint32(CPU_LINK_EPOCH, epoch, true);
   }
 
+  /** Where the rig is. */
+  rip(): bigint {
+    return this.#rig.view.getBigUint64(CPU_RIP, true) + this.#codeBase;
+  }
+
   /** Registers and what DATA has in it. */
   loadState(before: State, memoryBefore: Uint8Array): void {
     const { state, view } = this.#rig;
     const { bytes, words } = before;
     state.set(bytes.subarray(STATE_GPRS, STATE_GPRS + 128), CPU_GPRS);
-    state.set(bytes.subarray(STATE_RIP, STATE_RIP + 8), CPU_RIP);
+    view.setBigUint64(CPU_RIP, before.view.getBigUint64(STATE_RIP, true) - this.#codeBase, true);
     state.set(bytes.subarray(STATE_XMMS, STATE_XMMS + 256), CPU_XMMS);
     state.set(bytes.subarray(STATE_X87, STATE_X87 + 128), CPU_X87_REGISTERS);
     view.setUint32(CPU_MXCSR, words[STATE_MXCSR / 4]!, true);
