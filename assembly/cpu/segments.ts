@@ -339,6 +339,7 @@ export function loadSystemSegment(number: u32, selector: u32): bool {
 
 /** LAR and LSL. */
 export function loadDescriptorRights(pc: usize, isLimit: bool): bool {
+  if (!isProtected()) return raise(UD);
   const selector = <u32>source(pc, 2);
   if (hasFaulted()) return false;
   const found = visibleDescriptor(selector, isLimit);
