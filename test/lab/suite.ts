@@ -32,8 +32,13 @@ export interface Boot {
   scenarioTimeoutSeconds?: number;
 }
 
-/** Two at a time run side by side. */
+/** Two at a time run side by side: the one that takes longest begins. */
 export const BOOTS: readonly Boot[] = [
+  // A minute or more for a relay with two cores that are busy.
+  {
+    scenarios: [{ spec: "clock-set-back" }, { spec: "linux-chaos", guestSeries: "6.12" }],
+    scenarioTimeoutSeconds: 600,
+  },
   {
     scenarios: [
       { spec: "kvm-present" },
@@ -47,11 +52,6 @@ export const BOOTS: readonly Boot[] = [
       { spec: "linux-cpr-exec:6.1:1", guestSeries: "6.1" },
       { spec: "unpacked-kernel", guestSeries: "6.12" },
     ],
-  },
-  // A minute or more for a relay with two cores that are busy.
-  {
-    scenarios: [{ spec: "clock-set-back" }, { spec: "linux-chaos", guestSeries: "6.12" }],
-    scenarioTimeoutSeconds: 600,
   },
   // On the engine, in an emulated machine, a round of checks takes seconds, of two vCPUs on one CPU a minute.
   {
