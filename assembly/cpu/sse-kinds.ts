@@ -33,8 +33,8 @@ const GENERAL_GENERAL: u32 = SSE_DEFINED;
 const OPCODE_XMM: u32 = SSE_DEFINED | SSE_A_OPCODE | SSE_B_XMM;
 const OPCODE_MMX: u32 = SSE_DEFINED | SSE_A_OPCODE | SSE_B_MMX;
 
-/** MOVMSK, shifts by an immediate, PEXTRW, PMOVMSKB, MASKMOV. */
-function hasNoMemory(code: u32): bool {
+/** MOVMSK, shifts by an immediate, PEXTRW, PMOVMSKB, MASKMOV, MOVQ2DQ and MOVDQ2Q. */
+function hasNoMemory(code: u32, kind: u32): bool {
   switch (code) {
     case MAP_0F | 0x50:
     case MAP_0F | 0x71:
@@ -44,6 +44,8 @@ function hasNoMemory(code: u32): bool {
     case MAP_0F | 0xd7:
     case MAP_0F | 0xf7:
       return true;
+    case MAP_0F | 0xd6:
+      return kind > PREFIX_66;
     default:
       return false;
   }
@@ -74,7 +76,7 @@ export function isShift(code: u32, operation: u32, form: u32): bool {
 /** `SSE_*` of the instruction with this COLD_CODE and COLD_FORM; 0 when there is none. */
 export function sseOperandKinds(code: u32, form: u32): u32 {
   const kind = prefixOf(form);
-  if (form & FORM_MEMORY ? hasNoMemory(code) : hasOnlyMemory(code)) return 0;
+  if (form & FORM_MEMORY ? hasNoMemory(code, kind) : hasOnlyMemory(code)) return 0;
   switch (code & 0x300) {
     case MAP_0F:
       return kinds0F(code & 0xff, kind);

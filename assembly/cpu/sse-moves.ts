@@ -5,11 +5,11 @@ import { CPU_GPRS, CPU_MODE, CPU_MXCSR, SEGMENT_BASE_U64, SEGMENT_FS } from "./l
 import { MODE_64, segment } from "./modes.ts";
 import {
   mmx,
-  prefix,
   PREFIX_66,
   PREFIX_F2,
   PREFIX_F3,
   PREFIX_NONE,
+  prefix,
   setGeneral,
   setMmx,
   source,
@@ -64,7 +64,6 @@ export function storeVector(pc: usize, isAligned: bool): bool {
 
 /** MOVNTPS, MOVNTPD, MOVNTDQ, of which nothing is not temporal here; MOVNTQ. */
 export function execStoreStreaming(pc: usize): bool {
-  if (!isMemory(pc)) return raise(UD);
   return storeVector(pc, true);
 }
 
@@ -93,13 +92,11 @@ export function storeMmx(pc: usize): bool {
 
 /** LDDQU. */
 export function execLoadUnaligned(pc: usize): bool {
-  if (!isMemory(pc)) return raise(UD);
   return loadVector(pc, false);
 }
 
 /** MOVNTDQA. */
 export function execLoadStreaming(pc: usize): bool {
-  if (!isMemory(pc)) return raise(UD);
   return loadVector(pc, true);
 }
 
@@ -147,7 +144,6 @@ export function execLoadHigh(pc: usize): bool {
 
 /** Opcodes 13 and 17: MOVLPS, MOVLPD, MOVHPS, MOVHPD to memory. */
 export function execStoreHalf(pc: usize, offset: usize): bool {
-  if (!isMemory(pc)) return raise(UD);
   return writeValue(address(pc), 8, load<u64>(registerA(pc) + offset));
 }
 
@@ -188,7 +184,6 @@ export function execStoreQuad(pc: usize): bool {
     setXmm(registerB(pc), value);
     return true;
   }
-  if (isMemory(pc)) return raise(UD);
   if (kind == PREFIX_F3) setXmm(registerA(pc), load<u64>(mmx(registerB(pc))));
   else setMmx(registerA(pc), load<u64>(registerB(pc)));
   return true;
@@ -202,7 +197,6 @@ function setXmm(register: usize, low: u64): void {
 
 /** MASKMOVQ, MASKMOVDQU: bytes of ModRM.reg whose masks in ModRM.rm are negative go to [rDI]. */
 export function execStoreMasked(pc: usize): bool {
-  if (isMemory(pc)) return raise(UD);
   const isMmx = prefix(pc) == PREFIX_NONE;
   const value = isMmx ? mmx(registerA(pc)) : registerA(pc);
   const mask = isMmx ? mmx(registerB(pc)) : registerB(pc);

@@ -5,17 +5,16 @@ import { joinLow, shiftBytesLeft, shiftBytesRight } from "./sse-integer.ts";
 import {
   imm8,
   mmx,
-  prefix,
   PREFIX_66,
   PREFIX_F3,
   PREFIX_NONE,
+  prefix,
   setMmx,
   source,
   source128,
   sourceMmx,
 } from "./sse-operands.ts";
 import { address, COLD_CODE, isMemory, registerA, registerB } from "./uop.ts";
-import { raise, UD } from "./vcpu.ts";
 
 /** Opcode 70: PSHUFW, PSHUFD, PSHUFHW, PSHUFLW. */
 export function execShuffle(pc: usize): bool {
@@ -143,7 +142,6 @@ export function execExtract(pc: usize, sizeBytes: u32): bool {
 
 /** Opcode C5: PEXTRW to a register. */
 export function execExtractWord(pc: usize): bool {
-  if (isMemory(pc)) return raise(UD);
   const isMmx = prefix(pc) == PREFIX_NONE;
   const from = isMmx ? mmx(registerB(pc)) : registerB(pc);
   store<u64>(registerA(pc), element(from, (imm8(pc) * 2) & (isMmx ? 7 : 15), 2));
@@ -179,7 +177,6 @@ export function execInsertFloat(pc: usize): bool {
 
 /** PMOVMSKB. */
 export function execByteMask(pc: usize): bool {
-  if (isMemory(pc)) return raise(UD);
   const number = registerB(pc);
   const value = prefix(pc) == PREFIX_NONE ? v128.load64_zero(mmx(number)) : v128.load(number);
   store<u64>(registerA(pc), <u64>(<u32>i8x16.bitmask(value)));
@@ -188,7 +185,6 @@ export function execByteMask(pc: usize): bool {
 
 /** MOVMSKPS, MOVMSKPD. */
 export function execFloatMask(pc: usize): bool {
-  if (isMemory(pc)) return raise(UD);
   const value = v128.load(registerB(pc));
   const mask = prefix(pc) == PREFIX_66 ? i64x2.bitmask(value) : i32x4.bitmask(value);
   store<u64>(registerA(pc), <u64>(<u32>mask));
