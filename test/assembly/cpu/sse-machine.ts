@@ -26,38 +26,36 @@ import {
   RAM_MIN_BASE,
   WASM_PAGE_SIZE_BYTES,
 } from "../../../assembly/layout.ts";
-
-// Of assembly/cpu/uop.ts, modes.ts, control-bits.ts and sse-kinds.ts, which are no TypeScript.
-const UOP_A = 2;
-const UOP_B = 4;
-const UOP_INDEX = 6;
-const UOP_SIZE_BYTES = 16;
-const COLD_CODE = 16;
-const COLD_SIZE = 18;
-const COLD_FORM = 19;
-const COLD_SEGMENT = 21;
-const COLD_MODRM = 22;
-const COLD_ADDRESS_SIZE = 23;
-const COLD_IMMEDIATE = 24;
-const FORM_MEMORY = 1;
-const FORM_F3 = 4;
-const FORM_F2 = 8;
-const FORM_66 = 16;
-const FORM_REX_W = 32;
-const FORM_REX = 64;
-const MODE_64 = 2;
-export const CR0_PE = 1n;
-export const CR0_EM = 4n;
-export const CR0_TS = 8n;
-export const CR4_OSFXSR = 0x200n;
-export const CR4_OSXMMEXCPT = 0x400n;
-const SSE_A_XMM = 2;
-const SSE_A_MMX = 4;
-const SSE_A_OPCODE = 8;
-const SSE_B_XMM = 0x10;
-const SSE_B_MMX = 0x20;
-const SSE_B_BYTE = 0x40;
-const SSE_IMMEDIATE = 0x80;
+import {
+  COLD_ADDRESS_SIZE,
+  COLD_CODE,
+  COLD_FORM,
+  COLD_IMMEDIATE,
+  COLD_MODRM,
+  COLD_SEGMENT,
+  COLD_SIZE,
+  CR0_PE,
+  CR4_OSFXSR,
+  CR4_OSXMMEXCPT,
+  FORM_66,
+  FORM_F2,
+  FORM_F3,
+  FORM_MEMORY,
+  FORM_REX,
+  FORM_REX_W,
+  MODE_64,
+  SSE_A_MMX,
+  SSE_A_OPCODE,
+  SSE_A_XMM,
+  SSE_B_BYTE,
+  SSE_B_MMX,
+  SSE_B_XMM,
+  SSE_IMMEDIATE,
+  UOP_A,
+  UOP_B,
+  UOP_INDEX,
+  UOP_SIZE_BYTES,
+} from "./uop.ts";
 
 export const RAX = 0;
 export const RCX = 1;

@@ -3,20 +3,8 @@ import { readFileSync } from "node:fs";
 import { gunzipSync } from "node:zlib";
 import { CPU_X87_STATUS, CPU_X87_TOP, CPU_X87_VALID } from "../../../assembly/cpu/layout.ts";
 import { assert, describe } from "../../harness.ts";
-import {
-  CR0_EM,
-  CR0_PE,
-  CR0_TS,
-  CR4_OSFXSR,
-  CR4_OSXMMEXCPT,
-  MXCSR_DEFAULT,
-  RAM_SIZE_BYTES,
-  RAX,
-  RCX,
-  RDI,
-  RDX,
-  SseMachine,
-} from "./sse-machine.ts";
+import { MXCSR_DEFAULT, RAM_SIZE_BYTES, RAX, RCX, RDI, RDX, SseMachine } from "./sse-machine.ts";
+import { CR0_EM, CR0_PE, CR0_TS, CR4_OSFXSR, CR4_OSXMMEXCPT } from "./uop.ts";
 
 const test = describe("sse");
 

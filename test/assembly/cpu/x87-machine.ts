@@ -15,18 +15,18 @@ import {
   SEGMENT_DS,
 } from "../../../assembly/cpu/layout.ts";
 import { CPU_CACHES_BASE, CPU_STATE_BASE, CPU_STATE_STRIDE_BYTES, RAM_MIN_BASE } from "../../../assembly/layout.ts";
-
-// Of assembly/cpu/uop.ts and modes.ts, which are no TypeScript.
-const UOP_B = 4;
-const UOP_INDEX = 6;
-const UOP_SIZE_BYTES = 16;
-const COLD_CODE = 16;
-const COLD_SIZE = 18;
-const COLD_FORM = 19;
-const COLD_SEGMENT = 21;
-const COLD_MODRM = 22;
-const FORM_MEMORY = 1;
-const MODE_64 = 2;
+import {
+  COLD_CODE,
+  COLD_FORM,
+  COLD_MODRM,
+  COLD_SEGMENT,
+  COLD_SIZE,
+  FORM_MEMORY,
+  MODE_64,
+  UOP_B,
+  UOP_INDEX,
+  UOP_SIZE_BYTES,
+} from "./uop.ts";
 
 /** Address of all instructions. */
 export const RIP = 0x1234_5678;

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// What tests of single instructions need of assembly/cpu/uop.ts, modes.ts, control-bits.ts and sse-kinds.ts, which are no TypeScript.
+export const UOP_A = 2;
+export const UOP_B = 4;
+export const UOP_INDEX = 6;
+export const UOP_SIZE_BYTES = 16;
+export const COLD_CODE = 16;
+export const COLD_SIZE = 18;
+export const COLD_FORM = 19;
+export const COLD_SEGMENT = 21;
+export const COLD_MODRM = 22;
+export const COLD_ADDRESS_SIZE = 23;
+export const COLD_IMMEDIATE = 24;
+export const FORM_MEMORY = 1;
+export const FORM_F3 = 4;
+export const FORM_F2 = 8;
+export const FORM_66 = 16;
+export const FORM_REX_W = 32;
+export const FORM_REX = 64;
+export const MODE_64 = 2;
+export const SSE_A_XMM = 2;
+export const SSE_A_MMX = 4;
+export const SSE_A_OPCODE = 8;
+export const SSE_B_XMM = 0x10;
+export const SSE_B_MMX = 0x20;
+export const SSE_B_BYTE = 0x40;
+export const SSE_IMMEDIATE = 0x80;
+export const CR0_PE = 1n;
+export const CR0_EM = 4n;
+export const CR0_TS = 8n;
+export const CR4_OSFXSR = 0x200n;
+export const CR4_OSXMMEXCPT = 0x400n;
