@@ -35,8 +35,6 @@ export const NT: u32 = 0x4000;
 export const RF: u32 = 0x1_0000;
 export const VM: u32 = 0x2_0000;
 export const AC: u32 = 0x4_0000;
-export const VIF: u32 = 0x8_0000;
-export const VIP: u32 = 0x10_0000;
 export const ID: u32 = 0x20_0000;
 
 /** For an operation whose operands were `sizeBytes` long. */

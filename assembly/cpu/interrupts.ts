@@ -41,7 +41,6 @@ export const FROM_INSTRUCTION: u32 = 2;
 const ERROR_EXTERNAL: u32 = 1;
 const ERROR_IDT: u32 = 2;
 
-const GATE_TASK: u32 = 5;
 const GATE_INTERRUPT_16: u32 = 6;
 const GATE_TRAP_16: u32 = 7;
 const GATE_INTERRUPT: u32 = 14;

@@ -78,8 +78,7 @@ export const FORM_REX_W: u8 = 32;
 /** Any REX prefix. */
 export const FORM_REX: u8 = 64;
 
-/** Maps of opcodes, in COLD_CODE: one byte, 0F, 0F 38, 0F 3A. */
-export const MAP_ONE: u32 = 0x000;
+/** Maps of opcodes, in COLD_CODE: 0F, 0F 38, 0F 3A; of one byte 0. */
 export const MAP_0F: u32 = 0x100;
 export const MAP_0F38: u32 = 0x200;
 export const MAP_0F3A: u32 = 0x300;
